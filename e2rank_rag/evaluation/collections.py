@@ -1,0 +1,104 @@
+"""Test collections in BEIR's layout: `corpus.jsonl`, `queries.jsonl`, `qrels/SPLIT.tsv`.
+
+Each file may be plain or `.gz`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from e2rank_rag.documents import BadRecord, read_documents
+from e2rank_rag.evaluation.runs import read_qrels
+from e2rank_rag.types import Document
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """Documents, queries and judgements in one folder; files are read anew at every call."""
+
+    name: str
+    folder: Path
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Collection:
+        """The collection of a folder that holds a corpus and queries; the name is the folder's.
+
+        Raises:
+            FileNotFoundError: no such folder, or no corpus or queries in it; lists what is there.
+        """
+        path = Path(folder)
+        if not path.is_dir():
+            raise FileNotFoundError(f"no folder {path}; {_listing(path.parent)}")
+        _find(path, "corpus.jsonl")
+        _find(path, "queries.jsonl")
+        return cls(path.resolve().name, path)
+
+    @property
+    def corpus_path(self) -> Path:
+        """The file that `documents` reads."""
+        return _find(self.folder, "corpus.jsonl")
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits that have judgements, sorted; empty without a `qrels` folder."""
+        names = (path.name.removesuffix(".gz") for path in (self.folder / "qrels").glob("*.tsv*"))
+        return tuple(sorted({name[: -len(".tsv")] for name in names if name.endswith(".tsv")}))
+
+    def documents(self, *, on_bad: Callable[[BadRecord], None] | None = None) -> Iterator[Document]:
+        """The corpus in file order; see `read_documents` for `on_bad` and the errors."""
+        return read_documents(self.corpus_path, on_bad=on_bad)
+
+    def queries(self, split: str | None = None) -> dict[str, str]:
+        """query id -> text, in file order; of a split, the queries with judgements there.
+
+        Raises:
+            ValueError: a bad record, a repeated query id, an unknown split, or a query that is
+                judged in the split and not in the file.
+        """
+        path = _find(self.folder, "queries.jsonl")
+        queries: dict[str, str] = {}
+        for query in read_documents(path):
+            if query.id in queries:
+                raise ValueError(f"{path}: query id {query.id!r} is there twice")
+            queries[query.id] = query.text
+        if split is None:
+            return queries
+        judged = self.qrels(split)
+        missing = [query_id for query_id in judged if query_id not in queries]
+        if missing:
+            raise ValueError(
+                f"{path} lacks {len(missing)} of the {len(judged)} queries judged in split "
+                f"{split!r}, the first is {missing[0]!r}"
+            )
+        return {query_id: text for query_id, text in queries.items() if query_id in judged}
+
+    def qrels(self, split: str) -> dict[str, dict[str, int]]:
+        """query id -> document id -> grade.
+
+        Raises:
+            ValueError: no such split (it lists those there are), or a bad line.
+        """
+        if split not in self.splits:
+            there = ", ".join(self.splits) or "no qrels/*.tsv at all"
+            raise ValueError(f"{self.folder} has no split {split!r}; there is: {there}")
+        return read_qrels(_find(self.folder / "qrels", f"{split}.tsv"))
+
+
+def _find(folder: Path, name: str) -> Path:
+    """The file, or its `.gz`."""
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.is_file():
+            return path
+    raise FileNotFoundError(f"no {name} or {name}.gz in {folder}; {_listing(folder)}")
+
+
+def _listing(folder: Path, *, most: int = 20) -> str:
+    if not folder.is_dir():
+        return f"{folder} is not there either"
+    names = sorted(f"{path.name}/" if path.is_dir() else path.name for path in folder.iterdir())
+    if not names:
+        return f"{folder} is empty"
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{folder} holds {', '.join(names[:most])}{more}"

@@ -1,0 +1,78 @@
+"""Text files read line by line, plain or gzip (by the name ending in `.gz`), as bytes.
+
+Lines stay bytes so that one line that is not UTF-8 is one bad line and not the end of the file, and
+so that only `\\n` ends a line: a text may hold U+2028 and the like.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_CHUNK = 1 << 20
+
+
+def read_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank, numbered from 1, without line ends and a leading BOM.
+
+    Raises:
+        OSError: the file is not there or cannot be read.
+        ValueError: the name ends in `.gz` and the data are not whole gzip data.
+    """
+    number = 0
+    with _open(path) as stream:
+        try:
+            for number, raw in enumerate(stream, start=1):
+                line = raw.removeprefix(_BYTE_ORDER_MARK) if number == 1 else raw
+                if line.strip():
+                    yield number, line.rstrip(b"\r\n")
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise _damaged(path, number, error) from error
+
+
+def count_lines(path: str | Path) -> int:
+    """Number of lines, blank ones included: the total of a progress bar, not a count of records."""
+    lines = 0
+    last = b"\n"
+    with _open(path) as stream:
+        try:
+            while chunk := stream.read(_CHUNK):
+                lines += chunk.count(b"\n")
+                last = chunk[-1:]
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise _damaged(path, lines, error) from error
+    return lines + (last != b"\n")
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a file, gzip when its name ends in `.gz`; the same data give the same bytes."""
+    target = Path(path)
+    # A gzip header holds a time and a file name unless told otherwise.
+    target.write_bytes(gzip.compress(data, 9, mtime=0) if target.suffix == ".gz" else data)
+
+
+def decode(line: bytes) -> str:
+    """The line as text; a `ValueError` names the first byte that is not UTF-8."""
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"not UTF-8: byte 0x{line[error.start]:02x} at byte {error.start + 1} of the line"
+        ) from error
+
+
+def _open(path: str | Path) -> BinaryIO:
+    if Path(path).suffix == ".gz":
+        return cast(BinaryIO, gzip.open(path, "rb"))
+    return open(path, "rb")
+
+
+def _damaged(path: str | Path, line: int, error: Exception) -> ValueError:
+    return ValueError(
+        f"{path}: no whole gzip data after line {line} ({error}); "
+        "fetch the file again, or drop .gz from its name if it is plain text"
+    )

@@ -1,0 +1,396 @@
+"""Model folders: where they are, what they say about encoding, reading and writing them.
+
+A folder says how it encodes in `e2rank.json`, or in the sentence-transformers layout; for the released
+E2Rank models, which say it nowhere, the settings are built in. Anything else must be stated by the
+caller: nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from pydantic import ValidationError
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from e2rank_rag.errors import CheckpointError
+from e2rank_rag.models.minilm import minilm_folder
+from e2rank_rag.prompts import E2RANK, ChatListwise, Prompts, SpanListwise
+from e2rank_rag.recipe import ListwiseBudget, Pooling, Recipe
+
+RECIPE_FILE = "e2rank.json"
+
+RELEASED = {
+    f"Alibaba-NLP/E2Rank-{size}{variant}"
+    for size in ("0.6B", "4B", "8B")
+    for variant in ("", "-Embedding-Only")
+}
+"""Hub ids whose folders say nothing about pooling and prompts; the paper and its code do."""
+
+QWEN3_END = "<|endoftext|>"
+
+# Families whose position embeddings start behind the pad token's, two rows in.
+_OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "mpnet"}
+
+# all-MiniLM-L6-v2 without training, on nfcorpus dev and bioasq dev; see docs/encoder.md.
+_SHORT_BUDGET = {"depth": 8, "document_tokens": 50}
+
+
+def resolve_folder(
+    name: str | Path, *, revision: str | None = None, local_files_only: bool = False
+) -> Path:
+    """A local folder, the model "minilm", or a hub id fetched into the hub's cache."""
+    if str(name) == "minilm":
+        return minilm_folder()
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise CheckpointError(f"{folder} is a file; name the folder that holds the model")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(
+            snapshot_download(
+                str(name),
+                revision=revision,
+                local_files_only=local_files_only,
+                allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"],
+            )
+        )
+    except HFValidationError:
+        raise CheckpointError(f"there is no model folder {folder}, and it is no hub id") from None
+    except Exception as error:
+        raise CheckpointError(
+            f"there is no model folder {folder}, and the hub has not given {str(name)!r} either: {error}"
+        ) from error
+
+
+def read_recipe(
+    folder: Path, *, name: str, pooling: Pooling | None = None, prompts: Prompts | None = None
+) -> Recipe:
+    """What the folder says about encoding, with what the caller states in its place.
+
+    Raises CheckpointError where neither says it, or where the folder asks for what is not supported.
+    """
+    if pooling is not None and pooling not in get_args(Pooling):
+        raise ValueError(f"pooling must be one of {list(get_args(Pooling))}, got {pooling!r}")
+    if (folder / RECIPE_FILE).is_file():
+        recipe = _own_recipe(folder / RECIPE_FILE)
+        changes = {"pooling": pooling, "prompts": prompts}
+        return recipe.model_copy(update={k: v for k, v in changes.items() if v is not None})
+    config, tokenizer = _read_config(folder), load_tokenizer(folder)
+    if pooling is not None and prompts is not None:
+        stated = _stated_recipe(pooling, prompts, config, tokenizer)
+    elif (folder / "modules.json").is_file():
+        stated = _sentence_transformers_recipe(folder, config, tokenizer)
+        changes = {"pooling": pooling, "prompts": prompts}
+        stated.update({k: v for k, v in changes.items() if v is not None})
+    elif name in RELEASED:
+        stated = _stated_recipe("last", E2RANK, config, tokenizer)
+    else:
+        raise CheckpointError(
+            f"{name} says nowhere how it encodes ({RECIPE_FILE} or modules.json); state it: "
+            'pooling="last", prompts="e2rank" for Qwen3 models, or pooling="mean" (or "cls") with '
+            'prompts="plain" or a Prompts record for BERT-like ones'
+        )
+    prompts = stated["prompts"]
+    return Recipe(
+        **stated, listwise=_listwise_budget(prompts, positions(config), stated["document_tokens"])
+    )
+
+
+def positions(config: PretrainedConfig) -> int:
+    """How many tokens the model can place."""
+    limit = int(getattr(config, "max_position_embeddings", 512))
+    return limit - 2 if config.model_type in _OFFSET_POSITIONS else limit
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    except Exception as error:
+        raise CheckpointError(f"the tokenizer in {folder} cannot be read: {error}") from error
+    return tokenizer
+
+
+def load_transformer(
+    folder: Path, *, dtype: torch.dtype, attn_implementation: str | None = None
+) -> PreTrainedModel:
+    """The transformer without its head, on the CPU, in evaluation mode. safetensors only.
+
+    Raises CheckpointError for missing, foreign or incomplete weights; a pooler may be missing, since
+    nothing here reads it.
+    """
+    if not list(folder.glob("*.safetensors")):
+        raise CheckpointError(
+            f"{folder} has no *.safetensors file; pickled weights are not read, convert them with "
+            "AutoModel.from_pretrained(folder).save_pretrained(new_folder)"
+        )
+    config = _read_config(folder)
+    config.use_cache = False
+    try:
+        with _quiet_transformers():
+            transformer, report = AutoModel.from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                attn_implementation=attn_implementation,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+    except Exception as error:
+        raise CheckpointError(f"the weights in {folder} cannot be read: {error}") from error
+    missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)
+    if missing:
+        raise CheckpointError(
+            f"the weights in {folder} lack {len(missing)} tensors of {type(transformer).__name__}, "
+            f"among them {missing[0]}"
+        )
+    model: PreTrainedModel = transformer.eval()
+    return model
+
+
+def weights_digest(folder: Path) -> str:
+    """Names the weights. Samples each file (its size and 64 blocks of 64 KB, evenly spread), since an
+    8B model has 16 GB to read and any training step moves every tensor."""
+    digest = hashlib.sha256()
+    block, blocks = 1 << 16, 64
+    for path in sorted(folder.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(str(size).encode())
+        with path.open("rb") as file:
+            for index in range(blocks):
+                file.seek(max(0, size - block) * index // (blocks - 1))
+                digest.update(file.read(block))
+    return digest.hexdigest()
+
+
+def save_checkpoint(
+    folder: str | Path,
+    transformer: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    recipe: Recipe,
+) -> Path:
+    """Write a folder that this library and sentence-transformers open with the same vectors.
+
+    sentence-transformers knows no listwise prompt and no truncate_dim: those are in e2rank.json only.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _quiet_transformers():
+        transformer.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    if recipe.end_token is not None:
+        _append_end_token(folder / "tokenizer.json", tokenizer, recipe.end_token)
+    pooling = {"last": "lasttoken"}.get(recipe.pooling, recipe.pooling)
+    prefixes = {
+        "query": recipe.prompts.query_text(""),
+        "document": recipe.prompts.document_text(""),
+    }
+    modules = ["Transformer", "Pooling", "Normalize"]
+    files: dict[str, Any] = {
+        RECIPE_FILE: recipe.model_dump(mode="json"),
+        "modules.json": [
+            {
+                "idx": index,
+                "name": str(index),
+                "path": "" if index == 0 else f"{index}_{module}",
+                "type": f"sentence_transformers.models.{module}",
+            }
+            for index, module in enumerate(modules)
+        ],
+        "sentence_bert_config.json": {
+            "max_seq_length": recipe.document_tokens,
+            "do_lower_case": False,
+        },
+        "config_sentence_transformers.json": {"prompts": prefixes, "similarity_fn_name": "cosine"},
+        "1_Pooling/config.json": {
+            "word_embedding_dimension": transformer.config.hidden_size,
+            "pooling_mode_cls_token": pooling == "cls",
+            "pooling_mode_mean_tokens": pooling == "mean",
+            "pooling_mode_lasttoken": pooling == "lasttoken",
+        },
+        "2_Normalize/config.json": {},
+    }
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return folder
+
+
+def _append_end_token(path: Path, tokenizer: PreTrainedTokenizerBase, end_token: str) -> None:
+    """Let the tokenizer add the end token by itself, behind whatever it truncates."""
+    state = json.loads(path.read_text(encoding="utf-8"))
+    number = tokenizer.convert_tokens_to_ids(end_token)
+    state["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [
+            {"Sequence": {"id": "A", "type_id": 0}},
+            {"SpecialToken": {"id": end_token, "type_id": 0}},
+        ],
+        "pair": [
+            {"Sequence": {"id": "A", "type_id": 0}},
+            {"Sequence": {"id": "B", "type_id": 0}},
+            {"SpecialToken": {"id": end_token, "type_id": 0}},
+        ],
+        "special_tokens": {end_token: {"id": end_token, "ids": [number], "tokens": [end_token]}},
+    }
+    path.write_text(json.dumps(state, ensure_ascii=False), encoding="utf-8")
+
+
+def _own_recipe(path: Path) -> Recipe:
+    try:
+        return Recipe.model_validate_json(path.read_text(encoding="utf-8"))
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is not a recipe this version reads: {error}") from error
+
+
+def _read_config(folder: Path) -> PretrainedConfig:
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder} has no config.json; it is no Hugging Face model folder")
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:
+        raise CheckpointError(f"{folder / 'config.json'} cannot be read: {error}") from error
+    return config
+
+
+def _stated_recipe(
+    pooling: Pooling, prompts: Prompts, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Any]:
+    limit = positions(config)
+    qwen3 = pooling == "last" and QWEN3_END in tokenizer.get_vocab()
+    return {
+        "pooling": pooling,
+        "prompts": prompts,
+        "end_token": QWEN3_END if qwen3 else None,
+        "query_tokens": min(512, limit),
+        "document_tokens": min(1024, limit),
+    }
+
+
+def _sentence_transformers_recipe(
+    folder: Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Any]:
+    modules = _read_json(folder / "modules.json")
+    kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
+    if kinds != ["Transformer", "Pooling", "Normalize"]:
+        reason = (
+            f"its layers after pooling ({', '.join(kinds[2:])}) are not supported"
+            if set(kinds) - {"Transformer", "Pooling", "Normalize"}
+            else "it does not normalise, so its scores are no cosines"
+        )
+        raise CheckpointError(
+            f"{folder} is a sentence-transformers model of {' + '.join(kinds)}: {reason}; "
+            "models of Transformer + Pooling + Normalize are"
+        )
+    pooling = _sentence_transformers_pooling(folder / modules[1]["path"] / "config.json")
+    stated = (
+        _read_json(folder / "config_sentence_transformers.json", default={}).get("prompts") or {}
+    )
+    limit = min(
+        positions(config),
+        _read_json(folder / "sentence_bert_config.json", default={}).get("max_seq_length")
+        or tokenizer.model_max_length,
+    )
+    return {
+        "pooling": pooling,
+        "prompts": _sentence_transformers_prompts(stated, pooling, tokenizer),
+        "query_tokens": limit,
+        "document_tokens": limit,
+    }
+
+
+def _sentence_transformers_pooling(path: Path) -> Pooling:
+    config = _read_json(path)
+    names: dict[str, Pooling] = {"lasttoken": "last", "cls": "cls", "mean": "mean"}
+    flags = {
+        "pooling_mode_lasttoken": "lasttoken",
+        "pooling_mode_cls_token": "cls",
+        "pooling_mode_mean_tokens": "mean",
+    }
+    stated = [config["pooling_mode"]] if "pooling_mode" in config else []
+    stated += [
+        flags.get(key, key) for key, on in config.items() if key.startswith("pooling_mode_") and on
+    ]
+    if len(stated) != 1 or stated[0] not in names:
+        raise CheckpointError(
+            f"{path} asks for pooling {stated}; one of {sorted(names)} is supported"
+        )
+    if not config.get("include_prompt", True):
+        raise CheckpointError(
+            f"{path} leaves the prompt out of the pooling, which is not supported"
+        )
+    return names[stated[0]]
+
+
+def _sentence_transformers_prompts(
+    stated: Mapping[str, str], pooling: Pooling, tokenizer: PreTrainedTokenizerBase
+) -> Prompts:
+    query, document = (
+        stated.get("query") or "",
+        stated.get("document") or stated.get("passage") or "",
+    )
+    listwise: ChatListwise | SpanListwise | None = SpanListwise()
+    if pooling == "last":
+        chat = ChatListwise()
+        vocabulary = tokenizer.get_vocab()
+        listwise = chat if all(t in vocabulary for t in ("<|im_start|>", "<think>")) else None
+    before, _, after = E2RANK.query.partition("{task}")
+    tail = after.removesuffix("{query}")
+    if query.startswith(before) and query.endswith(tail) and before:
+        task = E2RANK.task.model_copy(
+            update={"query": query.removeprefix(before).removesuffix(tail)}
+        )
+        return Prompts(
+            query=E2RANK.query, document=document + "{document}", listwise=listwise, task=task
+        )
+    return Prompts(query=query + "{query}", document=document + "{document}", listwise=listwise)
+
+
+def _listwise_budget(prompts: Prompts, limit: int, document_tokens: int) -> ListwiseBudget:
+    if isinstance(prompts.listwise, SpanListwise) and limit <= 512:
+        return ListwiseBudget(**_SHORT_BUDGET, max_tokens=limit)
+    return ListwiseBudget(max_tokens=min(32768, limit), document_tokens=document_tokens)
+
+
+def _read_json(path: Path, default: Any = None) -> Any:
+    if default is not None and not path.is_file():
+        return default
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No loading bar and no advice: what matters is raised as an error here."""
+    level = transformers_logging.get_verbosity()
+    bar = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bar:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,370 @@
+"""Encoder: text in, unit vectors out; one model for documents, queries and listwise prompts.
+
+encoder = Encoder.from_pretrained("minilm")
+documents = encoder.encode_documents(["Paris is in France.", "Cats purr."])
+queries = encoder.encode_queries(["where is Paris?"])
+scores = queries @ documents.T
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self, TypeVar, get_args
+
+import numpy as np
+import torch
+from rich.progress import track
+
+from e2rank_rag.models.backbone import Backbone
+from e2rank_rag.models.checkpoint import read_recipe, resolve_folder, save_checkpoint
+from e2rank_rag.models.loaded import LoadedModel, LoadKey, acquire, release
+from e2rank_rag.prompts import Prompts, Task, resolve_prompts, resolve_task
+from e2rank_rag.recipe import Pooling, Recipe
+from e2rank_rag.tokenization import TextTokenizer, Tokens, collate, pad_id
+from e2rank_rag.types import Cut, Embeddings, ListwiseEncoding
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
+"""Tokens of one forward pass, padding included. A longer text than this is a batch of its own."""
+
+
+class Encoder:
+    """A text encoder with its recipe. Light: encoders of the same model share weights and thread.
+
+    Every method may be called from any thread; the `a...` twins never block the event loop. Vectors
+    are float32 [n, dim], unit length, in input order, and the same for a text alone and in any batch
+    (to 1e-5 in float32). Close it, or use it as a context manager, to free the model.
+    """
+
+    def __init__(self, key: LoadKey, model: LoadedModel, recipe: Recipe, *, name: str) -> None:
+        self.name = name
+        self.recipe = recipe
+        self._key = key
+        self._model: LoadedModel | None = model
+        self._closing = threading.Lock()
+        self._backbone = Backbone(model.transformer, truncate_dim=recipe.truncate_dim)
+        self._tokenizer = model.worker.run(
+            lambda: TextTokenizer(model.tokenizer, model.plain, recipe)
+        )
+        hidden = int(model.transformer.config.hidden_size)
+        if recipe.truncate_dim is not None and recipe.truncate_dim > hidden:
+            raise ValueError(
+                f"truncate_dim is {recipe.truncate_dim}, {name} has {hidden} dimensions"
+            )
+        self.dim = recipe.truncate_dim or hidden
+        self.fingerprint = recipe.document_fingerprint(model.digest)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path,
+        *,
+        pooling: Pooling | None = None,
+        prompts: Prompts | str | None = None,
+        task: Task | str | None = None,
+        dtype: Dtype | None = None,
+        device: str | None = None,
+        attn_implementation: str | None = None,
+        max_length: int | None = None,
+        truncate_dim: int | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
+        """Open a model folder, a hub id, or "minilm" (all-MiniLM-L6-v2 from the `minilm` extra).
+
+        pooling, prompts: only where the folder does not say (see `checkpoint.read_recipe`).
+        task: the instruction of causal models, one of `prompts.TASKS` or a Task of your own.
+        dtype: float32 on a CPU and bfloat16 on CUDA by default.
+        device: "cpu", "cuda", "cuda:1", ...; CUDA when there is one by default.
+        max_length: limit for queries and documents, in tokens, special ones included.
+        truncate_dim: keep this many leading dimensions (Matryoshka models).
+
+        Raises CheckpointError when the folder is missing, damaged, or does not say how it encodes.
+        """
+        folder = resolve_folder(model, revision=revision, local_files_only=local_files_only)
+        stated = None if prompts is None else resolve_prompts(prompts)
+        recipe = read_recipe(folder, name=str(model), pooling=pooling, prompts=stated)
+        changes: dict[str, object] = {}
+        if max_length is not None:
+            changes.update(query_tokens=max_length, document_tokens=max_length)
+        if truncate_dim is not None:
+            changes["truncate_dim"] = truncate_dim
+        if task is not None:
+            changes["prompts"] = recipe.prompts.model_copy(update={"task": resolve_task(task)})
+        recipe = Recipe.model_validate({**dict(recipe), **changes})
+        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        key = LoadKey(folder.resolve(), _torch_dtype(dtype, where), where, attn_implementation)
+        loaded = acquire(key)
+        try:
+            _check_lengths(recipe, loaded, name=str(model))
+            return cls(key, loaded, recipe, name=str(model))
+        except BaseException:
+            release(key, loaded)
+            raise
+
+    def with_recipe(self, recipe: Recipe) -> Encoder:
+        """The same weights under another recipe (prompts, lengths); close both when done."""
+        loaded = acquire(self._key)
+        return Encoder(self._key, loaded, recipe, name=self.name)
+
+    def encode_queries(self, queries: Sequence[str], *, progress: bool | None = None) -> Embeddings:
+        """Plain query vectors, float32 [n, dim]. Raises ValueError for a query without any token."""
+        texts = _checked(queries, "query")
+        limit = self.recipe.query_tokens
+        return self._encode_logged(
+            "queries", limit, lambda: self._tokenizer.queries(texts), progress
+        )
+
+    def encode_documents(
+        self,
+        documents: Sequence[str],
+        *,
+        on_cut: Callable[[Cut], None] | None = None,
+        progress: bool | None = None,
+    ) -> Embeddings:
+        """Document vectors, float32 [n, dim].
+
+        Over-long texts are cut at `recipe.document_tokens`; `on_cut` is told how many, without it one
+        warning per call is logged. progress: show a bar; None means on a terminal, for long calls.
+        """
+        texts = _checked(documents, "document")
+        limit = self.recipe.document_tokens
+        return self._encode_logged(
+            "documents", limit, lambda: self._tokenizer.documents(texts), progress, on_cut
+        )
+
+    def encode_listwise(
+        self,
+        queries: Sequence[str],
+        candidates: Sequence[Sequence[str]],
+        *,
+        depth: int | None = None,
+        query_weight: float | None = None,
+    ) -> ListwiseEncoding:
+        """One vector per query, of a prompt that holds the query and its first `depth` candidates.
+
+        This is E2Rank's pseudo-relevance-feedback query (arXiv 2510.22733, eq. 1): its cosine with a
+        document's own vector is that document's score. depth: None takes the recipe's; 0 leaves the
+        documents out. query_weight: `a` in `a * query + (1 - a) * listwise`, scaled to unit length;
+        None takes the recipe's.
+        """
+        texts = _checked(queries, "query")
+        if len(candidates) != len(texts):
+            raise ValueError(f"{len(texts)} queries came with {len(candidates)} candidate lists")
+        depth = self.recipe.listwise.depth if depth is None else depth
+        if depth < 0:
+            raise ValueError(f"depth must be 0 or more, got {depth}")
+        weight = self.recipe.query_weight if query_weight is None else query_weight
+        if not 0.0 <= weight <= 1.0:
+            raise ValueError(f"query_weight must be between 0 and 1, got {weight}")
+        lists = [_checked(documents[:depth], "candidate") for documents in candidates]
+
+        def encode() -> ListwiseEncoding:
+            tokens, usage = self._tokenizer.listwise(texts, lists, depth)
+            vectors = self._forward(tokens)
+            if weight > 0.0 and texts:
+                plain = self._forward(self._tokenizer.queries(texts))
+                vectors = weight * plain + (1.0 - weight) * vectors
+                vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+            return ListwiseEncoding(vectors.astype(np.float32, copy=False), tuple(usage))
+
+        return self._worker_run(encode)
+
+    def encode_verbatim(self, prompts: Sequence[str]) -> Embeddings:
+        """Finished prompts whose special tokens are meant: for checks against published vectors."""
+        return self._worker_run(
+            lambda: self._forward([self._tokenizer.verbatim(prompt) for prompt in prompts])
+        )
+
+    async def aencode_queries(self, queries: Sequence[str]) -> Embeddings:
+        """`encode_queries` without blocking the event loop."""
+        return await self.run_async(partial(self.encode_queries, queries))
+
+    async def aencode_documents(
+        self, documents: Sequence[str], *, on_cut: Callable[[Cut], None] | None = None
+    ) -> Embeddings:
+        """`encode_documents` without blocking the event loop."""
+        return await self.run_async(partial(self.encode_documents, documents, on_cut=on_cut))
+
+    async def aencode_listwise(
+        self,
+        queries: Sequence[str],
+        candidates: Sequence[Sequence[str]],
+        *,
+        depth: int | None = None,
+        query_weight: float | None = None,
+    ) -> ListwiseEncoding:
+        """`encode_listwise` without blocking the event loop."""
+        call = partial(
+            self.encode_listwise, queries, candidates, depth=depth, query_weight=query_weight
+        )
+        return await self.run_async(call)
+
+    async def run_async(self, call: Callable[[], T]) -> T:
+        """Run a call that uses this encoder in its thread; calls of this encoder in it run at once."""
+        return await self._loaded.worker.run_async(call)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the model with its recipe; `SentenceTransformer(folder)` opens it with the same vectors."""
+        loaded = self._loaded
+        return loaded.worker.run(
+            lambda: save_checkpoint(folder, loaded.transformer, loaded.tokenizer, self.recipe)
+        )
+
+    def close(self) -> None:
+        """Give the model back; the last encoder of a model frees it. Safe to call twice."""
+        with self._closing:
+            model, self._model = self._model, None
+        if model is not None:
+            self._backbone = None  # type: ignore[assignment]
+            release(self._key, model)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def _loaded(self) -> LoadedModel:
+        if self._model is None:
+            raise RuntimeError(
+                f"{self.name} was closed; open it again with Encoder.from_pretrained"
+            )
+        return self._model
+
+    def _worker_run(self, call: Callable[[], T]) -> T:
+        return self._loaded.worker.run(call)
+
+    def _encode_logged(
+        self,
+        kind: str,
+        limit: int,
+        tokenise: Callable[[], list[Tokens]],
+        progress: bool | None,
+        on_cut: Callable[[Cut], None] | None = None,
+    ) -> Embeddings:
+        cut = Cut(0, 0, limit)
+
+        def encode() -> Embeddings:
+            nonlocal cut
+            tokens = tokenise()
+            cut = Cut(sum(row.cut for row in tokens), len(tokens), limit)
+            return self._forward(tokens, progress=progress)
+
+        vectors = self._worker_run(encode)
+        if cut.texts and on_cut is not None:
+            on_cut(cut)
+        elif cut.texts:
+            logger.warning(
+                "%d of %d %s were longer than %d tokens and were cut there", *cut[:2], kind, limit
+            )
+        return vectors
+
+    def _forward(self, tokens: Sequence[Tokens], *, progress: bool | None = False) -> Embeddings:
+        """Batches of similar length through the model; runs in the worker thread."""
+        loaded, device = self._loaded, self._key.device
+        vectors = np.empty((len(tokens), self.dim), dtype=np.float32)
+        batches = list(batches_by_length([len(row.ids) for row in tokens], _batch_tokens(device)))
+        padding = pad_id(loaded.tokenizer)
+        with torch.inference_mode():
+            for rows in _tracked(batches, progress):
+                loaded.worker.check_cancelled()
+                batch = collate([tokens[row] for row in rows], pad_id=padding)
+                output = self._backbone(**{name: part.to(device) for name, part in batch.items()})
+                vectors[rows] = output[:, 0].float().cpu().numpy()
+        if not np.isfinite(vectors).all():
+            raise FloatingPointError(
+                f"{self.name} gave vectors that are not finite in {self._key.dtype}; "
+                'open it with dtype="float32"'
+            )
+        return vectors
+
+
+def batches_by_length(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Indices in batches of similar length, longest first, each at most `budget` tokens with padding.
+
+    Longest first: what does not fit into memory fails at once, and the time left is not flattered.
+    """
+    batch: list[int] = []
+    width = 0
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        width = width or lengths[index]
+        if batch and width * (len(batch) + 1) > budget:
+            yield batch
+            batch, width = [], lengths[index]
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def _tracked(batches: list[list[int]], progress: bool | None) -> Iterator[list[int]]:
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    long = len(batches) > 50
+    shown = (console.is_terminal and long) if progress is None else progress
+    if not shown:
+        yield from batches
+        return
+    yield from track(batches, description="encoding", console=console, transient=True)
+
+
+def _batch_tokens(device: torch.device) -> int:
+    return BATCH_TOKENS["cpu" if device.type == "cpu" else "cuda"]
+
+
+def _checked(texts: Sequence[str], kind: str) -> list[str]:
+    """Texts as a list; anything but a string that can be written as UTF-8 is an error."""
+    if isinstance(texts, str):
+        raise TypeError(f"expected a list of texts, got one string; write [{texts[:40]!r}]")
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"{kind} {index} is a {type(text).__name__}, not a string")
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(
+                    f"{kind} {index} has a lone surrogate at character {error.start}, which is no "
+                    'text; clean it with text.encode("utf-8", "replace").decode()'
+                ) from None
+    return list(texts)
+
+
+def _torch_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
+    if dtype is None:
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if dtype not in get_args(Dtype):
+        raise ValueError(f"dtype must be one of {list(get_args(Dtype))}, got {dtype!r}")
+    found: torch.dtype = getattr(torch, dtype)
+    return found
+
+
+def _check_lengths(recipe: Recipe, loaded: LoadedModel, *, name: str) -> None:
+    from e2rank_rag.models.checkpoint import positions
+
+    limit = positions(loaded.transformer.config)
+    lengths = {
+        "query_tokens": recipe.query_tokens,
+        "document_tokens": recipe.document_tokens,
+        "listwise.max_tokens": recipe.listwise.max_tokens,
+    }
+    for part, length in lengths.items():
+        if length > limit:
+            raise ValueError(f"{part} is {length}, but {name} can place {limit} tokens only")

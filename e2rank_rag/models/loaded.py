@@ -1,0 +1,88 @@
+"""Models in memory: one copy of the weights and one worker thread, however many encoders name them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from e2rank_rag.models.checkpoint import load_tokenizer, load_transformer, weights_digest
+from e2rank_rag.models.cpu import use_onednn
+from e2rank_rag.models.worker import Worker
+from e2rank_rag.tokenization import plain_tokenizer
+
+
+@dataclass(frozen=True)
+class LoadKey:
+    """What makes two requests the same model in memory. Lengths and prompts do not: they are cheap."""
+
+    folder: Path
+    dtype: torch.dtype
+    device: torch.device
+    attn_implementation: str | None
+
+
+@dataclass
+class LoadedModel:
+    """Weights, tokenizer and the one thread that may use them."""
+
+    transformer: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    plain: Tokenizer
+    digest: str
+    worker: Worker
+    users: int = field(default=0)
+
+
+_loaded: dict[LoadKey, LoadedModel] = {}
+_lock = threading.Lock()
+
+
+def acquire(key: LoadKey) -> LoadedModel:
+    """The model of this key, loaded at the first request; pair each call with `release`."""
+    with _lock:
+        if key not in _loaded:
+            _loaded[key] = _load(key)
+        _loaded[key].users += 1
+        return _loaded[key]
+
+
+def release(key: LoadKey, model: LoadedModel) -> None:
+    """Give one use back; the last one frees the weights and ends the thread."""
+    with _lock:
+        model.users -= 1
+        last = model.users == 0
+        if last:
+            del _loaded[key]
+    if last:
+        model.worker.close()
+        del model.transformer
+        if key.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def loaded_models() -> int:
+    """How many models are in memory."""
+    return len(_loaded)
+
+
+def _load(key: LoadKey) -> LoadedModel:
+    tokenizer = load_tokenizer(key.folder)
+    transformer = load_transformer(
+        key.folder, dtype=key.dtype, attn_implementation=key.attn_implementation
+    )
+    if key.device.type == "cpu" and key.dtype == torch.float32:
+        use_onednn(transformer)
+    to_device: Callable[..., PreTrainedModel] = transformer.to
+    return LoadedModel(
+        transformer=to_device(device=key.device),
+        tokenizer=tokenizer,
+        plain=plain_tokenizer(tokenizer),
+        digest=weights_digest(key.folder),
+        worker=Worker(f"e2rank-{key.folder.name}"),
+    )

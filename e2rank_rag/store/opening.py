@@ -1,0 +1,117 @@
+"""Opening Qdrant by location: in memory, a folder, or a server's URL."""
+
+from __future__ import annotations
+
+import errno
+import pickle
+import re
+import sqlite3
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from qdrant_client import QdrantClient
+
+from e2rank_rag.errors import StoreError
+
+MEMORY = ":memory:"
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+BARE_ADDRESS = re.compile(r"[\w.-]+:\d+")
+
+_warnings_lock = threading.RLock()
+
+
+def open_client(
+    location: str | Path, *, api_key: str | None, prefer_grpc: bool, timeout: int
+) -> QdrantClient:
+    """A client for `location`; ValueError where it is none, StoreError where it will not open.
+
+    A server is not contacted yet. A folder is read into memory as a whole, and unpickled: open
+    only folders that you trust.
+    """
+    place = str(location)
+    if place.lower().startswith(("http://", "https://")):
+        # check_compatibility asks the server in a thread, where failure is a stray warning; the
+        # first request tells the same as an error.
+        return QdrantClient(
+            url=place,
+            api_key=api_key,
+            prefer_grpc=prefer_grpc,
+            timeout=timeout,
+            check_compatibility=False,
+        )
+    if not place or SCHEME.match(place) or BARE_ADDRESS.fullmatch(place):
+        raise ValueError(
+            f"location {place!r} must be ':memory:', a folder, or a URL that begins with http:// "
+            f"or https://"
+        )
+    if api_key is not None:
+        raise ValueError(f"api_key is for servers, and {place!r} is none")
+    if place == MEMORY:
+        return QdrantClient(location=MEMORY)
+    return _open_folder(Path(place).expanduser())
+
+
+def _open_folder(folder: Path) -> QdrantClient:
+    try:
+        _refuse_locked(folder)
+        with size_warning_silenced():
+            # One lock guards every call, so SQLite need not insist on its thread.
+            return QdrantClient(path=str(folder), force_disable_check_same_thread=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise StoreError(
+            f"{folder} is no folder, a file is in the way ({error.filename}): give another location"
+        ) from error
+    except (OSError, sqlite3.OperationalError) as error:
+        if getattr(error, "errno", None) in READ_ONLY or "readonly" in str(error):
+            raise StoreError(
+                f"{folder} cannot be written ({error}), and Qdrant writes even to read: make it "
+                f"writable for this user, or open a copy"
+            ) from error
+        raise StoreError(f"{folder} cannot be opened: {error}") from error
+    except RuntimeError as error:
+        if "already accessed" not in str(error):
+            raise
+        raise _locked(folder) from error
+    except (ValueError, KeyError, EOFError, sqlite3.Error, pickle.UnpicklingError) as error:
+        raise StoreError(f"{folder} is no readable Qdrant folder: {error}") from error
+
+
+def _refuse_locked(folder: Path) -> None:
+    """Ask for the lock first: the client reads all points before it asks."""
+    if folder.is_file():
+        raise NotADirectoryError(errno.ENOTDIR, "a file, not a folder", str(folder))
+    # portalocker looks for a writable directory when it is imported, so not at the top.
+    import portalocker
+
+    lock_file = folder / ".lock"
+    if not lock_file.exists():
+        return
+    with lock_file.open("r+") as file:
+        try:
+            portalocker.lock(
+                file, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING
+            )
+        except portalocker.exceptions.LockException as error:
+            raise _locked(folder) from error
+        portalocker.unlock(file)
+
+
+def _locked(folder: Path) -> StoreError:
+    return StoreError(
+        f"{folder} is open already, in another process or another store of this one: close that, "
+        f"share its client (QdrantStore(store.client, collection)), or run a Qdrant server"
+    )
+
+
+@contextmanager
+def size_warning_silenced() -> Iterator[None]:
+    """No warning that more than 20 000 points are many for local mode: the documentation says when
+    to move to a server, and the warning cannot be answered from here. All others stay."""
+    # catch_warnings changes the filters of the whole process: one thread at a time.
+    with _warnings_lock, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Local mode is not recommended")
+        yield

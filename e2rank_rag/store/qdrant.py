@@ -1,0 +1,323 @@
+"""Documents with one vector each in Qdrant: in memory, in a folder, or on a server.
+
+    store = QdrantStore.open("./index", "news")
+    store.prepare(encoder.dim, fingerprint=encoder.fingerprint, model="all-MiniLM-L6-v2")
+    store.upsert(documents, encoder.encode_documents([d.text for d in documents]))
+    hits = store.search(encoder.encode_queries(["storm in the north"])[0], top_k=10)
+
+Stock qdrant-haystack and langchain-qdrant read, overwrite and delete the same points. Memory and
+folder compute in Python over every point: they are for up to some 20 000 of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from qdrant_client import AsyncQdrantClient, QdrantClient, models
+
+from e2rank_rag.errors import StoreError
+from e2rank_rag.store.connection import Connection
+from e2rank_rag.store.layout import Layout
+from e2rank_rag.store.opening import open_client
+from e2rank_rag.store.requests import CollectionRequests, Request
+from e2rank_rag.store.schema import Schema
+from e2rank_rag.store.vectors import one_row
+from e2rank_rag.types import Document, Embeddings, Filter, Hit, Store, StoredDocument
+
+R = TypeVar("R")
+
+DEFAULT_LAYOUT = Layout()
+DEFAULT_TIMEOUT_S = 30
+SET_BY_PREPARE = ("collection_name", "vectors_config", "metadata")
+
+
+class QdrantStore:
+    """A collection of a Qdrant client, as `e2rank_rag.types.Store`.
+
+    client: anything already opened; it is not closed with the store. With `async_client` on the
+        same server the async methods use that, otherwise they run in a thread.
+    layout: where a point keeps id, text and meta.
+    vector_name: of a collection whose vectors have names.
+    collection_options: arguments of QdrantClient.create_collection for a new collection, such as
+        hnsw_config, quantization_config, shard_number.
+
+    Scores are cosines. (In a collection of distance Dot they are dot products, as Qdrant ranks by
+    them; the same where the stored vectors have unit length.)
+    """
+
+    def __init__(
+        self,
+        client: QdrantClient,
+        collection: str,
+        *,
+        layout: Layout = DEFAULT_LAYOUT,
+        vector_name: str | None = None,
+        async_client: AsyncQdrantClient | None = None,
+        collection_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not collection:
+            raise ValueError("collection must have a name, got an empty one")
+        options = dict(collection_options or {})
+        if taken := [key for key in SET_BY_PREPARE if key in options]:
+            raise ValueError(f"collection_options may not hold {taken}: prepare() sets them")
+        self.collection = collection
+        self.layout = layout
+        self.vector_name = vector_name
+        self._collection_options = options
+        self._schema: Schema | None = None
+        self._connect(Connection(client, async_client=async_client))
+
+    @classmethod
+    def open(
+        cls,
+        location: str | Path,
+        collection: str,
+        *,
+        api_key: str | None = None,
+        prefer_grpc: bool = False,
+        timeout: int = DEFAULT_TIMEOUT_S,
+        layout: Layout = DEFAULT_LAYOUT,
+        vector_name: str | None = None,
+        collection_options: Mapping[str, Any] | None = None,
+    ) -> QdrantStore:
+        """`location`: ":memory:", a folder, or the URL of a server (contacted at first use).
+
+        timeout: seconds that one request to a server may take.
+        StoreError where a folder is locked, read-only, or not a folder. A folder is unpickled:
+        open only those that you trust.
+        """
+        client = open_client(location, api_key=api_key, prefer_grpc=prefer_grpc, timeout=timeout)
+        store = cls(
+            client,
+            collection,
+            layout=layout,
+            vector_name=vector_name,
+            collection_options=collection_options,
+        )
+        store._connect(Connection(client, owned=True))
+        return store
+
+    @property
+    def client(self) -> QdrantClient:
+        """To share with other stores and tools."""
+        return self._connection.client
+
+    @property
+    def name(self) -> str:
+        """Which collection and where, as in `collection 'news' at http://localhost:6333`."""
+        return f"collection {self.collection!r} {self._connection.where}"
+
+    @property
+    def exists(self) -> bool:
+        """Whether the collection is there."""
+        return self._connection.send(self._requests.exists())
+
+    @property
+    def dim(self) -> int:
+        """Length of the vectors; StoreError where the collection is missing. Read once."""
+        return self._known_schema().dim
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the encoder that wrote the vectors; None where nobody recorded it. Read once."""
+        if self._schema is None and not self.exists:
+            return None
+        return self._known_schema().fingerprint
+
+    def prepare(
+        self, dim: int, *, fingerprint: str | None = None, model: str | None = None
+    ) -> None:
+        """Create the collection, or make sure that the one that is there can take these vectors.
+
+        The fingerprint is recorded in a new or empty collection; one that others filled is left as
+        it is. StoreError for another dimension or kind of vector, StoredVectorMismatch for another
+        fingerprint.
+        """
+        if dim < 1:
+            raise ValueError(f"dim must be > 0, got {dim}")
+        if not self.exists:
+            record = Schema(dim).with_record(fingerprint, model)
+            self._create(dim, record if fingerprint is not None else None)
+        schema = self._connection.send(self._requests.schema())
+        schema.check_dim(dim, self.name)
+        schema.check_fingerprint(fingerprint, model, self.name)
+        if fingerprint is not None and schema.fingerprint is None and self.count() == 0:
+            self._connection.send(self._requests.record(schema.with_record(fingerprint, model)))
+            schema = self._connection.send(self._requests.schema())
+        self._schema = schema
+
+    def upsert(self, documents: Sequence[Document], embeddings: Embeddings) -> None:
+        """Write documents with their vectors [n, dim]; those with a known id are replaced.
+
+        ValueError naming the document, before anything is written, for an id given twice, a text
+        or meta that JSON cannot hold, and a vector that is not finite or zero.
+        """
+        if len(documents) or len(embeddings):
+            self._send_all(self._requests.upsert(documents, embeddings, self._known_schema()))
+
+    def update_meta(self, documents: Sequence[Document]) -> None:
+        """Replace the meta of documents that are there; text and vector stay as they are.
+
+        StoreError naming those that are not there, before anything is written.
+        """
+        updates = self._requests.update_meta(documents)
+        lookups = self._requests.retrieve([d.id for d in documents], payload=False)
+        self._requests.refuse_absent(documents, self._send_all(lookups))
+        self._send_all(updates)
+
+    def search(
+        self, embedding: Embeddings, *, top_k: int, filter: Filter | models.Filter | None = None
+    ) -> list[Hit]:
+        """The `top_k` nearest documents to a vector [dim], with their vectors, best first."""
+        return self.search_batch(one_row(embedding), top_k=top_k, filter=filter)[0]
+
+    def search_batch(
+        self, embeddings: Embeddings, *, top_k: int, filter: Filter | models.Filter | None = None
+    ) -> list[list[Hit]]:
+        """`search` for every row of [n, dim], in one request or, for large answers, a few."""
+        _check_top_k(top_k)
+        schema = self._known_schema()
+        requests = self._requests.search(embeddings, top_k=top_k, filter=filter, schema=schema)
+        rankings = self._send_all(requests)
+        return list(chain.from_iterable(rankings))
+
+    def rescore(self, embedding: Embeddings, ids: Sequence[str]) -> list[Hit]:
+        """These documents scored against a vector [dim], best first; unknown ids are left out.
+
+        One request that moves no vectors: `Hit.embedding` is None.
+        """
+        if not len(ids):
+            return []
+        return self._connection.send(self._requests.rescore(embedding, ids, self._known_schema()))
+
+    def get(
+        self, ids: Sequence[str], *, with_embeddings: bool = False
+    ) -> dict[str, StoredDocument]:
+        """The documents under these ids, in their order; unknown ids are left out."""
+        answers = self._send_all(self._requests.retrieve(ids, vectors=with_embeddings))
+        return self._requests.stored(ids, answers)
+
+    def ids(self) -> Iterator[str]:
+        """Every document id, read page by page, in an order that means nothing."""
+        offset: Any = None
+        while True:
+            page, offset = self._connection.send(self._requests.scroll(offset))
+            yield from page
+            if offset is None:
+                return
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Remove documents; unknown ids are no error."""
+        self._send_all(self._requests.delete(ids))
+
+    def count(self, filter: Filter | models.Filter | None = None) -> int:
+        """How many documents there are, exactly."""
+        return self._connection.send(self._requests.count(filter))
+
+    def close(self) -> None:
+        """Close the client if this store opened it; a second call does nothing."""
+        self._connection.close()
+
+    async def aprepare(
+        self, dim: int, *, fingerprint: str | None = None, model: str | None = None
+    ) -> None:
+        """`prepare` in a thread."""
+        await asyncio.to_thread(self.prepare, dim, fingerprint=fingerprint, model=model)
+
+    async def aupsert(self, documents: Sequence[Document], embeddings: Embeddings) -> None:
+        """`upsert` without blocking the event loop, as all that follow."""
+        if len(documents) or len(embeddings):
+            schema = await self._aknown_schema()
+            # Checking and converting a large batch takes longer than an event loop should wait.
+            await self._asend_all(
+                await asyncio.to_thread(self._requests.upsert, documents, embeddings, schema)
+            )
+
+    async def aupdate_meta(self, documents: Sequence[Document]) -> None:
+        updates = self._requests.update_meta(documents)
+        lookups = self._requests.retrieve([d.id for d in documents], payload=False)
+        self._requests.refuse_absent(documents, await self._asend_all(lookups))
+        await self._asend_all(updates)
+
+    async def asearch(
+        self, embedding: Embeddings, *, top_k: int, filter: Filter | models.Filter | None = None
+    ) -> list[Hit]:
+        return (await self.asearch_batch(one_row(embedding), top_k=top_k, filter=filter))[0]
+
+    async def asearch_batch(
+        self, embeddings: Embeddings, *, top_k: int, filter: Filter | models.Filter | None = None
+    ) -> list[list[Hit]]:
+        _check_top_k(top_k)
+        schema = await self._aknown_schema()
+        requests = self._requests.search(embeddings, top_k=top_k, filter=filter, schema=schema)
+        rankings = await self._asend_all(requests)
+        return list(chain.from_iterable(rankings))
+
+    async def arescore(self, embedding: Embeddings, ids: Sequence[str]) -> list[Hit]:
+        if not len(ids):
+            return []
+        schema = await self._aknown_schema()
+        return await self._connection.asend(self._requests.rescore(embedding, ids, schema))
+
+    async def aget(
+        self, ids: Sequence[str], *, with_embeddings: bool = False
+    ) -> dict[str, StoredDocument]:
+        answers = await self._asend_all(self._requests.retrieve(ids, vectors=with_embeddings))
+        return self._requests.stored(ids, answers)
+
+    async def adelete(self, ids: Sequence[str]) -> None:
+        await self._asend_all(self._requests.delete(ids))
+
+    async def acount(self, filter: Filter | models.Filter | None = None) -> int:
+        return await self._connection.asend(self._requests.count(filter))
+
+    async def aclose(self) -> None:
+        """As `close`, and with it the async client of the running event loop."""
+        await self._connection.aclose()
+
+    def _connect(self, connection: Connection) -> None:
+        self._connection = connection
+        self._requests = CollectionRequests(
+            collection=self.collection,
+            name=self.name,
+            layout=self.layout,
+            vector_name=self.vector_name,
+            exact=not connection.local,
+        )
+
+    def _create(self, dim: int, metadata: Mapping[str, Any] | None) -> None:
+        try:
+            self._connection.send(self._requests.create(dim, metadata, self._collection_options))
+        except StoreError:
+            # Another process was faster, or a retried request had succeeded after all.
+            if not self.exists:
+                raise
+
+    def _known_schema(self) -> Schema:
+        if self._schema is None:
+            self._schema = self._connection.send(self._requests.schema())
+        return self._schema
+
+    async def _aknown_schema(self) -> Schema:
+        if self._schema is None:
+            self._schema = await self._connection.asend(self._requests.schema())
+        return self._schema
+
+    def _send_all(self, requests: Sequence[Request[R]]) -> list[R]:
+        return [self._connection.send(request) for request in requests]
+
+    async def _asend_all(self, requests: Sequence[Request[R]]) -> list[R]:
+        return [await self._connection.asend(request) for request in requests]
+
+
+def _check_top_k(top_k: int) -> None:
+    if top_k < 1:
+        raise ValueError(f"top_k must be > 0, got {top_k}")
+
+
+if TYPE_CHECKING:
+    _fits: type[Store] = QdrantStore

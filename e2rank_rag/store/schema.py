@@ -1,0 +1,99 @@
+"""What a collection is made for, and whether a model's vectors belong in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from qdrant_client import models
+
+from e2rank_rag.errors import StoredVectorMismatch, StoreError
+
+METADATA_KEY = "e2rank"
+SCORED_AS_COSINES = (models.Distance.COSINE, models.Distance.DOT)
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """Of one dense vector of a collection; fingerprint and model are None where nobody recorded
+    them."""
+
+    dim: int
+    fingerprint: str | None = None
+    model: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def check_dim(self, dim: int, name: str) -> None:
+        if dim != self.dim:
+            raise StoreError(
+                f"{name} holds vectors of {self.dim} dimensions, these have {dim}: use the model "
+                f"that wrote it, or another collection name"
+            )
+
+    def check_fingerprint(self, fingerprint: str | None, model: str | None, name: str) -> None:
+        if fingerprint is None or self.fingerprint in (None, fingerprint):
+            return
+        raise StoredVectorMismatch(
+            f"{name} was written by {_called(self.model)} (fingerprint {self.fingerprint}), not by "
+            f"{_called(model)} (fingerprint {fingerprint}): use the model that wrote it with the "
+            f"same prompts and lengths, or another collection name"
+        )
+
+    def with_record(self, fingerprint: str | None, model: str | None) -> dict[str, Any]:
+        """The collection's metadata with our record in it; what others keep there stays."""
+        record = {"fingerprint": fingerprint, "model": model, "dim": self.dim}
+        return {**self.metadata, METADATA_KEY: record}
+
+
+def read_schema(info: models.CollectionInfo, *, vector_name: str | None, name: str) -> Schema:
+    """StoreError where the collection has no vector that a cosine can be taken with."""
+    params = _vector_params(info.config.params, vector_name, name)
+    if params.multivector_config is not None:
+        raise StoreError(
+            f"{name} keeps several vectors per document{_under(vector_name)} (multivector), and "
+            f"one per document is needed: name another vector with vector_name=, or index into "
+            f"another collection"
+        )
+    if params.distance not in SCORED_AS_COSINES:
+        raise StoreError(
+            f"{name} compares by {params.distance.value}, and scores here are cosines: create it "
+            f"with distance Cosine, or index into another collection"
+        )
+    metadata = getattr(info.config, "metadata", None) or {}
+    record = metadata.get(METADATA_KEY)
+    record = record if isinstance(record, Mapping) else {}
+    return Schema(
+        dim=params.size,
+        fingerprint=record.get("fingerprint"),
+        model=record.get("model"),
+        metadata=metadata,
+    )
+
+
+def _vector_params(params: Any, vector_name: str | None, name: str) -> models.VectorParams:
+    vectors = params.vectors
+    if not vectors:
+        raise StoreError(
+            f"{name} has no dense vectors (sparse ones: {sorted(params.sparse_vectors or {})}): "
+            f"index into another collection"
+        )
+    if isinstance(vectors, models.VectorParams):
+        if vector_name:
+            raise StoreError(
+                f"{name} has one vector without a name, not {vector_name!r}: leave vector_name out"
+            )
+        return vectors
+    found: models.VectorParams | None = vectors.get(vector_name or "")
+    if found is None:
+        asked = "its vectors have names" if not vector_name else f"it has no {vector_name!r}"
+        raise StoreError(f"{name}: {asked}; give vector_name= one of {sorted(vectors)}")
+    return found
+
+
+def _called(model: str | None) -> str:
+    return "a model without a recorded name" if model is None else repr(model)
+
+
+def _under(vector_name: str | None) -> str:
+    return f" under {vector_name!r}" if vector_name else ""

@@ -1,0 +1,287 @@
+"""Text to `(input_ids, attention_mask, pool_slots)`: one place, for training and serving alike.
+
+`pool_slots` holds, per token, 0 (not pooled) or the number of the vector that the token belongs to.
+Last token, CLS, mean of all tokens and query span are ways to fill the slots, not kinds of pooling.
+
+Text is encoded by a tokenizer in which neither special nor added tokens are recognised, without
+truncation (limits are applied by slicing, because truncation is state that threads would share);
+special ids are put around it by hand.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from tokenizers import Encoding, Tokenizer
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from e2rank_rag.errors import CheckpointError
+from e2rank_rag.prompts import ChatListwise
+from e2rank_rag.recipe import Recipe
+from e2rank_rag.types import PromptUsage
+
+CHARACTERS_PER_TOKEN = 32
+"""Texts longer than this many characters per allowed token are cut before they are tokenised."""
+
+MIN_SHARE = 8
+"""Fewer tokens than this say nothing about a document: a prompt shows fewer documents instead."""
+
+
+class Tokens(NamedTuple):
+    """One tokenised text. `slots` is as long as `ids`; `cut` says that text was left out."""
+
+    ids: list[int]
+    slots: list[int]
+    cut: bool
+
+
+def plain_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """The same tokenizer, blind to special and added tokens, adding none, truncating nothing."""
+    if not tokenizer.is_fast:
+        raise CheckpointError(
+            f"{type(tokenizer).__name__} has no tokenizer.json; convert it to a fast tokenizer"
+        )
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    special = {token["content"] for token in state["added_tokens"]}
+    state.update(added_tokens=[], post_processor=None, truncation=None, padding=None)
+    if state["model"]["type"] == "Unigram":
+        # A Unigram model lists its specials as ordinary pieces of the best score: text would hit them.
+        state["model"]["vocab"] = [
+            (piece, -1e6 if piece in special else score) for piece, score in state["model"]["vocab"]
+        ]
+    return Tokenizer.from_str(json.dumps(state))
+
+
+class TextTokenizer:
+    """Turns queries, documents and listwise prompts into ids, as a recipe says. Not thread-safe."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, plain: Tokenizer, recipe: Recipe
+    ) -> None:
+        self.recipe = recipe
+        self._tokenizer = tokenizer
+        self._plain = plain
+        self._prefix, self._suffix = self._frame()
+        self._chat: tuple[list[int], list[int]] = ([], [])
+        if isinstance(recipe.prompts.listwise, ChatListwise):
+            template = recipe.prompts.listwise
+            self._chat = (self._specials(template.before), self._specials(template.after))
+        limits = {"query_tokens": recipe.query_tokens, "document_tokens": recipe.document_tokens}
+        for name, limit in limits.items():
+            if limit <= self.overhead:
+                raise ValueError(
+                    f"{name} is {limit}, but special tokens alone take {self.overhead}; raise it"
+                )
+
+    @property
+    def overhead(self) -> int:
+        """Special tokens around a plain text."""
+        return len(self._prefix) + len(self._suffix)
+
+    def _frame(self) -> tuple[list[int], list[int]]:
+        """Special ids before and after a plain text."""
+        framed = self._tokenizer("a")["input_ids"]
+        bare = self._tokenizer("a", add_special_tokens=False)["input_ids"]
+        start = next(i for i in range(len(framed)) if framed[i : i + len(bare)] == bare)
+        prefix, suffix = framed[:start], framed[start + len(bare) :]
+        if self.recipe.end_token is not None:
+            suffix = [token_id(self._tokenizer, self.recipe.end_token)]
+        return prefix, suffix
+
+    def queries(self, queries: Sequence[str]) -> list[Tokens]:
+        """Plain queries. A query without a single token is an error."""
+        texts = [self.recipe.prompts.query_text(query) for query in queries]
+        self._refuse_empty(queries)
+        return self._framed(texts, self.recipe.query_tokens)
+
+    def documents(self, documents: Sequence[str]) -> list[Tokens]:
+        texts = [self.recipe.prompts.document_text(document) for document in documents]
+        return self._framed(texts, self.recipe.document_tokens)
+
+    def listwise(
+        self, queries: Sequence[str], candidates: Sequence[Sequence[str]], depth: int
+    ) -> tuple[list[Tokens], list[PromptUsage]]:
+        """One prompt per query over its first `depth` candidates, and what each prompt holds."""
+        template = self.recipe.prompts.listwise
+        if template is None:
+            raise ValueError(
+                "this model has no listwise prompt; open it with prompts=Prompts(..., "
+                "listwise=ChatListwise() or SpanListwise())"
+            )
+        self._refuse_empty(queries)
+        tokens: list[Tokens] = []
+        usage: list[PromptUsage] = []
+        for query, documents in zip(queries, candidates, strict=True):
+            shown = list(documents[:depth])
+            if isinstance(template, ChatListwise):
+                prompt, used = self._chat_prompt(template, query, shown)
+            else:
+                prompt, used = self._span_prompt(query, shown)
+            tokens.append(prompt)
+            usage.append(used)
+        return tokens, usage
+
+    def verbatim(self, text: str) -> Tokens:
+        """A finished prompt whose special tokens are meant as such; only for templates of ours."""
+        ids = self._specials(text)
+        return Tokens(ids, self._slots(len(ids)), cut=False)
+
+    def _specials(self, text: str) -> list[int]:
+        """Ids of a template's own text, in which special tokens are recognised."""
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _refuse_empty(self, queries: Sequence[str]) -> None:
+        for index, ids in enumerate(self._encode(queries, self.recipe.query_tokens)):
+            if not ids:
+                raise ValueError(
+                    f"query {index} is empty: {queries[index]!r} has no token this model knows"
+                )
+
+    def _framed(self, texts: Sequence[str], limit: int) -> list[Tokens]:
+        room = limit - self.overhead
+        tokens = []
+        for ids in self._encode(texts, room):
+            framed = [*self._prefix, *ids[:room], *self._suffix]
+            tokens.append(Tokens(framed, self._slots(len(framed)), cut=len(ids) > room))
+        return tokens
+
+    def _slots(self, length: int, span: int | None = None) -> list[int]:
+        """Which tokens are pooled; with a span, only the first `span` tokens are looked at."""
+        end = length if span is None else span
+        if self.recipe.pooling == "mean":
+            return [1] * end + [0] * (length - end)
+        slots = [0] * length
+        slots[0 if self.recipe.pooling == "cls" else end - 1] = 1
+        return slots
+
+    def _encode(self, texts: Sequence[str], limit: int) -> list[list[int]]:
+        """Ids of each text, at least `limit + 1` of them where the text has so many."""
+        heads = [text[: limit * CHARACTERS_PER_TOKEN] for text in texts]
+        encodings = self._plain.encode_batch_fast(heads, add_special_tokens=False)
+        rows = [encoding.ids for encoding in encodings]
+        for index, (text, head) in enumerate(zip(texts, heads, strict=True)):
+            if len(head) < len(text) and len(rows[index]) <= limit:
+                rows[index] = self._plain.encode(text, add_special_tokens=False).ids
+        return rows
+
+    def _span_prompt(self, query: str, documents: Sequence[str]) -> tuple[Tokens, PromptUsage]:
+        """`prefix query suffix document suffix ...`: each document closed as the tokenizer closes it."""
+        budget = self.recipe.listwise
+        limit = min(
+            self.recipe.query_tokens, budget.max_tokens // 2 if documents else budget.max_tokens
+        )
+        (question,) = self._framed([self.recipe.prompts.query_text(query)], limit)
+        texts = [self.recipe.prompts.document_text(document) for document in documents]
+        rows = self._encode(texts, budget.document_tokens)
+        room = budget.max_tokens - len(question.ids)
+        closing = len(self._suffix)
+        while rows and room - closing * len(rows) < MIN_SHARE * len(rows):
+            rows.pop()
+        room -= closing * len(rows)
+        share = min(budget.document_tokens, fair_share([len(row) for row in rows], room))
+        ids = list(question.ids)
+        for row in rows:
+            ids += row[:share]
+            ids += self._suffix
+        usage = PromptUsage(
+            documents=len(rows),
+            documents_cut=sum(len(row) > share for row in rows),
+            tokens=len(ids),
+            query_cut=question.cut,
+        )
+        slots = self._slots(len(ids), span=len(question.ids))
+        return Tokens(ids, slots, cut=question.cut), usage
+
+    def _chat_prompt(
+        self, template: ChatListwise, query: str, documents: Sequence[str]
+    ) -> tuple[Tokens, PromptUsage]:
+        """The user turn is built as one string and encoded once, because a tokenizer joins characters
+        across the seams of pieces; only documents are shortened, each to its share."""
+        budget, task = self.recipe.listwise, self.recipe.prompts.task
+        before, after = self._chat
+        frame = len(self._prefix) + len(before) + len(after)
+        limit = min(self.recipe.query_tokens, budget.max_tokens // 2)
+        (query,), (query_cut,) = self._cut_to([query], limit)
+
+        def turn_ids(shown: Sequence[str]) -> list[int]:
+            turn = template.user_turn(task, query, shown)
+            return self._plain.encode(turn, add_special_tokens=False).ids
+
+        def room_for(count: int) -> int:
+            # A seam can cost a token on either side of a document.
+            return budget.max_tokens - frame - len(turn_ids([""] * count)) - 2 * count
+
+        while documents and room_for(len(documents)) < MIN_SHARE * len(documents):
+            documents = documents[:-1]
+        room = room_for(len(documents))
+        if room < 0:
+            raise ValueError(
+                f"a listwise prompt takes {budget.max_tokens - room} tokens without any document, "
+                f"the limit is {budget.max_tokens}; raise listwise.max_tokens or shorten the query"
+            )
+        lengths = [len(row) for row in self._encode(documents, budget.document_tokens)]
+        share = min(budget.document_tokens, fair_share(lengths, room))
+        shown, cut = self._cut_to(documents, share)
+        ids = [*self._prefix, *before, *turn_ids(shown), *after]
+        usage = PromptUsage(
+            documents=len(shown), documents_cut=sum(cut), tokens=len(ids), query_cut=query_cut
+        )
+        return Tokens(ids, self._slots(len(ids)), cut=query_cut), usage
+
+    def _cut_to(self, texts: Sequence[str], limit: int) -> tuple[list[str], list[bool]]:
+        """Each text cut to at most `limit` tokens, at a character boundary, and whether it was."""
+        heads = [text[: limit * CHARACTERS_PER_TOKEN] for text in texts]
+        encodings: list[Encoding] = self._plain.encode_batch(heads, add_special_tokens=False)
+        cut_texts, cuts = [], []
+        for text, head, encoding in zip(texts, heads, encodings, strict=True):
+            if len(head) < len(text) and len(encoding.ids) <= limit:
+                encoding = self._plain.encode(text, add_special_tokens=False)
+            cut = len(encoding.ids) > limit
+            cut_texts.append(text[: encoding.offsets[limit - 1][1]] if cut else text)
+            cuts.append(cut)
+        return cut_texts, cuts
+
+
+def fair_share(lengths: Sequence[int], room: int) -> int:
+    """The largest limit per text with which all fit: what short texts leave, long ones may take."""
+    for index, length in enumerate(sorted(lengths)):
+        share = room // (len(lengths) - index)
+        if length > share:
+            return share
+        room -= length
+    return max(lengths, default=0)
+
+
+def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
+    """The id of a token that must be one piece of the vocabulary."""
+    number = tokenizer.convert_tokens_to_ids(token)
+    if number is None or (number == tokenizer.unk_token_id and token != tokenizer.unk_token):
+        raise CheckpointError(f"the tokenizer has no token {token!r}; state another end_token")
+    return int(number)
+
+
+def collate(batch: Sequence[Tokens], *, pad_id: int) -> dict[str, Tensor]:
+    """Pad on the right, always. The mask comes from lengths: in Qwen3 the pad token is the end token.
+
+    Returns input_ids, attention_mask and pool_slots, each int64 [B, L].
+    """
+    longest = max(len(tokens.ids) for tokens in batch)
+    input_ids = torch.full((len(batch), longest), pad_id, dtype=torch.long)
+    attention_mask = torch.zeros_like(input_ids)
+    pool_slots = torch.zeros_like(input_ids)
+    for row, tokens in enumerate(batch):
+        length = len(tokens.ids)
+        input_ids[row, :length] = torch.tensor(tokens.ids, dtype=torch.long)
+        attention_mask[row, :length] = 1
+        pool_slots[row, :length] = torch.tensor(tokens.slots, dtype=torch.long)
+    return {"input_ids": input_ids, "attention_mask": attention_mask, "pool_slots": pool_slots}
+
+
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Any id will do, since masks come from lengths; a tokenizer without a pad token gets 0."""
+    return 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)

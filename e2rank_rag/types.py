@@ -1,0 +1,205 @@
+"""The records that every part hands on, and the three protocols that parts are written against.
+
+A *ranking* is a plain `list[Hit]`, best first. Embeddings are float32 numpy arrays of unit length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Embeddings = NDArray[np.float32]
+"""float32 [n, dim] (a batch) or [dim] (one), unit length."""
+
+Filter = Mapping[str, Any]
+"""Conditions on meta fields, all of which must hold: `{"year": 2024}` (equal), `{"tag": ["a", "b"]}`
+(any of), `{"year": {"gte": 2000, "lt": 2010}}` (range; dates as ISO strings)."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A text with an id that is unique in its collection; `meta` holds JSON values."""
+
+    id: str
+    text: str
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A document with its score for one query, higher is better.
+
+    `embedding`: float32 [dim], unit length, where it is known; None means that nobody has read or
+    computed it yet.
+    """
+
+    document: Document
+    score: float
+    embedding: Embeddings | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RankingExample:
+    """One query to train on. `labels[i]` grades `documents[i]`, higher is better."""
+
+    query: str
+    documents: tuple[str, ...]
+    labels: tuple[float, ...]
+    ids: tuple[str, ...] = ()
+    task: str | None = None
+
+
+class StoredDocument(NamedTuple):
+    """What a store holds under one id; `embedding` is None unless it was asked for."""
+
+    document: Document
+    embedding: Embeddings | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PromptUsage:
+    """How much of a candidate list one listwise prompt really held.
+
+    documents: candidates in the prompt, from the first on.
+    documents_cut: how many of those were shortened to their share of the token budget.
+    tokens: length of the whole prompt, special tokens included.
+    query_cut: whether the query itself was shortened.
+    """
+
+    documents: int
+    documents_cut: int
+    tokens: int
+    query_cut: bool = False
+
+
+class Cut(NamedTuple):
+    """So many of the texts of one call were longer than `limit` tokens and were cut there."""
+
+    texts: int
+    of: int
+    limit: int
+
+
+class ListwiseEncoding(NamedTuple):
+    """Listwise vectors, float32 [n, dim] of unit length, and what each prompt held."""
+
+    embeddings: Embeddings
+    usage: tuple[PromptUsage, ...]
+
+
+class TextEncoder(Protocol):
+    """Text in, unit vectors out. One model serves documents, queries and listwise prompts."""
+
+    @property
+    def dim(self) -> int: ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with anything that changes a document vector: weights, prompts, lengths, pooling."""
+        ...
+
+    def encode_queries(self, queries: Sequence[str]) -> Embeddings: ...
+
+    def encode_documents(
+        self, documents: Sequence[str], *, on_cut: Callable[[Cut], None] | None = None
+    ) -> Embeddings:
+        """`on_cut` is told when texts were over-long; without it a warning is logged."""
+        ...
+
+    def encode_listwise(
+        self,
+        queries: Sequence[str],
+        candidates: Sequence[Sequence[str]],
+        *,
+        depth: int | None = None,
+    ) -> ListwiseEncoding:
+        """One vector per query, of a prompt that holds the query and its first `depth` candidates."""
+        ...
+
+    async def run_async(self, call: Callable[[], T]) -> T:
+        """Run a call that uses this encoder without blocking the event loop."""
+        ...
+
+
+class Reranker(Protocol):
+    """Orders candidates anew. Every candidate comes back exactly once, best first."""
+
+    def rerank(self, query: str, candidates: Sequence[Hit], *, source: str = "") -> list[Hit]: ...
+
+    def rerank_batch(
+        self, queries: Sequence[str], candidates: Sequence[Sequence[Hit]], *, source: str = ""
+    ) -> list[list[Hit]]:
+        """`source` names where the candidates' vectors come from; see `StoredVectorCheck`."""
+        ...
+
+    def arerank(
+        self, query: str, candidates: Sequence[Hit], *, source: str = ""
+    ) -> Awaitable[list[Hit]]: ...
+
+    def arerank_batch(
+        self, queries: Sequence[str], candidates: Sequence[Sequence[Hit]], *, source: str = ""
+    ) -> Awaitable[list[list[Hit]]]: ...
+
+
+class Store(Protocol):
+    """Documents with one vector each, found by nearness, by id and by filter."""
+
+    @property
+    def name(self) -> str:
+        """Where it is and which collection, as error messages name it."""
+        ...
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the encoder that wrote the vectors; None where nobody recorded it."""
+        ...
+
+    def prepare(
+        self, dim: int, *, fingerprint: str | None = None, model: str | None = None
+    ) -> None:
+        """Create the collection, or make sure that the one that is there can take these vectors."""
+        ...
+
+    def upsert(self, documents: Sequence[Document], embeddings: Embeddings) -> None: ...
+
+    def update_meta(self, documents: Sequence[Document]) -> None: ...
+
+    def search(
+        self, embedding: Embeddings, *, top_k: int, filter: Filter | Any | None = None
+    ) -> list[Hit]: ...
+
+    def search_batch(
+        self, embeddings: Embeddings, *, top_k: int, filter: Filter | Any | None = None
+    ) -> list[list[Hit]]: ...
+
+    def rescore(self, embedding: Embeddings, ids: Sequence[str]) -> list[Hit]: ...
+
+    def get(
+        self, ids: Sequence[str], *, with_embeddings: bool = False
+    ) -> dict[str, StoredDocument]: ...
+
+    def ids(self) -> Iterator[str]: ...
+
+    def delete(self, ids: Sequence[str]) -> None: ...
+
+    def count(self, filter: Filter | Any | None = None) -> int: ...
+
+    def close(self) -> None: ...
+
+    def asearch(
+        self, embedding: Embeddings, *, top_k: int, filter: Filter | Any | None = None
+    ) -> Awaitable[list[Hit]]: ...
+
+    def asearch_batch(
+        self, embeddings: Embeddings, *, top_k: int, filter: Filter | Any | None = None
+    ) -> Awaitable[list[list[Hit]]]: ...
+
+    def aget(
+        self, ids: Sequence[str], *, with_embeddings: bool = False
+    ) -> Awaitable[dict[str, StoredDocument]]: ...
