@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from e2rank_rag.lines import count_lines, decode, read_lines
 from e2rank_rag.types import Document
 
-__all__ = ["BadRecord", "compose_text", "count_lines", "read_documents"]
+__all__ = ["BadRecord", "compose_text", "count_lines", "read_documents", "read_numbered"]
 
 _ID_FIELDS = ("_id", "id")
 _TEXT_FIELDS = ("text", "content", "contents")
@@ -55,6 +55,13 @@ def read_documents(
         ValueError: while reading: `FILE, line N: reason` for a bad line when `on_bad` is None; gzip
             data that end early, whatever `on_bad` is.
     """
+    return (document for _, document in read_numbered(path, on_bad=on_bad))
+
+
+def read_numbered(
+    path: str | Path, *, on_bad: Callable[[BadRecord], None] | None = None
+) -> Iterator[tuple[int, Document]]:
+    """`read_documents`, each with the number of its line, from 1."""
     if Path(path).is_dir():
         raise IsADirectoryError(
             f"{path} is a folder; name a file of JSON lines, "
@@ -70,7 +77,7 @@ class _Refused(Exception):
         self.doc_id = doc_id
 
 
-def _read(path: Path, on_bad: Callable[[BadRecord], None] | None) -> Iterator[Document]:
+def _read(path: Path, on_bad: Callable[[BadRecord], None] | None) -> Iterator[tuple[int, Document]]:
     for number, line in read_lines(path):
         try:
             document = _document(line)
@@ -79,7 +86,7 @@ def _read(path: Path, on_bad: Callable[[BadRecord], None] | None) -> Iterator[Do
                 raise ValueError(f"{path}, line {number}: {refused}") from refused
             on_bad(BadRecord(number, str(refused), refused.doc_id))
         else:
-            yield document
+            yield number, document
 
 
 def _document(line: bytes) -> Document:

@@ -12,4 +12,4 @@ class StoreError(RuntimeError):
 
 
 class CheckpointError(ValueError):
-    """A model folder cannot be used as it is; the message says what is missing and what to state."""
+    """A model folder cannot be used as it is; the message says what to state or to mend."""

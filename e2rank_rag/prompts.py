@@ -18,7 +18,7 @@ WEB_SEARCH = "Given a web search query, retrieve relevant passages that answer t
 
 
 def fill(template: str, values: dict[str, str]) -> str:
-    """Put values into `{name}` places in one pass, so that a value which says `{query}` stays text."""
+    """Put values into `{name}` places in one pass: a value which says `{query}` stays text."""
     names = "|".join(map(re.escape, values))
     return re.sub(rf"\{{({names})\}}", lambda place: values[place[1]], template)
 
@@ -41,8 +41,8 @@ class Task(Record):
 class ChatListwise(Record):
     """The listwise prompt of a causal model: one chat turn, thinking off, no end token.
 
-    `before` and `after` hold the chat template's own special tokens. `turn` is encoded as one string
-    in which nothing is special, so a document that says `<|im_start|>` stays text.
+    `before` and `after` hold the chat template's own special tokens. `turn` is encoded as one
+    string in which nothing is special, so a document that says `<|im_start|>` stays text.
     """
 
     kind: Literal["chat"] = "chat"
@@ -67,7 +67,7 @@ class ChatListwise(Record):
 
 
 class SpanListwise(Record):
-    """The listwise prompt of a bidirectional model: `[CLS] query [SEP] document [SEP] document ...`.
+    """The listwise prompt of a bidirectional model: `[CLS] query [SEP] document [SEP] ...`.
 
     Pooling covers only what a plain query would have covered, so a prompt without documents is the
     plain query, vector for vector.
@@ -77,7 +77,7 @@ class SpanListwise(Record):
 
 
 class Prompts(Record):
-    """How texts are dressed before they are tokenised. `listwise` None: the model has no such prompt."""
+    """How texts are dressed before tokenising. `listwise` None: the model has no such prompt."""
 
     query: str = "{query}"
     document: str = "{document}"
@@ -110,7 +110,8 @@ def _bright(what: str, listed: str, helps: str, query: str) -> Task:
     return Task(
         query=query,
         listwise=(
-            f"Given {what} and some relevant {listed}, rerank the {listed} that help answer the {helps}:"
+            f"Given {what} and some relevant {listed}, "
+            f"rerank the {listed} that help answer the {helps}:"
         ),
         heading=listed.capitalize(),
     )
@@ -236,7 +237,7 @@ TASKS: dict[str, Task] = {
         "Given a Math problem, retrieve relevant theorems that help answer the problem",
     ),
 }
-"""Instructions of the released evaluation, by task. Its reranking runs used "web-search" throughout."""
+"""Instructions of the released evaluation, by task. Its reranking runs all used "web-search"."""
 
 
 def resolve_prompts(prompts: Prompts | str) -> Prompts:

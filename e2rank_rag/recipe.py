@@ -1,4 +1,4 @@
-"""How a model encodes, apart from its weights: pooling, prompts, lengths. Saved as `e2rank.json`."""
+"""How a model encodes, apart from its weights: pooling, prompts, lengths; kept in `e2rank.json`."""
 
 from __future__ import annotations
 

@@ -49,9 +49,12 @@ def plain_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     special = {token["content"] for token in state["added_tokens"]}
     state.update(added_tokens=[], post_processor=None, truncation=None, padding=None)
     if state["model"]["type"] == "Unigram":
-        # A Unigram model lists its specials as ordinary pieces of the best score: text would hit them.
+        # A Unigram model lists its specials as ordinary pieces of the best score: text would hit
+        # them. Renamed, because a bad score would move the penalty of unknown characters, which is
+        # taken from the worst one. No space reaches the model: its pre-tokeniser replaces them.
         state["model"]["vocab"] = [
-            (piece, -1e6 if piece in special else score) for piece, score in state["model"]["vocab"]
+            (f" special {index} ", score) if piece in special else (piece, score)
+            for index, (piece, score) in enumerate(state["model"]["vocab"])
         ]
     return Tokenizer.from_str(json.dumps(state))
 
@@ -65,32 +68,26 @@ class TextTokenizer:
         self.recipe = recipe
         self._tokenizer = tokenizer
         self._plain = plain
-        self._prefix, self._suffix = self._frame()
+        self._prefix, self._suffix = special_frame(tokenizer, recipe.end_token)
         self._chat: tuple[list[int], list[int]] = ([], [])
         if isinstance(recipe.prompts.listwise, ChatListwise):
             template = recipe.prompts.listwise
             self._chat = (self._specials(template.before), self._specials(template.after))
-        limits = {"query_tokens": recipe.query_tokens, "document_tokens": recipe.document_tokens}
-        for name, limit in limits.items():
-            if limit <= self.overhead:
+        limits = {
+            "query_tokens": (recipe.query_tokens, recipe.prompts.query_text("")),
+            "document_tokens": (recipe.document_tokens, recipe.prompts.document_text("")),
+        }
+        for name, (limit, prompt) in limits.items():
+            taken = self.overhead + len(plain.encode(prompt, add_special_tokens=False).ids)
+            if limit <= taken:
                 raise ValueError(
-                    f"{name} is {limit}, but special tokens alone take {self.overhead}; raise it"
+                    f"{name} is {limit}, but prompt and special tokens alone take {taken}; raise it"
                 )
 
     @property
     def overhead(self) -> int:
         """Special tokens around a plain text."""
         return len(self._prefix) + len(self._suffix)
-
-    def _frame(self) -> tuple[list[int], list[int]]:
-        """Special ids before and after a plain text."""
-        framed = self._tokenizer("a")["input_ids"]
-        bare = self._tokenizer("a", add_special_tokens=False)["input_ids"]
-        start = next(i for i in range(len(framed)) if framed[i : i + len(bare)] == bare)
-        prefix, suffix = framed[:start], framed[start + len(bare) :]
-        if self.recipe.end_token is not None:
-            suffix = [token_id(self._tokenizer, self.recipe.end_token)]
-        return prefix, suffix
 
     def queries(self, queries: Sequence[str]) -> list[Tokens]:
         """Plain queries. A query without a single token is an error."""
@@ -170,7 +167,7 @@ class TextTokenizer:
         return rows
 
     def _span_prompt(self, query: str, documents: Sequence[str]) -> tuple[Tokens, PromptUsage]:
-        """`prefix query suffix document suffix ...`: each document closed as the tokenizer closes it."""
+        """`prefix query suffix document suffix ...`: each closed as the tokenizer closes a text."""
         budget = self.recipe.listwise
         limit = min(
             self.recipe.query_tokens, budget.max_tokens // 2 if documents else budget.max_tokens
@@ -200,8 +197,8 @@ class TextTokenizer:
     def _chat_prompt(
         self, template: ChatListwise, query: str, documents: Sequence[str]
     ) -> tuple[Tokens, PromptUsage]:
-        """The user turn is built as one string and encoded once, because a tokenizer joins characters
-        across the seams of pieces; only documents are shortened, each to its share."""
+        """The user turn is built as one string and encoded once, because a tokenizer joins
+        characters across the seams of pieces; only documents are shortened, each to its share."""
         budget, task = self.recipe.listwise, self.recipe.prompts.task
         before, after = self._chat
         frame = len(self._prefix) + len(before) + len(after)
@@ -226,15 +223,20 @@ class TextTokenizer:
             )
         lengths = [len(row) for row in self._encode(documents, budget.document_tokens)]
         share = min(budget.document_tokens, fair_share(lengths, room))
-        shown, cut = self._cut_to(documents, share)
-        ids = [*self._prefix, *before, *turn_ids(shown), *after]
+        while True:
+            shown, cut = self._cut_to(documents, share)
+            ids = [*self._prefix, *before, *turn_ids(shown), *after]
+            if len(ids) <= budget.max_tokens:
+                break
+            # Seams rarely cost more than was set aside; then every share gives way.
+            share -= 1
         usage = PromptUsage(
             documents=len(shown), documents_cut=sum(cut), tokens=len(ids), query_cut=query_cut
         )
         return Tokens(ids, self._slots(len(ids)), cut=query_cut), usage
 
     def _cut_to(self, texts: Sequence[str], limit: int) -> tuple[list[str], list[bool]]:
-        """Each text cut to at most `limit` tokens, at a character boundary, and whether it was."""
+        """Each text cut to at most `limit` tokens, between two characters, and whether it was."""
         heads = [text[: limit * CHARACTERS_PER_TOKEN] for text in texts]
         encodings: list[Encoding] = self._plain.encode_batch(heads, add_special_tokens=False)
         cut_texts, cuts = [], []
@@ -242,7 +244,7 @@ class TextTokenizer:
             if len(head) < len(text) and len(encoding.ids) <= limit:
                 encoding = self._plain.encode(text, add_special_tokens=False)
             cut = len(encoding.ids) > limit
-            cut_texts.append(text[: encoding.offsets[limit - 1][1]] if cut else text)
+            cut_texts.append(text[: cut_at(encoding.offsets, limit)] if cut else text)
             cuts.append(cut)
         return cut_texts, cuts
 
@@ -257,16 +259,41 @@ def fair_share(lengths: Sequence[int], room: int) -> int:
     return max(lengths, default=0)
 
 
+def cut_at(offsets: Sequence[tuple[int, int]], limit: int) -> int:
+    """Where the first `limit` of these tokens end, as a character count.
+
+    A byte-level tokenizer spends several tokens on one character: a character of which only a part
+    would fit is left out, since no part of it is text.
+    """
+    while 0 < limit < len(offsets) and offsets[limit][0] < offsets[limit - 1][1]:
+        limit -= 1
+    return offsets[limit - 1][1] if limit > 0 else 0
+
+
+def special_frame(
+    tokenizer: PreTrainedTokenizerBase, end_token: str | None
+) -> tuple[list[int], list[int]]:
+    """Special ids before and after a plain text; an end token takes the place of those after it."""
+    framed = tokenizer("a")["input_ids"]
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    start = next(i for i in range(len(framed)) if framed[i : i + len(bare)] == bare)
+    suffix = framed[start + len(bare) :]
+    if end_token is not None:
+        suffix = [token_id(tokenizer, end_token)]
+    return framed[:start], suffix
+
+
 def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
     """The id of a token that must be one piece of the vocabulary."""
     number = tokenizer.convert_tokens_to_ids(token)
-    if number is None or (number == tokenizer.unk_token_id and token != tokenizer.unk_token):
+    unknown = number == tokenizer.unk_token_id and token != tokenizer.unk_token
+    if not isinstance(number, int) or unknown:
         raise CheckpointError(f"the tokenizer has no token {token!r}; state another end_token")
-    return int(number)
+    return number
 
 
 def collate(batch: Sequence[Tokens], *, pad_id: int) -> dict[str, Tensor]:
-    """Pad on the right, always. The mask comes from lengths: in Qwen3 the pad token is the end token.
+    """Pad on the right, always; the mask comes from lengths: Qwen3's pad token is its end token.
 
     Returns input_ids, attention_mask and pool_slots, each int64 [B, L].
     """

@@ -16,8 +16,9 @@ Embeddings = NDArray[np.float32]
 """float32 [n, dim] (a batch) or [dim] (one), unit length."""
 
 Filter = Mapping[str, Any]
-"""Conditions on meta fields, all of which must hold: `{"year": 2024}` (equal), `{"tag": ["a", "b"]}`
-(any of), `{"year": {"gte": 2000, "lt": 2010}}` (range; dates as ISO strings)."""
+"""Conditions on meta fields, all of which must hold: `{"year": 2024}` (equal),
+`{"tag": ["a", "b"]}` (any of), `{"year": {"gte": 2000, "lt": 2010}}` (range; dates as ISO
+strings)."""
 
 T = TypeVar("T")
 
@@ -101,7 +102,7 @@ class TextEncoder(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Changes with anything that changes a document vector: weights, prompts, lengths, pooling."""
+        """Changes with whatever changes a document vector: weights, prompt, length, pooling."""
         ...
 
     def encode_queries(self, queries: Sequence[str]) -> Embeddings: ...
@@ -118,8 +119,9 @@ class TextEncoder(Protocol):
         candidates: Sequence[Sequence[str]],
         *,
         depth: int | None = None,
+        query_weight: float | None = None,
     ) -> ListwiseEncoding:
-        """One vector per query, of a prompt that holds the query and its first `depth` candidates."""
+        """One vector per query, of a prompt of the query and its first `depth` candidates."""
         ...
 
     async def run_async(self, call: Callable[[], T]) -> T:
@@ -153,6 +155,11 @@ class Store(Protocol):
     @property
     def name(self) -> str:
         """Where it is and which collection, as error messages name it."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """Length of the vectors; StoreError where the collection is missing."""
         ...
 
     @property

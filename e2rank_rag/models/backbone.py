@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def pool(hidden: Tensor, slots: Tensor) -> Tensor:
-    """The float32 mean of the hidden states of each slot. hidden [B, L, D], slots int [B, L] -> [B, S, D].
+    """The float32 mean of the hidden states of each slot: [B, L, D], int [B, L] -> [B, S, D].
 
     S is the highest slot number. Every row must fill every slot: an empty one has no mean, and the
     check would cost a device synchronisation per batch, so whoever fills the slots answers for it

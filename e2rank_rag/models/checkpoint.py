@@ -1,8 +1,8 @@
 """Model folders: where they are, what they say about encoding, reading and writing them.
 
-A folder says how it encodes in `e2rank.json`, or in the sentence-transformers layout; for the released
-E2Rank models, which say it nowhere, the settings are built in. Anything else must be stated by the
-caller: nothing is guessed.
+A folder says how it encodes in `e2rank.json`, or in the sentence-transformers layout; for the
+released E2Rank models, which say it nowhere, the settings are built in. Anything else must be
+stated by the caller: nothing is guessed.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.minilm import minilm_folder
 from e2rank_rag.prompts import E2RANK, ChatListwise, Prompts, SpanListwise
 from e2rank_rag.recipe import ListwiseBudget, Pooling, Recipe
+from e2rank_rag.tokenization import special_frame
 
 RECIPE_FILE = "e2rank.json"
 
@@ -76,7 +77,8 @@ def resolve_folder(
         raise CheckpointError(f"there is no model folder {folder}, and it is no hub id") from None
     except Exception as error:
         raise CheckpointError(
-            f"there is no model folder {folder}, and the hub has not given {str(name)!r} either: {error}"
+            f"there is no model folder {folder}, and the hub has not given {str(name)!r} either: "
+            f"{error}"
         ) from error
 
 
@@ -85,7 +87,7 @@ def read_recipe(
 ) -> Recipe:
     """What the folder says about encoding, with what the caller states in its place.
 
-    Raises CheckpointError where neither says it, or where the folder asks for what is not supported.
+    Raises CheckpointError where neither says it, or the folder asks for what is not supported.
     """
     if pooling is not None and pooling not in get_args(Pooling):
         raise ValueError(f"pooling must be one of {list(get_args(Pooling))}, got {pooling!r}")
@@ -122,7 +124,9 @@ def positions(config: PretrainedConfig) -> int:
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
     except Exception as error:
         raise CheckpointError(f"the tokenizer in {folder} cannot be read: {error}") from error
     return tokenizer
@@ -133,8 +137,8 @@ def load_transformer(
 ) -> PreTrainedModel:
     """The transformer without its head, on the CPU, in evaluation mode. safetensors only.
 
-    Raises CheckpointError for missing, foreign or incomplete weights; a pooler may be missing, since
-    nothing here reads it.
+    Raises CheckpointError for missing, foreign or incomplete weights; a pooler may be missing,
+    since nothing here reads it.
     """
     if not list(folder.glob("*.safetensors")):
         raise CheckpointError(
@@ -168,8 +172,8 @@ def load_transformer(
 
 
 def weights_digest(folder: Path) -> str:
-    """Names the weights. Samples each file (its size and 64 blocks of 64 KB, evenly spread), since an
-    8B model has 16 GB to read and any training step moves every tensor."""
+    """Names the weights. Samples each file (its size and 64 blocks of 64 KB, evenly spread), since
+    an 8B model has 16 GB to read and any training step moves every tensor."""
     digest = hashlib.sha256()
     block, blocks = 1 << 16, 64
     for path in sorted(folder.glob("*.safetensors")):
@@ -190,7 +194,7 @@ def save_checkpoint(
 ) -> Path:
     """Write a folder that this library and sentence-transformers open with the same vectors.
 
-    sentence-transformers knows no listwise prompt and no truncate_dim: those are in e2rank.json only.
+    sentence-transformers knows no listwise prompt and no truncate_dim: only e2rank.json has those.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -239,19 +243,20 @@ def save_checkpoint(
 def _append_end_token(path: Path, tokenizer: PreTrainedTokenizerBase, end_token: str) -> None:
     """Let the tokenizer add the end token by itself, behind whatever it truncates."""
     state = json.loads(path.read_text(encoding="utf-8"))
-    number = tokenizer.convert_tokens_to_ids(end_token)
+    prefix, suffix = special_frame(tokenizer, end_token)
+    names = {number: tokenizer.convert_ids_to_tokens(number) for number in (*prefix, *suffix)}
+    before, after = (
+        [{"SpecialToken": {"id": names[number], "type_id": 0}} for number in side]
+        for side in (prefix, suffix)
+    )
+    first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
     state["post_processor"] = {
         "type": "TemplateProcessing",
-        "single": [
-            {"Sequence": {"id": "A", "type_id": 0}},
-            {"SpecialToken": {"id": end_token, "type_id": 0}},
-        ],
-        "pair": [
-            {"Sequence": {"id": "A", "type_id": 0}},
-            {"Sequence": {"id": "B", "type_id": 0}},
-            {"SpecialToken": {"id": end_token, "type_id": 0}},
-        ],
-        "special_tokens": {end_token: {"id": end_token, "ids": [number], "tokens": [end_token]}},
+        "single": [*before, first, *after],
+        "pair": [*before, first, second, *after],
+        "special_tokens": {
+            name: {"id": name, "ids": [number], "tokens": [name]} for number, name in names.items()
+        },
     }
     path.write_text(json.dumps(state, ensure_ascii=False), encoding="utf-8")
 
@@ -291,7 +296,11 @@ def _sentence_transformers_recipe(
     folder: Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, Any]:
     modules = _read_json(folder / "modules.json")
-    kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
+    try:
+        kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
+        paths = [module["path"] for module in modules]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{folder / 'modules.json'} lists no modules: {error!r}") from error
     if kinds != ["Transformer", "Pooling", "Normalize"]:
         reason = (
             f"its layers after pooling ({', '.join(kinds[2:])}) are not supported"
@@ -302,7 +311,7 @@ def _sentence_transformers_recipe(
             f"{folder} is a sentence-transformers model of {' + '.join(kinds)}: {reason}; "
             "models of Transformer + Pooling + Normalize are"
         )
-    pooling = _sentence_transformers_pooling(folder / modules[1]["path"] / "config.json")
+    pooling = _sentence_transformers_pooling(folder / paths[1] / "config.json")
     stated = (
         _read_json(folder / "config_sentence_transformers.json", default={}).get("prompts") or {}
     )
@@ -327,7 +336,8 @@ def _sentence_transformers_pooling(path: Path) -> Pooling:
         "pooling_mode_cls_token": "cls",
         "pooling_mode_mean_tokens": "mean",
     }
-    stated = [config["pooling_mode"]] if "pooling_mode" in config else []
+    stated = config.get("pooling_mode", [])
+    stated = [stated] if isinstance(stated, str) else list(stated)
     stated += [
         flags.get(key, key) for key, on in config.items() if key.startswith("pooling_mode_") and on
     ]

@@ -42,8 +42,8 @@ class Encoder:
     """A text encoder with its recipe. Light: encoders of the same model share weights and thread.
 
     Every method may be called from any thread; the `a...` twins never block the event loop. Vectors
-    are float32 [n, dim], unit length, in input order, and the same for a text alone and in any batch
-    (to 1e-5 in float32). Close it, or use it as a context manager, to free the model.
+    are float32 [n, dim], unit length, in input order, and the same for a text alone and in any
+    batch (to 1e-5 in float32). Close it, or use it as a context manager, to free the model.
     """
 
     def __init__(self, key: LoadKey, model: LoadedModel, recipe: Recipe, *, name: str) -> None:
@@ -114,11 +114,16 @@ class Encoder:
 
     def with_recipe(self, recipe: Recipe) -> Encoder:
         """The same weights under another recipe (prompts, lengths); close both when done."""
+        _check_lengths(recipe, self._loaded, name=self.name)
         loaded = acquire(self._key)
-        return Encoder(self._key, loaded, recipe, name=self.name)
+        try:
+            return Encoder(self._key, loaded, recipe, name=self.name)
+        except BaseException:
+            release(self._key, loaded)
+            raise
 
     def encode_queries(self, queries: Sequence[str], *, progress: bool | None = None) -> Embeddings:
-        """Plain query vectors, float32 [n, dim]. Raises ValueError for a query without any token."""
+        """Plain query vectors, float32 [n, dim]. ValueError for a query without any token."""
         texts = _checked(queries, "query")
         limit = self.recipe.query_tokens
         return self._encode_logged(
@@ -134,8 +139,8 @@ class Encoder:
     ) -> Embeddings:
         """Document vectors, float32 [n, dim].
 
-        Over-long texts are cut at `recipe.document_tokens`; `on_cut` is told how many, without it one
-        warning per call is logged. progress: show a bar; None means on a terminal, for long calls.
+        Over-long texts are cut at `recipe.document_tokens`; `on_cut` is told how many, without it
+        one warning per call is logged. progress: show a bar; None: on a terminal, for long calls.
         """
         texts = _checked(documents, "document")
         limit = self.recipe.document_tokens
@@ -153,10 +158,10 @@ class Encoder:
     ) -> ListwiseEncoding:
         """One vector per query, of a prompt that holds the query and its first `depth` candidates.
 
-        This is E2Rank's pseudo-relevance-feedback query (arXiv 2510.22733, eq. 1): its cosine with a
-        document's own vector is that document's score. depth: None takes the recipe's; 0 leaves the
-        documents out. query_weight: `a` in `a * query + (1 - a) * listwise`, scaled to unit length;
-        None takes the recipe's.
+        This is E2Rank's pseudo-relevance-feedback query (arXiv 2510.22733, eq. 1): its cosine with
+        a document's own vector is that document's score. depth: None takes the recipe's; 0 leaves
+        the documents out. query_weight: `a` in `a * query + (1 - a) * listwise`, scaled to unit
+        length; None takes the recipe's.
         """
         texts = _checked(queries, "query")
         if len(candidates) != len(texts):
@@ -211,11 +216,11 @@ class Encoder:
         return await self.run_async(call)
 
     async def run_async(self, call: Callable[[], T]) -> T:
-        """Run a call that uses this encoder in its thread; calls of this encoder in it run at once."""
+        """Run a call in the thread of this encoder, whose methods run at once when called there."""
         return await self._loaded.worker.run_async(call)
 
     def save(self, folder: str | Path) -> Path:
-        """Write the model with its recipe; `SentenceTransformer(folder)` opens it with the same vectors."""
+        """Write model and recipe; `SentenceTransformer(folder)` opens it with the same vectors."""
         loaded = self._loaded
         return loaded.worker.run(
             lambda: save_checkpoint(folder, loaded.transformer, loaded.tokenizer, self.recipe)
@@ -278,7 +283,8 @@ class Encoder:
 
     def _forward(self, tokens: Sequence[Tokens], *, progress: bool | None = False) -> Embeddings:
         """Batches of similar length through the model; runs in the worker thread."""
-        loaded, device = self._loaded, self._key.device
+        # Held here, so that another thread's `close` does not take it from a running call.
+        backbone, loaded, device = self._backbone, self._loaded, self._key.device
         vectors = np.empty((len(tokens), self.dim), dtype=np.float32)
         batches = list(batches_by_length([len(row.ids) for row in tokens], _batch_tokens(device)))
         padding = pad_id(loaded.tokenizer)
@@ -286,7 +292,7 @@ class Encoder:
             for rows in _tracked(batches, progress):
                 loaded.worker.check_cancelled()
                 batch = collate([tokens[row] for row in rows], pad_id=padding)
-                output = self._backbone(**{name: part.to(device) for name, part in batch.items()})
+                output = backbone(**{name: part.to(device) for name, part in batch.items()})
                 vectors[rows] = output[:, 0].float().cpu().numpy()
         if not np.isfinite(vectors).all():
             raise FloatingPointError(
@@ -297,7 +303,7 @@ class Encoder:
 
 
 def batches_by_length(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Indices in batches of similar length, longest first, each at most `budget` tokens with padding.
+    """Indices in batches of similar length, each at most `budget` tokens, padding included.
 
     Longest first: what does not fit into memory fails at once, and the time left is not flattered.
     """
@@ -333,6 +339,7 @@ def _checked(texts: Sequence[str], kind: str) -> list[str]:
     """Texts as a list; anything but a string that can be written as UTF-8 is an error."""
     if isinstance(texts, str):
         raise TypeError(f"expected a list of texts, got one string; write [{texts[:40]!r}]")
+    texts = list(texts)
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"{kind} {index} is a {type(text).__name__}, not a string")
@@ -344,7 +351,7 @@ def _checked(texts: Sequence[str], kind: str) -> list[str]:
                     f"{kind} {index} has a lone surrogate at character {error.start}, which is no "
                     'text; clean it with text.encode("utf-8", "replace").decode()'
                 ) from None
-    return list(texts)
+    return texts
 
 
 def _torch_dtype(dtype: str | None, device: torch.device) -> torch.dtype:

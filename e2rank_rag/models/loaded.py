@@ -1,4 +1,4 @@
-"""Models in memory: one copy of the weights and one worker thread, however many encoders name them."""
+"""Models in memory: one copy of the weights and one worker thread for all their encoders."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from e2rank_rag.tokenization import plain_tokenizer
 
 @dataclass(frozen=True)
 class LoadKey:
-    """What makes two requests the same model in memory. Lengths and prompts do not: they are cheap."""
+    """What makes two requests the same model in memory; lengths and prompts do not count."""
 
     folder: Path
     dtype: torch.dtype

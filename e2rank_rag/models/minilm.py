@@ -24,7 +24,9 @@ SHA256 = {
     "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
     "modules.json": "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf",
     "sentence_bert_config.json": "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7",
-    "config_sentence_transformers.json": "061ca9d39661d6c6d6de5ba27f79a1cd5770ea247f8d46412a68a498dc5ac9f3",
+    "config_sentence_transformers.json": (
+        "061ca9d39661d6c6d6de5ba27f79a1cd5770ea247f8d46412a68a498dc5ac9f3"
+    ),
     "1_Pooling/config.json": "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
 }
 
@@ -32,7 +34,8 @@ SHA256 = {
 def minilm_folder() -> Path:
     """The model folder inside the installed package, every file verified.
 
-    Raises ImportError when the package is missing and CheckpointError when a file is not the official one.
+    Raises ImportError when the package is missing, CheckpointError when a file is not the official
+    one.
     """
     try:
         distribution = importlib.metadata.distribution(DISTRIBUTION)

@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
+
+CLOSED = "this model was closed; open it again with from_pretrained"
 
 
 class Cancelled(Exception):
@@ -29,13 +31,15 @@ class Worker:
         self._closed = False
 
     def run(self, call: Callable[[], T]) -> T:
-        """The result of `call`, computed in the worker thread. A call made from there runs at once."""
+        """The result of `call`, computed in the worker thread. A call from there runs at once."""
         if self._inside:
             return call()
         gone = threading.Event()
         future = self._submit(call, gone)
         try:
             return future.result()
+        except CancelledError:
+            raise RuntimeError(CLOSED) from None
         except BaseException:
             # Ctrl-C reaches the waiting thread only: take the job from the queue, or stop it.
             gone.set()
@@ -47,10 +51,15 @@ class Worker:
         if self._inside:
             return call()
         gone = threading.Event()
+        future = self._submit(call, gone)
         try:
-            return await asyncio.wrap_future(self._submit(call, gone))
+            return await asyncio.wrap_future(future)
         except BaseException:
             gone.set()
+            task = asyncio.current_task()
+            if future.cancelled() and not (task and task.cancelling()):
+                # The worker was closed; to pass that on as it comes would end the caller's task.
+                raise RuntimeError(CLOSED) from None
             raise
 
     def check_cancelled(self) -> None:
@@ -70,7 +79,7 @@ class Worker:
 
     def _submit(self, call: Callable[[], T], gone: threading.Event) -> Future[T]:
         if self._closed:
-            raise RuntimeError("this model was closed; open it again with from_pretrained")
+            raise RuntimeError(CLOSED)
 
         def job() -> T:
             self._here.gone = gone

@@ -128,6 +128,13 @@ class QdrantStore:
             return None
         return self._known_schema().fingerprint
 
+    @property
+    def model(self) -> str | None:
+        """Name of the model that wrote the vectors; None where nobody recorded it. Read once."""
+        if self._schema is None and not self.exists:
+            return None
+        return self._known_schema().model
+
     def prepare(
         self, dim: int, *, fingerprint: str | None = None, model: str | None = None
     ) -> None:

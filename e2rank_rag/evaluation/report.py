@@ -1,0 +1,130 @@
+"""One experiment: a split of a collection, the systems run over it, and the files they leave."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from e2rank_rag.documents import BadRecord
+from e2rank_rag.evaluation.collections import Collection
+from e2rank_rag.evaluation.runs import read_qrels, read_run, run_from_rankings, write_run
+from e2rank_rag.evaluation.systems import SystemResult, candidates_of_run, run_system
+from e2rank_rag.indexing import index_documents
+from e2rank_rag.types import Document, Store, TextEncoder
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Queries and judgements of a split; with `candidates`, a ranking from elsewhere per query."""
+
+    collection: Collection
+    split: str
+    queries: dict[str, str]
+    qrels: dict[str, dict[str, int]]
+    candidates: dict[str, list[str]] | None = None
+
+    @classmethod
+    def read(
+        cls,
+        folder: str | Path,
+        split: str,
+        *,
+        run: str | Path | None = None,
+        qrels: str | Path | None = None,
+    ) -> Self:
+        """A BEIR folder, with candidates from a TREC run and judgements from a file if given.
+
+        Raises ValueError for judged queries that the folder lacks and files that are not readable.
+        """
+        collection = Collection.open(folder)
+        judged = collection.qrels(split) if qrels is None else read_qrels(qrels)
+        queries = collection.queries()
+        missing = [query for query in judged if query not in queries]
+        if missing:
+            raise ValueError(
+                f"{folder} lacks {len(missing)} of {len(judged)} judged queries, the first is "
+                f"{missing[0]!r}"
+            )
+        candidates = None if run is None else candidates_of_run(read_run(run))
+        return cls(
+            collection, split, {query: queries[query] for query in judged}, judged, candidates
+        )
+
+    @property
+    def name(self) -> str:
+        return self.collection.name
+
+    def documents(self) -> Iterator[Document]:
+        """The corpus, or, with candidates, those documents of it. Bad records are logged."""
+        documents = self.collection.documents(on_bad=_log_bad)
+        if self.candidates is None:
+            yield from documents
+            return
+        wanted = {id for query in self.queries for id in self.candidates.get(query, ())}
+        for document in documents:
+            if document.id in wanted:
+                wanted.discard(document.id)
+                yield document
+        if wanted:
+            raise ValueError(
+                f"{len(wanted)} documents of the run are not in {self.collection.corpus_path}, "
+                f"among them {sorted(wanted)[:5]}"
+            )
+
+    def write_json(self, path: Path, results: Mapping[str, SystemResult], *, model: str) -> None:
+        """`{collection, split, model, systems: {name: {measure: fraction, seconds_per_query}}}`."""
+        systems = {
+            name: {**result.measures, "seconds_per_query": result.seconds_per_query}
+            for name, result in results.items()
+        }
+        record = {
+            "collection": self.name,
+            "split": self.split,
+            "model": model,
+            "systems": systems,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+    def write_runs(self, folder: Path, results: Mapping[str, SystemResult]) -> None:
+        """A TREC run per system, `COLLECTION.SPLIT.SYSTEM.trec`; scores there are places."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, result in results.items():
+            path = folder / f"{self.name}.{self.split}.{name}.trec"
+            write_run(run_from_rankings(result.rankings), path, tag=name)
+
+
+def run_experiment(
+    experiment: Experiment,
+    encoder: TextEncoder,
+    store: Store,
+    systems: Sequence[str],
+    *,
+    expand: bool = False,
+    progress: bool = False,
+) -> dict[str, SystemResult]:
+    """Index what is not in the store yet, then run each system; see `systems.run_system`."""
+    index_documents(experiment.documents(), encoder, store, on_bad=_log_bad, progress=progress)
+    return {
+        system: run_system(
+            system,
+            encoder,
+            store,
+            experiment.queries,
+            experiment.qrels,
+            candidates=experiment.candidates,
+            expand=expand,
+            progress=progress,
+        )
+        for system in systems
+    }
+
+
+def _log_bad(bad: BadRecord) -> None:
+    logger.warning("left out line %d of the corpus: %s", bad.line, bad.reason)

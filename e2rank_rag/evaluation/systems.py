@@ -1,0 +1,95 @@
+"""What a model is worth on a collection: retrieval, Rocchio, listwise reranking, side by side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from e2rank_rag.evaluation.metrics import DEFAULT_MEASURES, evaluate
+from e2rank_rag.evaluation.runs import Qrels, ranked_ids, run_from_rankings
+from e2rank_rag.pipeline import SearchPipeline
+from e2rank_rag.progress import ProgressReport
+from e2rank_rag.rerankers import EnhancedQueryReranker, ListwiseReranker, RocchioReranker
+from e2rank_rag.types import Hit, Store, TextEncoder
+
+SystemName = Literal["retrieve", "rocchio", "listwise"]
+SYSTEMS: tuple[str, ...] = get_args(SystemName)
+
+BATCH_QUERIES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class SystemResult:
+    """One system on one collection. measures: fractions between 0 and 1.
+
+    seconds_per_query: encoding, searching and reranking, wall time over batches of 16 queries.
+    """
+
+    measures: dict[str, float]
+    seconds_per_query: float
+    rankings: dict[str, list[Hit]]
+
+
+def run_system(
+    system: str,
+    encoder: TextEncoder,
+    store: Store,
+    queries: Mapping[str, str],
+    qrels: Qrels,
+    *,
+    candidates: Mapping[str, Sequence[str]] | None = None,
+    retrieve_k: int = 100,
+    expand: bool = False,
+    measures: Sequence[str] = DEFAULT_MEASURES,
+    progress: bool = False,
+) -> SystemResult:
+    """Run one of `SYSTEMS` over the queries and measure it against the qrels.
+
+    candidates: per query, ids of documents to rank instead of searching; `retrieve` then means the
+        query's own cosine on them. A query without candidates ranks nothing and counts as zero.
+    expand: rerankers search a second time with their own vector.
+    """
+    reranker = _reranker(system, encoder)
+    pipeline = SearchPipeline(encoder, store, reranker)
+    ids = list(queries)
+    rankings: dict[str, list[Hit]] = {}
+    seconds = 0.0
+    with ProgressReport(system, total=len(ids), shown=progress) as shown:
+        for start in range(0, len(ids), BATCH_QUERIES):
+            batch = ids[start : start + BATCH_QUERIES]
+            given = None if candidates is None else [candidates.get(id, ()) for id in batch]
+            started = time.perf_counter()
+            found = pipeline.search_batch(
+                [queries[id] for id in batch],
+                top_k=retrieve_k,
+                retrieve_k=retrieve_k,
+                expand=expand and reranker is not None,
+                candidates=given,
+            )
+            seconds += time.perf_counter() - started
+            rankings.update(zip(batch, found, strict=True))
+            shown.advance(len(batch))
+    return SystemResult(
+        measures=evaluate(run_from_rankings(rankings), qrels, measures),
+        seconds_per_query=seconds / max(len(ids), 1),
+        rankings=rankings,
+    )
+
+
+def candidates_of_run(
+    run: Mapping[str, Mapping[str, float]], *, depth: int = 100
+) -> dict[str, list[str]]:
+    """The first `depth` documents of each query of a run, best first."""
+    return {query: ranked_ids(query, scores)[:depth] for query, scores in run.items()}
+
+
+def _reranker(system: str, encoder: TextEncoder) -> EnhancedQueryReranker | None:
+    if system == "retrieve":
+        return None
+    if system == "rocchio":
+        return RocchioReranker(encoder)
+    if system == "listwise":
+        return ListwiseReranker(encoder)
+    raise ValueError(f"system must be one of {list(SYSTEMS)}, got {system!r}")

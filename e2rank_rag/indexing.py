@@ -1,0 +1,246 @@
+"""Documents into a store: streamed, resumable, safe to run twice.
+
+    report = index_file("corpus.jsonl.gz", encoder, store)
+
+What the store holds with the same text and meta is left alone, a changed meta is written without
+encoding, the rest is encoded and written, batch by batch: an interrupted run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from e2rank_rag.documents import BadRecord, count_lines, read_numbered
+from e2rank_rag.progress import ProgressReport
+from e2rank_rag.stored_vectors import CandidateVectors
+from e2rank_rag.types import Cut, Document, Hit, Store, TextEncoder
+
+BATCH_DOCUMENTS = 256
+BATCH_CHARACTERS = 8_000_000
+"""A batch ends at whichever comes first, so that memory is bounded for long documents too."""
+
+OnBad = Callable[[BadRecord], None]
+
+
+@dataclass
+class IndexReport:
+    """What one run did, in documents.
+
+    added, updated: encoded and written; meta_updated: only their meta was written.
+    unchanged: in the store already. skipped: bad records. pruned: removed from the store.
+    cut: longer than the encoder's limit of `cut_at` tokens, and encoded up to there.
+    """
+
+    added: int = 0
+    updated: int = 0
+    meta_updated: int = 0
+    unchanged: int = 0
+    skipped: int = 0
+    pruned: int = 0
+    cut: int = 0
+    cut_at: int = 0
+    seconds: float = field(default=0.0, compare=False)
+
+    @property
+    def read(self) -> int:
+        """Documents that came in, bad records among them."""
+        return self.added + self.updated + self.meta_updated + self.unchanged + self.skipped
+
+
+def index_file(
+    path: str | Path,
+    encoder: TextEncoder,
+    store: Store,
+    *,
+    prune: bool = False,
+    on_bad: OnBad | None = None,
+    progress: bool = False,
+) -> IndexReport:
+    """Index a `.jsonl` or `.jsonl.gz` file (see `documents.read_documents` for its records).
+
+    prune: afterwards, delete what the store holds and the file does not.
+    on_bad: called with each bad record (not readable, no text, id given before), which is skipped;
+        without it the first one is a ValueError that names the line. What was written stays.
+    progress: show rate and time left on stderr.
+    """
+    total = count_lines(path) if progress else None
+    bad = _Bad(on_bad, source=str(path), prune=prune)
+    numbered = read_numbered(path, on_bad=bad)
+    return _index(numbered, encoder, store, bad, prune=prune, progress=progress, total=total)
+
+
+def index_documents(
+    documents: Iterable[Document],
+    encoder: TextEncoder,
+    store: Store,
+    *,
+    prune: bool = False,
+    on_bad: OnBad | None = None,
+    progress: bool = False,
+    total: int | None = None,
+) -> IndexReport:
+    """Index documents from anywhere, read once, one batch in memory at a time.
+
+    As `index_file`; a BadRecord's line is the document's place, from 1. total: for the progress.
+    Keeps the ids it has seen (some 100 bytes each) to tell repeated ones.
+    """
+    bad = _Bad(on_bad, source="documents", prune=prune)
+    numbered = enumerate(documents, start=1)
+    return _index(numbered, encoder, store, bad, prune=prune, progress=progress, total=total)
+
+
+class _Bad:
+    """What to do with a bad record, and the ids that must not be pruned for it."""
+
+    def __init__(self, on_bad: OnBad | None, *, source: str, prune: bool) -> None:
+        self.ids: set[str] = set()
+        self.count = 0
+        self._on_bad = on_bad
+        self._source = source
+        self._prune = prune
+
+    def __call__(self, record: BadRecord) -> None:
+        where = f"{self._source}, line {record.line}"
+        if self._on_bad is None:
+            raise ValueError(f"{where}: {record.reason}")
+        if self._prune and record.id is None:
+            raise ValueError(
+                f"{where}: {record.reason}; without its id, pruning could delete a document "
+                "that is still in the source: mend the line, or run without prune"
+            )
+        if record.id is not None:
+            self.ids.add(record.id)
+        self.count += 1
+        self._on_bad(record)
+
+
+def _index(
+    numbered: Iterable[tuple[int, Document]],
+    encoder: TextEncoder,
+    store: Store,
+    bad: _Bad,
+    *,
+    prune: bool,
+    progress: bool,
+    total: int | None,
+) -> IndexReport:
+    started = time.monotonic()
+    store.prepare(
+        encoder.dim,
+        fingerprint=encoder.fingerprint,
+        model=getattr(encoder, "name", type(encoder).__name__),
+    )
+    run = _Run(encoder, store)
+    seen: set[str] = set()
+    with ProgressReport("indexing", total=total, shown=progress) as shown:
+        for batch in _batches(_good(numbered, seen, bad)):
+            run.write(batch)
+            shown.advance(len(batch))
+    if not seen and not bad.count:
+        raise ValueError("there is nothing to index: the source has no document")
+    if prune:
+        run.prune(seen | bad.ids)
+    run.report.skipped = bad.count
+    run.report.seconds = time.monotonic() - started
+    return run.report
+
+
+def _good(
+    numbered: Iterable[tuple[int, Document]], seen: set[str], bad: _Bad
+) -> Iterator[Document]:
+    """Documents that can be indexed; `seen` fills with their ids."""
+    for number, document in numbered:
+        reason = _fault(document, seen)
+        if reason is not None:
+            bad(BadRecord(number, reason, document.id or None))
+            continue
+        seen.add(document.id)
+        yield document
+
+
+def _fault(document: Document, seen: set[str]) -> str | None:
+    if not document.id:
+        return "the id is empty"
+    if document.id in seen:
+        return f"id {document.id!r} was given before; ids must be unique"
+    if not document.text.strip():
+        return f"document {document.id!r} has no text"
+    try:
+        (document.id + document.text).encode()
+    except UnicodeEncodeError as error:
+        return f"document {document.id!a} has a lone surrogate, which is no text: {error.reason}"
+    return None
+
+
+def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    batch: list[Document] = []
+    characters = 0
+    for document in documents:
+        batch.append(document)
+        characters += len(document.text)
+        if len(batch) == BATCH_DOCUMENTS or characters > BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+class _Run:
+    """One indexing run over a prepared store."""
+
+    def __init__(self, encoder: TextEncoder, store: Store) -> None:
+        self.encoder = encoder
+        self.store = store
+        self.report = IndexReport()
+        # A collection that others filled says nothing of its model: look at two of its vectors.
+        self._to_probe = store.fingerprint is None
+        self._vectors = CandidateVectors(encoder)
+
+    def write(self, batch: list[Document]) -> None:
+        stored = self.store.get([document.id for document in batch])
+        if self._to_probe and stored:
+            self._probe([document.id for document in batch if document.id in stored])
+        to_encode: list[Document] = []
+        meta_only: list[Document] = []
+        for document in batch:
+            known = stored.get(document.id)
+            if known is None or known.document.text != document.text:
+                to_encode.append(document)
+                self.report.added += known is None
+                self.report.updated += known is not None
+            elif dict(known.document.meta) != _as_json(document.meta):
+                meta_only.append(document)
+        if meta_only:
+            self.store.update_meta(meta_only)
+        if to_encode:
+            texts = [document.text for document in to_encode]
+            embeddings = self.encoder.encode_documents(texts, on_cut=self._count_cut)
+            self.store.upsert(to_encode, embeddings)
+        self.report.meta_updated += len(meta_only)
+        self.report.unchanged += len(batch) - len(meta_only) - len(to_encode)
+
+    def prune(self, keep: set[str]) -> None:
+        gone = [id for id in self.store.ids() if id not in keep]
+        if gone:
+            self.store.delete(gone)
+        self.report.pruned = len(gone)
+
+    def _probe(self, ids: list[str]) -> None:
+        stored = self.store.get([ids[0], ids[-1]], with_embeddings=True)
+        hits = [Hit(item.document, 0.0, item.embedding) for item in stored.values()]
+        self._vectors.probe([hits], source=self.store.name)
+        self._to_probe = False
+
+    def _count_cut(self, cut: Cut) -> None:
+        self.report.cut += cut.texts
+        self.report.cut_at = cut.limit
+
+
+def _as_json(meta: Any) -> Any:
+    """Meta as a store gives it back: tuples are lists there, keys are strings."""
+    return json.loads(json.dumps(dict(meta)))

@@ -1,0 +1,272 @@
+"""SearchPipeline: embed the query, search the store, rerank with the vectors that it holds.
+
+pipeline = SearchPipeline(encoder, store, ListwiseReranker(encoder))
+hits = pipeline.search("does vitamin D prevent falls?", top_k=10)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from e2rank_rag.errors import StoredVectorMismatch
+from e2rank_rag.rerankers import EnhancedQueryReranker, score_by_vector
+from e2rank_rag.stored_vectors import CandidateVectors, StoredVectors
+from e2rank_rag.types import (
+    Embeddings,
+    Filter,
+    Hit,
+    Reranker,
+    Store,
+    StoredDocument,
+    TextEncoder,
+)
+
+Candidates = Sequence[Hit] | Sequence[str]
+"""A ranking from elsewhere, best first: hits, or the ids of documents in the store."""
+
+
+class SearchPipeline:
+    """One encoder, one store and, if wanted, one reranker.
+
+    At the first search the store is held against the encoder: its recorded fingerprint, or, where
+    nobody recorded one, two of its vectors (`stored_vectors="trust"` leaves that out).
+    """
+
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        store: Store,
+        reranker: Reranker | None = None,
+        *,
+        stored_vectors: StoredVectors = "check",
+    ) -> None:
+        self.encoder = encoder
+        self.store = store
+        self.reranker = reranker
+        self._vectors = CandidateVectors(encoder, stored_vectors)
+        self._store_known = stored_vectors != "check"
+
+    def search(
+        self,
+        query: str,
+        *,
+        top_k: int = 10,
+        retrieve_k: int = 100,
+        filter: Filter | Any | None = None,
+        expand: bool = False,
+        candidates: Candidates | None = None,
+    ) -> list[Hit]:
+        """The `top_k` best documents for one query; see `search_batch`."""
+        lists = None if candidates is None else [candidates]
+        return self.search_batch(
+            [query],
+            top_k=top_k,
+            retrieve_k=retrieve_k,
+            filter=filter,
+            expand=expand,
+            candidates=lists,
+        )[0]
+
+    def search_batch(
+        self,
+        queries: Sequence[str],
+        *,
+        top_k: int = 10,
+        retrieve_k: int = 100,
+        filter: Filter | Any | None = None,
+        expand: bool = False,
+        candidates: Sequence[Candidates] | None = None,
+    ) -> list[list[Hit]]:
+        """The `top_k` best documents for each query, best first, with their embeddings.
+
+        retrieve_k: how many are retrieved for the reranker; without one, top_k are.
+        filter: conditions on meta (see `types.Filter`), or a native filter of the store.
+        expand: search a second time with the reranker's own vector, and rank both findings by it.
+        candidates: rerank these instead of searching: per query, hits or ids of documents in the
+            store, best first. Vectors that they lack are fetched by id.
+
+        Raises StoredVectorMismatch when the store's vectors are not the encoder's.
+        """
+        self._check_arguments(top_k, retrieve_k, expand)
+        self._check_store()
+        if candidates is None:
+            vectors = self.encoder.encode_queries(queries)
+            depth = self._depth(top_k, retrieve_k)
+            found = self.store.search_batch(vectors, top_k=depth, filter=filter)
+        else:
+            asked = _asked(queries, candidates)
+            found = _with_stored(candidates, self.store.get(asked, with_embeddings=True))
+        if not expand:
+            found = self._order(queries, found, searched=candidates is None)
+        else:
+            better = self._enhance(queries, found)
+            more = self.store.search_batch(better, top_k=retrieve_k, filter=filter)
+            found = _merge(found, more, better)
+        return [hits[:top_k] for hits in found]
+
+    async def asearch(
+        self,
+        query: str,
+        *,
+        top_k: int = 10,
+        retrieve_k: int = 100,
+        filter: Filter | Any | None = None,
+        expand: bool = False,
+        candidates: Candidates | None = None,
+    ) -> list[Hit]:
+        """`search` without blocking the event loop."""
+        rankings = await self.asearch_batch(
+            [query],
+            top_k=top_k,
+            retrieve_k=retrieve_k,
+            filter=filter,
+            expand=expand,
+            candidates=None if candidates is None else [candidates],
+        )
+        return rankings[0]
+
+    async def asearch_batch(
+        self,
+        queries: Sequence[str],
+        *,
+        top_k: int = 10,
+        retrieve_k: int = 100,
+        filter: Filter | Any | None = None,
+        expand: bool = False,
+        candidates: Sequence[Candidates] | None = None,
+    ) -> list[list[Hit]]:
+        """`search_batch` without blocking the event loop."""
+        self._check_arguments(top_k, retrieve_k, expand)
+        await asyncio.to_thread(self._check_store)
+        run = self.encoder.run_async
+        if candidates is None:
+            vectors = await run(partial(self.encoder.encode_queries, queries))
+            depth = self._depth(top_k, retrieve_k)
+            found = await self.store.asearch_batch(vectors, top_k=depth, filter=filter)
+        else:
+            asked = _asked(queries, candidates)
+            found = _with_stored(candidates, await self.store.aget(asked, with_embeddings=True))
+        if not expand:
+            found = await run(partial(self._order, queries, found, searched=candidates is None))
+        else:
+            better = await run(partial(self._enhance, queries, found))
+            more = await self.store.asearch_batch(better, top_k=retrieve_k, filter=filter)
+            found = _merge(found, more, better)
+        return [hits[:top_k] for hits in found]
+
+    def _order(
+        self, queries: Sequence[str], found: list[list[Hit]], *, searched: bool
+    ) -> list[list[Hit]]:
+        """By the reranker, or else by the query's own cosine (which a search has given already)."""
+        if self.reranker is not None:
+            return self.reranker.rerank_batch(queries, found, source=self.store.name)
+        if searched:
+            self._vectors.probe(found, source=self.store.name)
+            return found
+        filled, _ = self._vectors.fill(found, source=self.store.name)
+        vectors = self.encoder.encode_queries(queries)
+        return [
+            score_by_vector(hits, vector) if hits else []
+            for hits, vector in zip(filled, vectors, strict=True)
+        ]
+
+    def _enhance(self, queries: Sequence[str], found: Sequence[Sequence[Hit]]) -> Embeddings:
+        assert isinstance(self.reranker, EnhancedQueryReranker)
+        filled, _ = self.reranker.vectors.fill(found, source=self.store.name)
+        vectors = self.encoder.encode_queries(queries)
+        rows = [row for row, hits in enumerate(filled) if hits]
+        if rows:
+            better, _ = self.reranker.enhance([queries[r] for r in rows], [filled[r] for r in rows])
+            vectors[rows] = better
+        return vectors
+
+    def _depth(self, top_k: int, retrieve_k: int) -> int:
+        return top_k if self.reranker is None else retrieve_k
+
+    def _check_arguments(self, top_k: int, retrieve_k: int, expand: bool) -> None:
+        if top_k < 1:
+            raise ValueError(f"top_k must be > 0, got {top_k}")
+        if self.reranker is not None and retrieve_k < top_k:
+            raise ValueError(f"retrieve_k must be at least top_k ({top_k}), got {retrieve_k}")
+        if expand and not isinstance(self.reranker, EnhancedQueryReranker):
+            raise ValueError(
+                "expand searches again with the reranker's own vector, which "
+                f"{type(self.reranker).__name__} does not have; use ListwiseReranker"
+            )
+
+    def _check_store(self) -> None:
+        """Hold the store's record against the encoder, once; if it agrees, no probe is needed."""
+        if self._store_known:
+            return
+        recorded, store = self.store.fingerprint, self.store.name
+        model = getattr(self.encoder, "name", type(self.encoder).__name__)
+        if self.store.dim != self.encoder.dim:
+            raise StoredVectorMismatch(
+                f"{store} holds vectors of {self.store.dim} dimensions, {model} makes "
+                f"{self.encoder.dim}: open the model that wrote them, or index again"
+            )
+        if recorded is not None and recorded != self.encoder.fingerprint:
+            raise StoredVectorMismatch(
+                f"{store} was written by another model, or with other lengths or prompts, than "
+                f"{model} has now: open that one, or index into another collection"
+            )
+        if recorded is not None:
+            self._vectors.trust(store)
+            if isinstance(self.reranker, EnhancedQueryReranker):
+                self.reranker.vectors.trust(store)
+        self._store_known = True
+
+
+def _asked(queries: Sequence[str], candidates: Sequence[Candidates]) -> list[str]:
+    """Ids that the store must be asked for: all but those of hits that carry their vector."""
+    if len(candidates) != len(queries):
+        raise ValueError(f"{len(queries)} queries came with {len(candidates)} candidate lists")
+    asked = {
+        item if isinstance(item, str) else item.document.id: None
+        for items in candidates
+        for item in items
+        if isinstance(item, str) or item.embedding is None
+    }
+    return list(asked)
+
+
+def _with_stored(
+    candidates: Sequence[Candidates], stored: Mapping[str, StoredDocument]
+) -> list[list[Hit]]:
+    """Ids become hits, and hits get their vector where the store holds the same text."""
+    unknown = [
+        item
+        for items in candidates
+        for item in items
+        if isinstance(item, str) and item not in stored
+    ]
+    if unknown:
+        raise ValueError(
+            f"{len(unknown)} candidates are not in the store, among them {unknown[:5]}: index "
+            "them, or pass hits with their text"
+        )
+    return [[_as_hit(item, stored) for item in items] for items in candidates]
+
+
+def _as_hit(item: Hit | str, stored: Mapping[str, StoredDocument]) -> Hit:
+    if isinstance(item, str):
+        return Hit(stored[item].document, 0.0, stored[item].embedding)
+    known = stored.get(item.document.id)
+    if item.embedding is not None or known is None or known.document.text != item.document.text:
+        return item
+    return replace(item, embedding=known.embedding)
+
+
+def _merge(
+    found: Sequence[Sequence[Hit]], more: Sequence[Sequence[Hit]], vectors: Embeddings
+) -> list[list[Hit]]:
+    """Both findings of each query, each document once, ranked by the query's better vector."""
+    rankings = []
+    for first, second, vector in zip(found, more, vectors, strict=True):
+        union = {hit.document.id: hit for hit in [*second, *first] if hit.embedding is not None}
+        rankings.append(score_by_vector(list(union.values()), vector) if union else [])
+    return rankings

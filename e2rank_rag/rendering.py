@@ -1,0 +1,90 @@
+"""Rankings and results as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from e2rank_rag.evaluation.systems import SystemResult
+from e2rank_rag.types import Hit
+from e2rank_rag.verify import PUBLISHED, Verification
+
+TITLE_WIDTH = 44
+
+
+def headline(hit: Hit, *, width: int = TITLE_WIDTH) -> str:
+    """The title of a document, or how its text begins, on one line."""
+    text = " ".join(str(hit.document.meta.get("title") or hit.document.text).split())
+    return text if len(text) <= width else text[: width - 1].rstrip() + "…"
+
+
+def hits_table(hits: Sequence[Hit], *, title: str) -> Table:
+    """One ranking: place, score, id and headline."""
+    table = Table("#", "score", "id", "document", title=escape(title), title_justify="left")
+    for place, hit in enumerate(hits, start=1):
+        table.add_row(
+            str(place), f"{hit.score:.3f}", escape(hit.document.id), Text(headline(hit, width=80))
+        )
+    return table
+
+
+def before_after_table(
+    before: Sequence[Hit], after: Sequence[Hit], *, title: str, relevant: Collection[str] = ()
+) -> Table:
+    """Candidates before and after reranking; ● marks what is relevant, arrows the moves."""
+    table = Table(title=Text(title), title_justify="left", title_style="bold")
+    for column in ("#", "retrieved", "score", "", "reranked", "score"):
+        table.add_column(
+            column, justify="right" if column in ("#", "score") else "left", no_wrap=True
+        )
+    places = {hit.document.id: place for place, hit in enumerate(before, start=1)}
+    for place, (old, new) in enumerate(zip(before, after, strict=False), start=1):
+        table.add_row(
+            str(place),
+            _marked(old, relevant),
+            f"{old.score:.3f}",
+            _move(places.get(new.document.id), place),
+            _marked(new, relevant),
+            f"{new.score:.3f}",
+        )
+    return table
+
+
+def systems_table(results: Mapping[str, SystemResult], *, title: str) -> Table:
+    """One row per system: measures in points (0 to 100) and milliseconds per query."""
+    measures = list(next(iter(results.values())).measures)
+    table = Table("system", *measures, "ms/query", title=escape(title), title_justify="left")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, result in results.items():
+        points = (f"{100 * result.measures[measure]:.2f}" for measure in measures)
+        table.add_row(name, *points, f"{1000 * result.seconds_per_query:.0f}")
+    return table
+
+
+def _marked(hit: Hit, relevant: Collection[str]) -> Text:
+    if hit.document.id in relevant:
+        return Text(f"● {headline(hit)}", style="bold green")
+    return Text(f"  {headline(hit)}")
+
+
+def _move(old: int | None, new: int) -> Text:
+    if old is None:
+        return Text("new", style="cyan")
+    if old == new:
+        return Text("=", style="dim")
+    return Text(f"↑{old - new}", style="green") if old > new else Text(f"↓{new - old}", style="red")
+
+
+def verification_table(result: Verification) -> Table:
+    """Published cosines and ours, one row per run, one column per query and document."""
+    table = Table("cosines", "q1 d1", "q1 d2", "q2 d1", "q2 d2", title="E2Rank README example")
+    rows = {f"published: {name}": np.array(values) for name, values in PUBLISHED.items()}
+    rows |= {"ours: plain": result.plain, "ours: listwise": result.listwise}
+    for name, values in rows.items():
+        table.add_row(name, *(f"{value:.4f}" for value in values.ravel()))
+    return table

@@ -1,0 +1,260 @@
+"""Rerankers: candidates in, the same candidates out in a better order.
+
+    reranker = ListwiseReranker(encoder)
+    hits = reranker.rerank("where is Paris?", store.search(vector, top_k=100))
+
+Both rerankers here put a better query vector in the query's place and score every candidate by its
+cosine with that: one forward pass over the query and the first K texts (E2Rank, arXiv 2510.22733),
+or no pass at all (Rocchio). A cosine is comparable within one query, not across queries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from e2rank_rag.stored_vectors import CandidateVectors, StoredVectors, VectorCounts
+from e2rank_rag.types import Embeddings, Hit, PromptUsage, TextEncoder
+
+
+def rank(candidates: Sequence[Hit], scores: Sequence[float] | np.ndarray) -> list[Hit]:
+    """Candidates with new scores, best first; equal scores keep the order they came in.
+
+    Raises ValueError for a NaN score, and for another number of scores than candidates.
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    if values.shape != (len(candidates),):
+        raise ValueError(f"{len(candidates)} candidates came with scores of shape {values.shape}")
+    if np.isnan(values).any():
+        worst = candidates[int(np.isnan(values).argmax())].document.id
+        raise ValueError(f"the score of document {worst!r} is NaN, which has no rank")
+    order = np.argsort(-values, kind="stable")
+    return [replace(candidates[i], score=float(values[i])) for i in order]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A sliding window over the candidates, last to first, as in the released evaluation."""
+
+    size: int = 20
+    step: int = 10
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.step <= self.size:
+            raise ValueError(
+                f"a window needs 1 <= step <= size, got step {self.step} and size {self.size}"
+            )
+
+    def starts(self, count: int) -> list[int]:
+        """Where the windows over `count` candidates begin, in the order they are taken."""
+        first = max(0, count - self.size)
+        return [*range(first, 0, -self.step), 0]
+
+
+@dataclass(frozen=True, slots=True)
+class RerankReport:
+    """What one call read: document vectors reused and encoded, and what each prompt held."""
+
+    vectors: VectorCounts
+    prompts: tuple[PromptUsage, ...]
+
+
+class EnhancedQueryReranker:
+    """What the rerankers share: a better query vector per list, cosines with it, one sort."""
+
+    def __init__(self, encoder: TextEncoder, *, stored_vectors: StoredVectors = "check") -> None:
+        self.encoder = encoder
+        self.vectors = CandidateVectors(encoder, stored_vectors)
+
+    def enhance(
+        self, queries: Sequence[str], candidates: Sequence[Sequence[Hit]]
+    ) -> tuple[Embeddings, tuple[PromptUsage, ...]]:
+        """One vector per query, float32 [n, dim]; candidates come with their embeddings."""
+        raise NotImplementedError
+
+    def rerank(self, query: str, candidates: Sequence[Hit], *, source: str = "") -> list[Hit]:
+        """The candidates of one query, best first; see `rerank_batch`."""
+        return self.rerank_batch([query], [candidates], source=source)[0]
+
+    def rerank_batch(
+        self, queries: Sequence[str], candidates: Sequence[Sequence[Hit]], *, source: str = ""
+    ) -> list[list[Hit]]:
+        """Every candidate exactly once, with its new score, best first. Inputs are not changed.
+
+        source: where the candidates' vectors come from (a store's name); their probe is made once
+        per source. Raises StoredVectorMismatch when they are another model's.
+        """
+        return self.explain_batch(queries, candidates, source=source)[0]
+
+    def explain_batch(
+        self, queries: Sequence[str], candidates: Sequence[Sequence[Hit]], *, source: str = ""
+    ) -> tuple[list[list[Hit]], RerankReport]:
+        """`rerank_batch`, and what it read."""
+        if len(queries) != len(candidates):
+            raise ValueError(f"{len(queries)} queries came with {len(candidates)} candidate lists")
+        filled, counts = self.vectors.fill(candidates, source=source)
+        # A query without candidates costs no prompt.
+        rows = [row for row, hits in enumerate(filled) if hits]
+        rankings, prompts = self._order([queries[r] for r in rows], [filled[r] for r in rows])
+        for row, ranking in zip(rows, rankings, strict=True):
+            filled[row] = ranking
+        return filled, RerankReport(counts, prompts)
+
+    async def arerank(
+        self, query: str, candidates: Sequence[Hit], *, source: str = ""
+    ) -> list[Hit]:
+        """`rerank` without blocking the event loop."""
+        return (await self.arerank_batch([query], [candidates], source=source))[0]
+
+    async def arerank_batch(
+        self, queries: Sequence[str], candidates: Sequence[Sequence[Hit]], *, source: str = ""
+    ) -> list[list[Hit]]:
+        """`rerank_batch` without blocking the event loop."""
+        return await self.encoder.run_async(
+            partial(self.rerank_batch, queries, candidates, source=source)
+        )
+
+    def _order(
+        self, queries: Sequence[str], lists: Sequence[list[Hit]]
+    ) -> tuple[list[list[Hit]], tuple[PromptUsage, ...]]:
+        if not lists:
+            return [], ()
+        vectors, prompts = self.enhance(queries, lists)
+        rankings = [
+            score_by_vector(hits, vector) for hits, vector in zip(lists, vectors, strict=True)
+        ]
+        return rankings, prompts
+
+
+def score_by_vector(candidates: Sequence[Hit], vector: Embeddings) -> list[Hit]:
+    """Candidates, each with its embedding, ranked by cosine with one vector [dim]."""
+    return rank(candidates, np.stack([_embedding(hit) for hit in candidates]) @ vector)
+
+
+class ListwiseReranker(EnhancedQueryReranker):
+    """E2Rank: cosine with the embedding of a prompt that holds the query and the first candidates.
+
+    prompt_depth: candidates shown in the prompt (all are scored); None takes the model's own.
+    query_weight: `a` in `a * query + (1 - a) * listwise`; None takes the model's own.
+    passes: how often, each time with the first candidates of the order before.
+    window: prompts over a sliding window instead of the first candidates only, each ordering what
+        it covers; many times the cost of one prompt. Scores then come from different prompts, so each
+        is lowered to the score of the place before it where it would be higher.
+    stored_vectors: see `StoredVectors`.
+    """
+
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        *,
+        prompt_depth: int | None = None,
+        query_weight: float | None = None,
+        passes: int = 1,
+        window: Window | None = None,
+        stored_vectors: StoredVectors = "check",
+    ) -> None:
+        super().__init__(encoder, stored_vectors=stored_vectors)
+        if prompt_depth is not None and prompt_depth < 0:
+            raise ValueError(f"prompt_depth must be 0 or more, got {prompt_depth}")
+        if query_weight is not None and not 0.0 <= query_weight <= 1.0:
+            raise ValueError(f"query_weight must be between 0 and 1, got {query_weight}")
+        if passes < 1:
+            raise ValueError(f"passes must be 1 or more, got {passes}")
+        self.prompt_depth = prompt_depth
+        self.query_weight = query_weight
+        self.passes = passes
+        self.window = window
+
+    def enhance(
+        self, queries: Sequence[str], candidates: Sequence[Sequence[Hit]]
+    ) -> tuple[Embeddings, tuple[PromptUsage, ...]]:
+        """The listwise vectors of the queries over these candidates, and what each prompt held."""
+        texts = [[hit.document.text for hit in hits] for hits in candidates]
+        encoding = self.encoder.encode_listwise(
+            queries, texts, depth=self.prompt_depth, query_weight=self.query_weight
+        )
+        return encoding.embeddings, encoding.usage
+
+    def _order(
+        self, queries: Sequence[str], lists: Sequence[list[Hit]]
+    ) -> tuple[list[list[Hit]], tuple[PromptUsage, ...]]:
+        rankings = list(lists)
+        prompts: list[PromptUsage] = []
+        for _ in range(self.passes):
+            if self.window is None:
+                rankings, used = super()._order(queries, rankings)
+            else:
+                rankings, used = self._slide(queries, rankings, self.window)
+            prompts += used
+        return rankings, tuple(prompts)
+
+    def _slide(
+        self, queries: Sequence[str], lists: Sequence[list[Hit]], window: Window
+    ) -> tuple[list[list[Hit]], tuple[PromptUsage, ...]]:
+        rankings = [list(hits) for hits in lists]
+        starts = [window.starts(len(hits)) for hits in rankings]
+        prompts: list[PromptUsage] = []
+        for turn in range(max(map(len, starts), default=0)):
+            rows = [row for row, places in enumerate(starts) if turn < len(places)]
+            spans = [slice(starts[row][turn], starts[row][turn] + window.size) for row in rows]
+            parts, used = super()._order(
+                [queries[row] for row in rows],
+                [rankings[row][span] for row, span in zip(rows, spans, strict=True)],
+            )
+            prompts += used
+            for row, span, part in zip(rows, spans, parts, strict=True):
+                rankings[row][span] = part
+        return [_descending(ranking) for ranking in rankings], tuple(prompts)
+
+
+class RocchioReranker(EnhancedQueryReranker):
+    """Plain pseudo-relevance feedback, the baseline: query + beta * mean of the first m vectors.
+
+    Rocchio 1971 without negative feedback, on dense vectors. Costs one short query encoding.
+    """
+
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        *,
+        feedback_documents: int = 3,
+        beta: float = 0.4,
+        stored_vectors: StoredVectors = "check",
+    ) -> None:
+        super().__init__(encoder, stored_vectors=stored_vectors)
+        if feedback_documents < 1:
+            raise ValueError(f"feedback_documents must be 1 or more, got {feedback_documents}")
+        if beta < 0:
+            raise ValueError(f"beta must be 0 or more, got {beta}")
+        self.feedback_documents = feedback_documents
+        self.beta = beta
+
+    def enhance(
+        self, queries: Sequence[str], candidates: Sequence[Sequence[Hit]]
+    ) -> tuple[Embeddings, tuple[PromptUsage, ...]]:
+        """query + beta * mean of the first vectors, unit length; no prompt is made."""
+        feedback = [
+            np.mean([_embedding(hit) for hit in hits[: self.feedback_documents]], axis=0)
+            for hits in candidates
+        ]
+        vectors = self.encoder.encode_queries(queries) + self.beta * np.stack(feedback)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors.astype(np.float32), ()
+
+
+def _embedding(hit: Hit) -> Embeddings:
+    if hit.embedding is None:
+        raise ValueError(f"document {hit.document.id!r} came without an embedding")
+    return hit.embedding
+
+
+def _descending(ranking: Sequence[Hit]) -> list[Hit]:
+    ceiling = float("inf")
+    lowered = []
+    for hit in ranking:
+        ceiling = min(ceiling, hit.score)
+        lowered.append(replace(hit, score=ceiling))
+    return lowered

@@ -1,0 +1,74 @@
+"""Does a released E2Rank checkpoint give the published cosines? The README's example, run here.
+
+The release publishes the scores of two queries against two documents, once with plain queries and
+once with its README's listwise template, in which documents carry the end token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from e2rank_rag.models.encoder import Encoder
+from e2rank_rag.prompts import E2RANK, E2RANK_README
+
+QUERIES = ("What is the capital of China?", "Explain gravity")
+DOCUMENTS = (
+    "The capital of China is Beijing.",
+    "Gravity is a force that attracts two bodies towards each other. It gives weight to physical "
+    "objects and is responsible for the movement of planets around the sun.",
+)
+
+PUBLISHED = {
+    "plain, vLLM": ((0.5958, 0.0301), (0.0603, 0.5596)),
+    "plain, transformers": ((0.5951, 0.0304), (0.0620, 0.5627)),
+    "listwise, vLLM": ((0.8517, 0.2404), (0.3310, 0.7905)),
+}
+"""Of Alibaba-NLP/E2Rank-0.6B: rows are queries, columns documents."""
+
+TOLERANCE = 0.01
+"""The two published plain runs differ by up to 0.0031 from one another; bfloat16 adds its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """Our cosines, queries x documents, and how far they are from the published ones."""
+
+    plain: np.ndarray
+    listwise: np.ndarray
+
+    @property
+    def largest_difference(self) -> float:
+        """From the published vLLM scores, over all eight."""
+        plain = np.abs(self.plain - np.array(PUBLISHED["plain, vLLM"]))
+        listwise = np.abs(self.listwise - np.array(PUBLISHED["listwise, vLLM"]))
+        return float(max(plain.max(), listwise.max()))
+
+    @property
+    def agrees(self) -> bool:
+        return self.largest_difference <= TOLERANCE
+
+
+def verify(encoder: Encoder) -> Verification:
+    """Embed the README's example with the README's template.
+
+    Raises ValueError for an encoder that does not use E2Rank's prompts.
+    """
+    recipe = encoder.recipe
+    if recipe.prompts.query != E2RANK.query or recipe.pooling != "last":
+        raise ValueError(
+            f"{encoder.name} does not encode as the released E2Rank models do (last token, "
+            "'Instruct: ... Query:'), so there is nothing published to hold it against"
+        )
+    documents = encoder.encode_documents(DOCUMENTS)
+    prompts = [
+        E2RANK_README.before
+        + E2RANK_README.user_turn(E2RANK.task, query, DOCUMENTS)
+        + E2RANK_README.after
+        for query in QUERIES
+    ]
+    return Verification(
+        plain=encoder.encode_queries(QUERIES) @ documents.T,
+        listwise=encoder.encode_verbatim(prompts) @ documents.T,
+    )
