@@ -141,8 +141,8 @@ class ListwiseReranker(EnhancedQueryReranker):
     query_weight: `a` in `a * query + (1 - a) * listwise`; None takes the model's own.
     passes: how often, each time with the first candidates of the order before.
     window: prompts over a sliding window instead of the first candidates only, each ordering what
-        it covers; many times the cost of one prompt. Scores then come from different prompts, so each
-        is lowered to the score of the place before it where it would be higher.
+        it covers; many times the cost of one prompt. Scores then come from different prompts, so
+        each is lowered to the score of the place before it where it would be higher.
     stored_vectors: see `StoredVectors`.
     """
 

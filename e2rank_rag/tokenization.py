@@ -226,10 +226,11 @@ class TextTokenizer:
         while True:
             shown, cut = self._cut_to(documents, share)
             ids = [*self._prefix, *before, *turn_ids(shown), *after]
-            if len(ids) <= budget.max_tokens:
+            excess = len(ids) - budget.max_tokens
+            if excess <= 0:
                 break
-            # Seams rarely cost more than was set aside; then every share gives way.
-            share -= 1
+            # Seams, or a template that repeats a text, took more than was set aside.
+            share -= 1 + excess // (4 * len(shown))
         usage = PromptUsage(
             documents=len(shown), documents_cut=sum(cut), tokens=len(ids), query_cut=query_cut
         )

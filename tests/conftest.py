@@ -200,7 +200,7 @@ def tiny_qwen3(tmp_path_factory) -> Path:
         max_position_embeddings=2048,
         # Wide enough that different texts lie apart.
         initializer_range=0.2,
-        pad_token_id=tokenizer.pad_token_id,
+        # No pad_token_id, as in Qwen3: torch would zero that row, which is the end token's.
         eos_token_id=tokenizer.eos_token_id,
     )
     torch.manual_seed(0)

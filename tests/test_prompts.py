@@ -163,5 +163,5 @@ def test_names_stand_for_records():
 def test_unknown_names_are_refused_with_the_known_ones():
     with pytest.raises(ValueError, match=r"one of \['e2rank', 'plain'\], got 'e5'"):
         resolve_prompts("e5")
-    with pytest.raises(ValueError, match="'web-search'.*got 'trec'"):
+    with pytest.raises(ValueError, match=r"'web-search'.*got 'trec'"):
         resolve_task("trec")

@@ -46,8 +46,9 @@ QWEN3_END = "<|endoftext|>"
 # Families whose position embeddings start behind the pad token's, two rows in.
 _OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "mpnet"}
 
-# all-MiniLM-L6-v2 without training, on nfcorpus dev and bioasq dev; see docs/encoder.md.
-_SHORT_BUDGET = {"depth": 8, "document_tokens": 50}
+# all-MiniLM-L6-v2 without training, on nfcorpus dev and bioasq dev; see docs/how-it-works.md.
+_SHORT_BUDGET = {"depth": 5, "document_tokens": 80}
+_SPAN_QUERY_WEIGHT = 0.5
 
 
 def resolve_folder(
@@ -111,9 +112,9 @@ def read_recipe(
             'prompts="plain" or a Prompts record for BERT-like ones'
         )
     prompts = stated["prompts"]
-    return Recipe(
-        **stated, listwise=_listwise_budget(prompts, positions(config), stated["document_tokens"])
-    )
+    budget = _listwise_budget(prompts, positions(config), stated["document_tokens"])
+    weight = _SPAN_QUERY_WEIGHT if isinstance(prompts.listwise, SpanListwise) else 0.0
+    return Recipe(**stated, listwise=budget, query_weight=weight)
 
 
 def positions(config: PretrainedConfig) -> int:

@@ -1,0 +1,82 @@
+"""What one listwise reranking costs, against encoding the candidates, and by number of candidates.
+
+    python benchmarks/rerank_latency.py
+
+SciFact test queries with MiniLM on the CPU, one query at a time, candidates with stored vectors.
+Each round times, in turn: encoding the 100 candidate documents, reranking 100, reranking 1000.
+Ratios are taken round by round. Writes benchmarks/results/rerank_latency.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from machine import machine
+
+from e2rank_rag.data import shipped_collection
+from e2rank_rag.indexing import index_file
+from e2rank_rag.models.encoder import Encoder
+from e2rank_rag.rerankers import ListwiseReranker
+from e2rank_rag.store import QdrantStore
+from e2rank_rag.types import Hit
+
+RESULTS = Path(__file__).parent / "results" / "rerank_latency.json"
+
+
+def seconds(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
+
+
+def one_round(
+    encoder: Encoder, reranker: ListwiseReranker, query: str, found: list[Hit], source: str
+) -> dict[str, float]:
+    texts = [hit.document.text for hit in found[:100]]
+    reranker.rerank(query, found[:100], source=source)  # the probe, and caches
+    return {
+        "encode 100 documents": seconds(lambda: encoder.encode_documents(texts)),
+        "rerank 100": seconds(lambda: reranker.rerank(query, found[:100], source=source)),
+        "rerank 1000": seconds(lambda: reranker.rerank(query, found, source=source)),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--queries", type=int, default=20)
+    arguments = parser.parse_args()
+    logging.disable(logging.WARNING)
+    collection = shipped_collection("scifact")
+    encoder = Encoder.from_pretrained("minilm", device="cpu")
+    store = QdrantStore.open(":memory:", "scifact")
+    index_file(collection.corpus_path, encoder, store, progress=True)
+    reranker = ListwiseReranker(encoder)
+    rounds = []
+    for query in list(collection.queries("test").values())[: arguments.queries]:
+        found = store.search(encoder.encode_queries([query])[0], top_k=1000)
+        rounds.append(one_round(encoder, reranker, query, found, store.name))
+    result = {
+        "machine": machine(),
+        "queries": len(rounds),
+        "seconds": {name: spread([r[name] for r in rounds]) for name in rounds[0]},
+        "encode 100 / rerank 100": spread(
+            [r["encode 100 documents"] / r["rerank 100"] for r in rounds]
+        ),
+        "rerank 1000 / rerank 100": spread([r["rerank 1000"] / r["rerank 100"] for r in rounds]),
+    }
+    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps({key: value for key, value in result.items() if key != "machine"}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Models in memory are counted."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from e2rank_rag.models import loaded
+from e2rank_rag.models.cpu import OneDnnLinear
+from e2rank_rag.models.loaded import LoadKey, acquire, loaded_models, release
+
+
+@pytest.fixture
+def key(tiny_bert):
+    return LoadKey(tiny_bert, torch.float32, torch.device("cpu"), "eager")
+
+
+def test_a_model_is_loaded_once_however_many_threads_ask(key, monkeypatch):
+    loads, load = [], loaded._load
+    monkeypatch.setattr(loaded, "_load", lambda key: (loads.append(key), load(key))[1])
+    before = loaded_models()
+    with ThreadPoolExecutor(8) as pool:
+        models = list(pool.map(lambda _: acquire(key), range(8)))
+    assert len(loads) == 1
+    assert len({id(model) for model in models}) == 1
+    assert loaded_models() == before + 1
+    for model in models:
+        assert loaded_models() == before + 1
+        release(key, model)
+    assert loaded_models() == before
+
+
+def test_the_last_release_ends_the_thread_and_frees_the_weights(key):
+    model = acquire(key)
+    release(key, model)
+    assert not hasattr(model, "transformer")
+    with pytest.raises(RuntimeError, match="closed"):
+        model.worker.run(lambda: 1)
+
+
+def test_float32_on_a_cpu_computes_by_onednn_and_other_dtypes_do_not(key):
+    half = LoadKey(key.folder, torch.bfloat16, key.device, None)
+    for one, expected in ((key, True), (half, False)):
+        model = acquire(one)
+        linear = model.transformer.encoder.layer[0].intermediate.dense
+        assert isinstance(linear, OneDnnLinear) is expected
+        release(one, model)
