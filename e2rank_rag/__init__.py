@@ -1,3 +1,64 @@
-"""e2rank_rag: one embedding model indexes, retrieves and listwise-reranks."""
+"""e2rank_rag: one embedding model indexes, retrieves and listwise-reranks.
+
+Importing this loads neither torch nor any framework: names are fetched when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from e2rank_rag.errors import CheckpointError, StoredVectorMismatch, StoreError
+    from e2rank_rag.indexing import IndexReport, index_documents, index_file
+    from e2rank_rag.models.encoder import Encoder
+    from e2rank_rag.pipeline import SearchPipeline
+    from e2rank_rag.rerankers import ListwiseReranker, RocchioReranker, Window
+    from e2rank_rag.store import LANGCHAIN_LAYOUT, Layout, QdrantStore
+    from e2rank_rag.types import Document, Hit
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "CheckpointError": "errors",
+    "StoreError": "errors",
+    "StoredVectorMismatch": "errors",
+    "Document": "types",
+    "Hit": "types",
+    "Encoder": "models.encoder",
+    "ListwiseReranker": "rerankers",
+    "RocchioReranker": "rerankers",
+    "Window": "rerankers",
+    "QdrantStore": "store",
+    "Layout": "store",
+    "LANGCHAIN_LAYOUT": "store",
+    "SearchPipeline": "pipeline",
+    "IndexReport": "indexing",
+    "index_documents": "indexing",
+    "index_file": "indexing",
+}
+
+__all__ = [
+    "CheckpointError",
+    "Document",
+    "Encoder",
+    "Hit",
+    "IndexReport",
+    "LANGCHAIN_LAYOUT",
+    "Layout",
+    "ListwiseReranker",
+    "QdrantStore",
+    "RocchioReranker",
+    "SearchPipeline",
+    "StoreError",
+    "StoredVectorMismatch",
+    "Window",
+    "index_documents",
+    "index_file",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -280,11 +280,15 @@ def parse_filters(conditions: list[str]) -> dict[str, Any]:
             raise typer.BadParameter(f"--filter takes key=value or key>=5, got {condition!r}")
         sign = min(places)[2]
         key, value = (part.strip() for part in condition.split(sign, 1))
+        if not key or key.endswith("!"):
+            raise typer.BadParameter(f"--filter takes key=value or key>=5, got {condition!r}")
         read = _json_or_text(value)
         known = parsed.get(key)
         if names[sign]:
             if known is not None and not isinstance(known, dict):
                 raise typer.BadParameter(f"--filter {key}: = and {sign} cannot be combined")
+            if known is not None and names[sign] in known:
+                raise typer.BadParameter(f"--filter {key}: {sign} is given twice")
             parsed[key] = {**(known or {}), names[sign]: read}
         elif isinstance(known, dict):
             raise typer.BadParameter(f"--filter {key}: = cannot be combined with a range")
@@ -295,9 +299,14 @@ def parse_filters(conditions: list[str]) -> dict[str, Any]:
 
 def _json_or_text(value: str) -> Any:
     try:
-        return json.loads(value)
-    except ValueError:
+        read = json.loads(value, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
         return value
+    return value if isinstance(read, dict) else read
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -8,15 +8,15 @@ encoding, the rest is encoded and written, batch by batch: an interrupted run go
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from e2rank_rag.documents import BadRecord, count_lines, read_numbered
 from e2rank_rag.progress import ProgressReport
+from e2rank_rag.store.layout import Layout, check_text
 from e2rank_rag.stored_vectors import CandidateVectors
 from e2rank_rag.types import Cut, Document, Hit, Store, TextEncoder
 
@@ -24,7 +24,12 @@ BATCH_DOCUMENTS = 256
 BATCH_CHARACTERS = 8_000_000
 """A batch ends at whichever comes first, so that memory is bounded for long documents too."""
 
+PROBED_DOCUMENTS = 64
+"""Read from a collection of another writer, to find two with a text and a vector."""
+
 OnBad = Callable[[BadRecord], None]
+
+_LAYOUT = Layout()
 
 
 @dataclass
@@ -135,6 +140,7 @@ def _index(
         fingerprint=encoder.fingerprint,
         model=getattr(encoder, "name", type(encoder).__name__),
     )
+    _probe_foreign(encoder, store)
     run = _Run(encoder, store)
     seen: set[str] = set()
     with ProgressReport("indexing", total=total, shown=progress) as shown:
@@ -168,12 +174,15 @@ def _fault(document: Document, seen: set[str]) -> str | None:
         return "the id is empty"
     if document.id in seen:
         return f"id {document.id!r} was given before; ids must be unique"
+    try:
+        check_text(document.id, f"the document id {document.id!r}")
+        _LAYOUT.payload(document)
+    except ValueError as error:
+        return str(error)
+    except RecursionError:
+        return f"the meta of document {document.id!r} is nested too deeply"
     if not document.text.strip():
         return f"document {document.id!r} has no text"
-    try:
-        (document.id + document.text).encode()
-    except UnicodeEncodeError as error:
-        return f"document {document.id!a} has a lone surrogate, which is no text: {error.reason}"
     return None
 
 
@@ -190,6 +199,18 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
+def _probe_foreign(encoder: TextEncoder, store: Store) -> None:
+    """A collection that others filled says nothing of its model: look at two of its vectors.
+
+    Raises StoredVectorMismatch before anything is written beside the vectors of another model.
+    """
+    if store.fingerprint is not None:
+        return
+    some = store.get(list(islice(store.ids(), PROBED_DOCUMENTS)), with_embeddings=True)
+    hits = [Hit(document, 0.0, vector) for document, vector in some.values() if document.text]
+    CandidateVectors(encoder).probe([hits], source=store.name)
+
+
 class _Run:
     """One indexing run over a prepared store."""
 
@@ -197,14 +218,9 @@ class _Run:
         self.encoder = encoder
         self.store = store
         self.report = IndexReport()
-        # A collection that others filled says nothing of its model: look at two of its vectors.
-        self._to_probe = store.fingerprint is None
-        self._vectors = CandidateVectors(encoder)
 
     def write(self, batch: list[Document]) -> None:
         stored = self.store.get([document.id for document in batch])
-        if self._to_probe and stored:
-            self._probe([document.id for document in batch if document.id in stored])
         to_encode: list[Document] = []
         meta_only: list[Document] = []
         for document in batch:
@@ -213,7 +229,7 @@ class _Run:
                 to_encode.append(document)
                 self.report.added += known is None
                 self.report.updated += known is not None
-            elif dict(known.document.meta) != _as_json(document.meta):
+            elif dict(known.document.meta) != _LAYOUT.metadata(document):
                 meta_only.append(document)
         if meta_only:
             self.store.update_meta(meta_only)
@@ -230,17 +246,6 @@ class _Run:
             self.store.delete(gone)
         self.report.pruned = len(gone)
 
-    def _probe(self, ids: list[str]) -> None:
-        stored = self.store.get([ids[0], ids[-1]], with_embeddings=True)
-        hits = [Hit(item.document, 0.0, item.embedding) for item in stored.values()]
-        self._vectors.probe([hits], source=self.store.name)
-        self._to_probe = False
-
     def _count_cut(self, cut: Cut) -> None:
         self.report.cut += cut.texts
         self.report.cut_at = cut.limit
-
-
-def _as_json(meta: Any) -> Any:
-    """Meta as a store gives it back: tuples are lists there, keys are strings."""
-    return json.loads(json.dumps(dict(meta)))

@@ -84,7 +84,8 @@ class SearchPipeline:
         """The `top_k` best documents for each query, best first, with their embeddings.
 
         retrieve_k: how many are retrieved for the reranker; without one, top_k are.
-        filter: conditions on meta (see `types.Filter`), or a native filter of the store.
+        filter: conditions on meta (see `types.Filter`), or a native filter of the store; for every
+            search that is made, but not for `candidates`.
         expand: search a second time with the reranker's own vector, and rank both findings by it.
         candidates: rerank these instead of searching: per query, hits or ids of documents in the
             store, best first. Vectors that they lack are fetched by id.
@@ -103,9 +104,9 @@ class SearchPipeline:
         if not expand:
             found = self._order(queries, found, searched=candidates is None)
         else:
-            better = self._enhance(queries, found)
+            found, better = self._enhance(queries, found)
             more = self.store.search_batch(better, top_k=retrieve_k, filter=filter)
-            found = _merge(found, more, better)
+            found = self._merge(found, more, better)
         return [hits[:top_k] for hits in found]
 
     async def asearch(
@@ -153,9 +154,9 @@ class SearchPipeline:
         if not expand:
             found = await run(partial(self._order, queries, found, searched=candidates is None))
         else:
-            better = await run(partial(self._enhance, queries, found))
+            found, better = await run(partial(self._enhance, queries, found))
             more = await self.store.asearch_batch(better, top_k=retrieve_k, filter=filter)
-            found = _merge(found, more, better)
+            found = await run(partial(self._merge, found, more, better))
         return [hits[:top_k] for hits in found]
 
     def _order(
@@ -174,7 +175,10 @@ class SearchPipeline:
             for hits, vector in zip(filled, vectors, strict=True)
         ]
 
-    def _enhance(self, queries: Sequence[str], found: Sequence[Sequence[Hit]]) -> Embeddings:
+    def _enhance(
+        self, queries: Sequence[str], found: Sequence[Sequence[Hit]]
+    ) -> tuple[list[list[Hit]], Embeddings]:
+        """The findings, each hit with its embedding, and the reranker's vector for each query."""
         assert isinstance(self.reranker, EnhancedQueryReranker)
         filled, _ = self.reranker.vectors.fill(found, source=self.store.name)
         vectors = self.encoder.encode_queries(queries)
@@ -182,7 +186,23 @@ class SearchPipeline:
         if rows:
             better, _ = self.reranker.enhance([queries[r] for r in rows], [filled[r] for r in rows])
             vectors[rows] = better
-        return vectors
+        return filled, vectors
+
+    def _merge(
+        self, found: Sequence[list[Hit]], more: Sequence[Sequence[Hit]], vectors: Embeddings
+    ) -> list[list[Hit]]:
+        """Both findings of each query, each document once, ranked by the query's better vector."""
+        assert isinstance(self.reranker, EnhancedQueryReranker)
+        unions = [{hit.document.id: hit for hit in hits} for hits in found]
+        fresh = [
+            [hit for hit in hits if hit.document.id not in union]
+            for hits, union in zip(more, unions, strict=True)
+        ]
+        filled, _ = self.reranker.vectors.fill(fresh, source=self.store.name)
+        return [
+            score_by_vector([*union.values(), *hits], vector) if union or hits else []
+            for union, hits, vector in zip(unions, filled, vectors, strict=True)
+        ]
 
     def _depth(self, top_k: int, retrieve_k: int) -> int:
         return top_k if self.reranker is None else retrieve_k
@@ -216,7 +236,10 @@ class SearchPipeline:
             )
         if recorded is not None:
             self._vectors.trust(store)
-            if isinstance(self.reranker, EnhancedQueryReranker):
+            if (
+                isinstance(self.reranker, EnhancedQueryReranker)
+                and self.reranker.encoder.fingerprint == recorded
+            ):
                 self.reranker.vectors.trust(store)
         self._store_known = True
 
@@ -259,14 +282,3 @@ def _as_hit(item: Hit | str, stored: Mapping[str, StoredDocument]) -> Hit:
     if item.embedding is not None or known is None or known.document.text != item.document.text:
         return item
     return replace(item, embedding=known.embedding)
-
-
-def _merge(
-    found: Sequence[Sequence[Hit]], more: Sequence[Sequence[Hit]], vectors: Embeddings
-) -> list[list[Hit]]:
-    """Both findings of each query, each document once, ranked by the query's better vector."""
-    rankings = []
-    for first, second, vector in zip(found, more, vectors, strict=True):
-        union = {hit.document.id: hit for hit in [*second, *first] if hit.embedding is not None}
-        rankings.append(score_by_vector(list(union.values()), vector) if union else [])
-    return rankings

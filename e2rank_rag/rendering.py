@@ -18,7 +18,7 @@ TITLE_WIDTH = 44
 
 def headline(hit: Hit, *, width: int = TITLE_WIDTH) -> str:
     """The title of a document, or how its text begins, on one line."""
-    text = " ".join(str(hit.document.meta.get("title") or hit.document.text).split())
+    text = _printable(str(hit.document.meta.get("title") or hit.document.text))
     return text if len(text) <= width else text[: width - 1].rstrip() + "…"
 
 
@@ -27,28 +27,40 @@ def hits_table(hits: Sequence[Hit], *, title: str) -> Table:
     table = Table("#", "score", "id", "document", title=escape(title), title_justify="left")
     for place, hit in enumerate(hits, start=1):
         table.add_row(
-            str(place), f"{hit.score:.3f}", escape(hit.document.id), Text(headline(hit, width=80))
+            str(place),
+            f"{hit.score:.3f}",
+            Text(_printable(hit.document.id)),
+            Text(headline(hit, width=80)),
         )
     return table
 
 
 def before_after_table(
-    before: Sequence[Hit], after: Sequence[Hit], *, title: str, relevant: Collection[str] = ()
+    before: Sequence[Hit],
+    after: Sequence[Hit],
+    *,
+    title: str,
+    relevant: Collection[str] = (),
+    width: int = 120,
 ) -> Table:
-    """Candidates before and after reranking; ● marks what is relevant, arrows the moves."""
+    """Candidates before and after reranking; ● marks what is relevant, arrows the moves.
+
+    width: of the terminal, in characters; headlines are shortened to fit it.
+    """
+    # Borders, padding, places, two scores, moves and marks take the rest.
+    each = max(12, min(TITLE_WIDTH, (width - 38) // 2))
     table = Table(title=Text(title), title_justify="left", title_style="bold")
     for column in ("#", "retrieved", "score", "", "reranked", "score"):
-        table.add_column(
-            column, justify="right" if column in ("#", "score") else "left", no_wrap=True
-        )
+        right = column in ("#", "score")
+        table.add_column(column, justify="right" if right else "left", no_wrap=True)
     places = {hit.document.id: place for place, hit in enumerate(before, start=1)}
     for place, (old, new) in enumerate(zip(before, after, strict=False), start=1):
         table.add_row(
             str(place),
-            _marked(old, relevant),
+            _marked(old, relevant, each),
             f"{old.score:.3f}",
             _move(places.get(new.document.id), place),
-            _marked(new, relevant),
+            _marked(new, relevant, each),
             f"{new.score:.3f}",
         )
     return table
@@ -66,10 +78,16 @@ def systems_table(results: Mapping[str, SystemResult], *, title: str) -> Table:
     return table
 
 
-def _marked(hit: Hit, relevant: Collection[str]) -> Text:
+def _printable(text: str) -> str:
+    """On one line, without control characters: a document must not steer the terminal."""
+    return "".join(char if char.isprintable() else "�" for char in " ".join(text.split()))
+
+
+def _marked(hit: Hit, relevant: Collection[str], width: int) -> Text:
+    shown = headline(hit, width=width)
     if hit.document.id in relevant:
-        return Text(f"● {headline(hit)}", style="bold green")
-    return Text(f"  {headline(hit)}")
+        return Text(f"● {shown}", style="bold green")
+    return Text(f"  {shown}")
 
 
 def _move(old: int | None, new: int) -> Text:

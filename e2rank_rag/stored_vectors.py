@@ -52,7 +52,10 @@ class CandidateVectors:
         """
         if self.policy == "ignore":
             lists = [[replace(hit, embedding=None) for hit in hits] for hits in lists]
-        elif self.policy == "check":
+        else:
+            for hits in lists:
+                for hit in hits:
+                    _check_dim(hit, source=source, encoder=self.encoder)
             self.probe(lists, source=source)
         missing = [hit.document.text for hits in lists for hit in hits if hit.embedding is None]
         encoded = iter(self.encoder.encode_documents(missing) if missing else ())
@@ -67,8 +70,11 @@ class CandidateVectors:
         return filled, VectorCounts(reused=total - len(missing), encoded=len(missing))
 
     def probe(self, lists: Sequence[Sequence[Hit]], *, source: str) -> None:
-        """Encode two candidates anew and compare; once per source, unless it has fewer than two."""
-        if source in self._probed:
+        """Encode two candidates anew and compare; once per source, unless it has fewer than two.
+
+        Does nothing unless the policy is "check".
+        """
+        if self.policy != "check" or source in self._probed:
             return
         stored = [hit for hits in lists for hit in hits if hit.embedding is not None]
         # The first and the last of them: neighbours in a ranking may be copies of one text.
@@ -89,15 +95,11 @@ class CandidateVectors:
 
 
 def _compare(hit: Hit, vector: np.ndarray, *, source: str, encoder: TextEncoder) -> None:
+    _check_dim(hit, source=source, encoder=encoder)
     stored = hit.embedding
     assert stored is not None
     where = source or "the candidates"
     model = getattr(encoder, "name", type(encoder).__name__)
-    if stored.shape != vector.shape:
-        raise StoredVectorMismatch(
-            f"the vectors of {where} have {stored.shape[0]} dimensions, {model} has {encoder.dim}: "
-            "another model wrote them; open that one, or index again with this one"
-        )
     cosine = float(stored @ vector) / max(float(np.linalg.norm(stored)), 1e-12)
     if not cosine >= SAME:
         raise StoredVectorMismatch(
@@ -107,6 +109,17 @@ def _compare(hit: Hit, vector: np.ndarray, *, source: str, encoder: TextEncoder)
             "Open the model that wrote it, index again, or encode anew with "
             'stored_vectors="ignore"'
         )
+
+
+def _check_dim(hit: Hit, *, source: str, encoder: TextEncoder) -> None:
+    if hit.embedding is None or hit.embedding.shape == (encoder.dim,):
+        return
+    model = getattr(encoder, "name", type(encoder).__name__)
+    raise StoredVectorMismatch(
+        f"the stored vector of document {hit.document.id!r} in {source or 'the candidates'} has "
+        f"{hit.embedding.shape[-1]} dimensions, {model} has {encoder.dim}: another model wrote it; "
+        "open that one, or index again with this one"
+    )
 
 
 def _no_report(cut: Cut) -> None:

@@ -11,6 +11,7 @@ special ids are put around it by hand.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -72,6 +73,8 @@ class TextTokenizer:
         self._chat: tuple[list[int], list[int]] = ([], [])
         if isinstance(recipe.prompts.listwise, ChatListwise):
             template = recipe.prompts.listwise
+            for token in re.findall(r"<[^<>\s]+>", template.before + template.after):
+                token_id(tokenizer, token)
             self._chat = (self._specials(template.before), self._specials(template.after))
         limits = {
             "query_tokens": (recipe.query_tokens, recipe.prompts.query_text("")),
@@ -289,7 +292,10 @@ def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
     number = tokenizer.convert_tokens_to_ids(token)
     unknown = number == tokenizer.unk_token_id and token != tokenizer.unk_token
     if not isinstance(number, int) or unknown:
-        raise CheckpointError(f"the tokenizer has no token {token!r}; state another end_token")
+        raise CheckpointError(
+            f"the tokenizer has no token {token!r}, which the prompts need: state "
+            "prompts of this model's own"
+        )
     return number
 
 

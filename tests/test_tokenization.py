@@ -10,6 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.checkpoint import load_tokenizer
+from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.prompts import E2RANK, PLAIN, ChatListwise, Prompts, SpanListwise, Task
 from e2rank_rag.recipe import ListwiseBudget, Recipe
 from e2rank_rag.tokenization import (
@@ -258,7 +259,7 @@ def test_listwise_prompt_has_no_end_token_and_ends_as_the_template_does(qwen, re
 
 def test_an_end_token_outside_the_vocabulary_is_refused(tiny_qwen3, tiny_bert):
     for folder in (tiny_qwen3, tiny_bert):
-        with pytest.raises(CheckpointError, match="no token '<end>'; state another end_token"):
+        with pytest.raises(CheckpointError, match="no token '<end>', which the prompts need"):
             text_tokenizer(folder, QWEN.model_copy(update={"end_token": "<end>"}))
 
 
@@ -578,3 +579,8 @@ def test_span_and_document_prefixes_reach_the_span_prompt(tiny_bert):
     (tokens,), _ = tokenizer.listwise(["purr"], [["bark"]], 1)
     text = "[CLS] cats purr [SEP] dogs bark [SEP]"
     assert tokens.ids == own(text, add_special_tokens=False)["input_ids"]
+
+
+def test_a_chat_prompt_needs_its_tokens_in_the_vocabulary(tiny_bert):
+    with pytest.raises(CheckpointError, match=r"no token '<\|im_start\|>'"):
+        Encoder.from_pretrained(tiny_bert, prompts="e2rank")

@@ -16,6 +16,7 @@ from typing import Any, get_args
 
 import torch
 from pydantic import ValidationError
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -172,18 +173,21 @@ def load_transformer(
     return model
 
 
-def weights_digest(folder: Path) -> str:
-    """Names the weights. Samples each file (its size and 64 blocks of 64 KB, evenly spread), since
-    an 8B model has 16 GB to read and any training step moves every tensor."""
+def weights_digest(transformer: nn.Module) -> str:
+    """Names the weights: the same for a copy, a resaved folder, and in float32 or bfloat16.
+
+    Hashes 4096 evenly spread values of each tensor, rounded to bfloat16: any training step moves
+    many of those, and an 8B model has 16 GB to read. The pooler is left out, as nothing reads it.
+    """
     digest = hashlib.sha256()
-    block, blocks = 1 << 16, 64
-    for path in sorted(folder.glob("*.safetensors")):
-        size = path.stat().st_size
-        digest.update(str(size).encode())
-        with path.open("rb") as file:
-            for index in range(blocks):
-                file.seek(max(0, size - block) * index // (blocks - 1))
-                digest.update(file.read(block))
+    for name, tensor in sorted(transformer.state_dict().items()):
+        if "pooler" in name:
+            continue
+        flat = tensor.reshape(-1)
+        places = torch.linspace(0, len(flat) - 1, min(len(flat), 4096), dtype=torch.float64)
+        values = flat[places.round().long()].to(torch.bfloat16).view(torch.int16)
+        digest.update(f"{name} {list(tensor.shape)}".encode())
+        digest.update(values.numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -316,11 +320,13 @@ def _sentence_transformers_recipe(
     stated = (
         _read_json(folder / "config_sentence_transformers.json", default={}).get("prompts") or {}
     )
-    limit = min(
-        positions(config),
-        _read_json(folder / "sentence_bert_config.json", default={}).get("max_seq_length")
-        or tokenizer.model_max_length,
-    )
+    bert = _read_json(folder / "sentence_bert_config.json", default={})
+    if bert.get("do_lower_case") and tokenizer("A")["input_ids"] != tokenizer("a")["input_ids"]:
+        raise CheckpointError(
+            f"{folder / 'sentence_bert_config.json'} has texts lower-cased before they are "
+            "tokenised, which is not supported; put a Lowercase normalizer into tokenizer.json"
+        )
+    limit = min(positions(config), bert.get("max_seq_length") or tokenizer.model_max_length)
     return {
         "pooling": pooling,
         "prompts": _sentence_transformers_prompts(stated, pooling, tokenizer),

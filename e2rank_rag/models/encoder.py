@@ -22,7 +22,7 @@ from rich.progress import track
 
 from e2rank_rag.models.backbone import Backbone
 from e2rank_rag.models.checkpoint import read_recipe, resolve_folder, save_checkpoint
-from e2rank_rag.models.loaded import LoadedModel, LoadKey, acquire, release
+from e2rank_rag.models.loaded import LoadedModel, LoadKey, acquire, release, stamp
 from e2rank_rag.prompts import Prompts, Task, resolve_prompts, resolve_task
 from e2rank_rag.recipe import Pooling, Recipe
 from e2rank_rag.tokenization import TextTokenizer, Tokens, collate, pad_id
@@ -103,7 +103,9 @@ class Encoder:
             changes["prompts"] = recipe.prompts.model_copy(update={"task": resolve_task(task)})
         recipe = Recipe.model_validate({**dict(recipe), **changes})
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        key = LoadKey(folder.resolve(), _torch_dtype(dtype, where), where, attn_implementation)
+        folder = folder.resolve()
+        dtype_here = _torch_dtype(dtype, where)
+        key = LoadKey(folder, stamp(folder), dtype_here, where, attn_implementation)
         loaded = acquire(key)
         try:
             _check_lengths(recipe, loaded, name=str(model))
@@ -294,9 +296,9 @@ class Encoder:
                 batch = collate([tokens[row] for row in rows], pad_id=padding)
                 output = backbone(**{name: part.to(device) for name, part in batch.items()})
                 vectors[rows] = output[:, 0].float().cpu().numpy()
-        if not np.isfinite(vectors).all():
+        if not (np.linalg.norm(vectors, axis=1) > 0.5).all():
             raise FloatingPointError(
-                f"{self.name} gave vectors that are not finite in {self._key.dtype}; "
+                f"{self.name} gave vectors in {self._key.dtype} that are not finite or zero; "
                 'open it with dtype="float32"'
             )
         return vectors

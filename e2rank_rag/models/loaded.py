@@ -19,12 +19,23 @@ from e2rank_rag.tokenization import plain_tokenizer
 
 @dataclass(frozen=True)
 class LoadKey:
-    """What makes two requests the same model in memory; lengths and prompts do not count."""
+    """What makes two requests the same model in memory; lengths and prompts do not count.
+
+    stamp: sizes and times of the weight files, so that a folder which training has overwritten is
+    another model.
+    """
 
     folder: Path
+    stamp: tuple[tuple[str, int, int], ...]
     dtype: torch.dtype
     device: torch.device
     attn_implementation: str | None
+
+
+def stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Name, size in bytes and time of change in ns of each weight file."""
+    files = sorted(folder.glob("*.safetensors"))
+    return tuple((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files)
 
 
 @dataclass
@@ -78,11 +89,12 @@ def _load(key: LoadKey) -> LoadedModel:
     )
     if key.device.type == "cpu" and key.dtype == torch.float32:
         use_onednn(transformer)
+    digest = weights_digest(transformer)
     to_device: Callable[..., PreTrainedModel] = transformer.to
     return LoadedModel(
         transformer=to_device(device=key.device),
         tokenizer=tokenizer,
         plain=plain_tokenizer(tokenizer),
-        digest=weights_digest(key.folder),
+        digest=digest,
         worker=Worker(f"e2rank-{key.folder.name}"),
     )

@@ -384,26 +384,49 @@ def test_a_vocabulary_without_the_end_token_is_refused(bert_folder):
 # Weights
 
 
-def test_the_digest_changes_when_one_tensor_changes(bert_folder):
-    before = weights_digest(bert_folder)
-    assert weights_digest(bert_folder) == before
+def digest_of(folder, dtype=torch.float32):
+    return weights_digest(load_transformer(folder, dtype=dtype))
+
+
+def test_the_weights_digest_changes_with_any_tensor(bert_folder):
+    before = digest_of(bert_folder)
     path = bert_folder / "model.safetensors"
-    weights = load_file(path)
+    weights = {k: v for k, v in load_file(path).items() if "pooler" not in k}
     for name in (min(weights), max(weights)):
         changed = {**weights, name: weights[name].clone()}
         changed[name].flatten()[-1] += 1.0
         save_file(changed, path, metadata={"format": "pt"})
-        assert weights_digest(bert_folder) != before, name
+        assert digest_of(bert_folder) != before, name
 
 
-def test_the_digest_does_not_depend_on_where_the_folder_lies(bert_folder, tiny_bert):
-    assert weights_digest(bert_folder) == weights_digest(tiny_bert)
+def test_a_copy_a_resaved_folder_and_bfloat16_have_the_same_digest(
+    bert_folder, tiny_bert, tmp_path
+):
+    load_transformer(tiny_bert, dtype=torch.float32).save_pretrained(
+        tmp_path, max_shard_size="20KB"
+    )
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    assert (
+        digest_of(tiny_bert)
+        == digest_of(bert_folder)
+        == digest_of(tmp_path)
+        == digest_of(tiny_bert, torch.bfloat16)
+    )
 
 
 def test_transformer_is_in_evaluation_mode_without_cache(bert_folder):
     transformer = load_transformer(bert_folder, dtype=torch.float32)
     assert not transformer.training
     assert transformer.config.use_cache is False
+
+
+def test_a_cased_tokenizer_under_do_lower_case_is_refused(tiny_qwen3, tiny_bert, tmp_path):
+    folder = shutil.copytree(tiny_qwen3, tmp_path / "cased")
+    shutil.copy(tiny_bert / "modules.json", folder)
+    shutil.copytree(tiny_bert / "1_Pooling", folder / "1_Pooling")
+    write(folder / "sentence_bert_config.json", {"max_seq_length": 64, "do_lower_case": True})
+    with pytest.raises(CheckpointError, match="lower-cased before they are tokenised"):
+        Encoder.from_pretrained(folder)
 
 
 # Saving

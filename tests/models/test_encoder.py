@@ -660,7 +660,16 @@ def test_the_bar_of_a_long_call_does_not_change_the_vectors(bert, capsys):
 def test_vectors_that_are_not_finite_are_an_error(folder):
     with Encoder.from_pretrained(folder) as encoder:
         encoder._loaded.transformer.embeddings.LayerNorm.bias.data[0] = float("nan")
-        with pytest.raises(FloatingPointError, match=r'not finite in .*dtype="float32"'):
+        with pytest.raises(FloatingPointError, match=r'not finite or zero.*dtype="float32"'):
+            encoder.encode_documents(["cats"])
+
+
+def test_a_vector_of_zeros_is_an_error(folder):
+    with Encoder.from_pretrained(folder) as encoder:
+        norm = encoder._loaded.transformer.encoder.layer[-1].output.LayerNorm
+        norm.weight.data.zero_()
+        norm.bias.data.zero_()
+        with pytest.raises(FloatingPointError, match="not finite or zero"):
             encoder.encode_documents(["cats"])
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from e2rank_rag.models import loaded
 from e2rank_rag.models.cpu import OneDnnLinear
-from e2rank_rag.models.loaded import LoadKey, acquire, loaded_models, release
+from e2rank_rag.models.encoder import Encoder
+from e2rank_rag.models.loaded import LoadKey, acquire, loaded_models, release, stamp
 
 
 @pytest.fixture
 def key(tiny_bert):
-    return LoadKey(tiny_bert, torch.float32, torch.device("cpu"), "eager")
+    return LoadKey(tiny_bert, stamp(tiny_bert), torch.float32, torch.device("cpu"), "eager")
 
 
 def test_a_model_is_loaded_once_however_many_threads_ask(key, monkeypatch):
@@ -41,9 +44,20 @@ def test_the_last_release_ends_the_thread_and_frees_the_weights(key):
 
 
 def test_float32_on_a_cpu_computes_by_onednn_and_other_dtypes_do_not(key):
-    half = LoadKey(key.folder, torch.bfloat16, key.device, None)
+    half = LoadKey(key.folder, key.stamp, torch.bfloat16, key.device, None)
     for one, expected in ((key, True), (half, False)):
         model = acquire(one)
         linear = model.transformer.encoder.layer[0].intermediate.dense
         assert isinstance(linear, OneDnnLinear) is expected
         release(one, model)
+
+
+def test_a_folder_whose_weights_were_overwritten_is_another_model(tiny_bert, tmp_path):
+    folder = shutil.copytree(tiny_bert, tmp_path / "bert")
+    with Encoder.from_pretrained(folder) as before:
+        path = folder / "model.safetensors"
+        weights = {name: tensor + 0.5 for name, tensor in load_file(path).items()}
+        save_file(weights, path, metadata={"format": "pt"})
+        with Encoder.from_pretrained(folder) as after:
+            assert after.fingerprint != before.fingerprint
+            assert loaded_models() >= 2
