@@ -131,7 +131,9 @@ class EnhancedQueryReranker:
 
 def score_by_vector(candidates: Sequence[Hit], vector: Embeddings) -> list[Hit]:
     """Candidates, each with its embedding, ranked by cosine with one vector [dim]."""
-    return rank(candidates, np.stack([_embedding(hit) for hit in candidates]) @ vector)
+    vectors = np.stack([_embedding(hit) for hit in candidates])
+    # Not `@`: BLAS rounds a row by its place in the matrix, and copies of a text would not tie.
+    return rank(candidates, np.einsum("nd,d->n", vectors, vector))
 
 
 class ListwiseReranker(EnhancedQueryReranker):

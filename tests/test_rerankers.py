@@ -39,6 +39,13 @@ def ids(hits):
     return [hit.document.id for hit in hits]
 
 
+def same(ranking, other):
+    """The same documents in the same order, scores as near as two computations come."""
+    return ids(ranking) == ids(other) and [hit.score for hit in ranking] == pytest.approx(
+        [hit.score for hit in other], abs=1e-5
+    )
+
+
 def cosine(a, b):
     return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
 
@@ -53,9 +60,7 @@ def candidates(encoder):
     """As a store gives them: retrieval scores, and vectors of the same encoder."""
     return [
         Hit(Document(f"d{i}", text), 1.0 - i / 10, vector)
-        for i, (text, vector) in enumerate(
-            zip(TEXTS, encoder.encode_documents(TEXTS), strict=True)
-        )
+        for i, (text, vector) in enumerate(zip(TEXTS, encoder.encode_documents(TEXTS), strict=True))
     ]
 
 
@@ -121,9 +126,8 @@ def test_a_batch_equals_one_by_one(reranker, candidates):
     queries = [QUERY, QUERY, OTHER_QUERY, OTHER_QUERY]
     batch = reranker.rerank_batch(queries, lists)
     single = [reranker.rerank(q, hits) for q, hits in zip(queries, lists, strict=True)]
-    assert [ids(ranking) for ranking in batch] == [ids(ranking) for ranking in single]
     for one, other in zip(batch, single, strict=True):
-        assert [h.score for h in one] == pytest.approx([h.score for h in other], abs=1e-5)
+        assert same(one, other)
 
 
 def test_as_many_queries_as_lists_are_needed(reranker, candidates):
@@ -136,6 +140,16 @@ def test_ties_keep_their_order(reranker, candidates):
     ranking = reranker.rerank(QUERY, [*candidates[1:3], *twins, *candidates[3:]])
     assert [id for id in ids(ranking) if id in "abc"] == ["b", "c", "a"]
     assert len({hit.score for hit in ranking if hit.document.id in "abc"}) == 1
+
+
+@pytest.mark.parametrize("copies", [5, 13, 101])
+@pytest.mark.parametrize("dim", [32, 384])
+def test_equal_vectors_have_equal_scores_wherever_they_stand(copies, dim):
+    row, vector = np.random.default_rng(0).normal(size=(2, dim)).astype(np.float32)
+    hits = [Hit(Document(str(i), "the same text"), 0.0, row.copy()) for i in range(copies)]
+    ranking = score_by_vector(hits, vector)
+    assert ids(ranking) == ids(hits)
+    assert len({hit.score for hit in ranking}) == 1
 
 
 def test_inputs_are_unchanged(reranker, candidates):
@@ -152,16 +166,18 @@ def test_stored_and_fresh_embeddings_give_the_same_ranking(reranker, candidates)
     bare = [replace(hit, embedding=None) for hit in candidates]
     mixed = [hit if i % 2 else bare[i] for i, hit in enumerate(candidates)]
     stored, fresh, half = reranker.rerank_batch([QUERY] * 3, [candidates, bare, mixed])
-    assert ids(stored) == ids(fresh) == ids(half)
-    assert [h.score for h in fresh] == pytest.approx([h.score for h in stored], abs=1e-5)
+    assert same(fresh, stored)
+    assert same(half, stored)
     assert all(hit.embedding is not None for hit in fresh)
 
 
 async def test_async_twins_give_the_same_answer(reranker, candidates):
-    assert await reranker.arerank(QUERY, candidates) == reranker.rerank(QUERY, candidates)
+    assert same(await reranker.arerank(QUERY, candidates), reranker.rerank(QUERY, candidates))
     lists = [candidates, [], candidates[2:]]
     queries = [QUERY, QUERY, OTHER_QUERY]
-    assert await reranker.arerank_batch(queries, lists) == reranker.rerank_batch(queries, lists)
+    batch = await reranker.arerank_batch(queries, lists)
+    for one, other in zip(batch, reranker.rerank_batch(queries, lists), strict=True):
+        assert same(one, other)
 
 
 async def test_the_event_loop_ticks_while_reranking(kind, encoder, candidates):
@@ -294,8 +310,7 @@ def test_query_weight_one_is_the_plain_querys_ranking(encoder, candidates):
     query = encoder.encode_queries([QUERY])[0]
     ranking = ListwiseReranker(encoder, query_weight=1.0).rerank(QUERY, candidates)
     plain = score_by_vector(candidates, query)
-    assert ids(ranking) == ids(plain)
-    assert [h.score for h in ranking] == pytest.approx([h.score for h in plain], abs=1e-5)
+    assert same(ranking, plain)
 
 
 def test_query_weight_blends_the_two_vectors(encoder, candidates):
@@ -313,8 +328,7 @@ def test_two_passes_equal_running_twice(encoder, candidates):
     (ranking,), report = ListwiseReranker(encoder, prompt_depth=3, passes=2).explain_batch(
         [QUERY], [candidates]
     )
-    assert ids(ranking) == ids(by_hand)
-    assert [h.score for h in ranking] == [h.score for h in by_hand]
+    assert same(ranking, by_hand)
     assert len(report.prompts) == 2
     assert report.vectors.reused == len(TEXTS)
 
@@ -389,7 +403,7 @@ def test_sliding_scores_never_rise_and_every_candidate_stays(encoder, candidates
 
 def test_a_window_as_long_as_the_list_is_one_prompt(encoder, candidates):
     wide = ListwiseReranker(encoder, window=Window(size=8, step=4)).rerank(QUERY, candidates)
-    assert wide == ListwiseReranker(encoder).rerank(QUERY, candidates)
+    assert same(wide, ListwiseReranker(encoder).rerank(QUERY, candidates))
 
 
 @pytest.mark.parametrize(
@@ -428,7 +442,7 @@ def test_rocchio_adds_beta_times_the_mean_of_the_first_vectors():
 
 
 def test_rocchio_takes_the_vectors_there_are():
-    # One candidate where three are asked for: (1, 0) + 1 * (0, 1), whose cosine with up is sqrt(1/2).
+    # One candidate where three are asked for: (1, 0) + (0, 1), whose cosine with up is sqrt(1/2).
     (hit,) = RocchioReranker(SQUARE, beta=1.0).rerank("q", square_hits("up"))
     assert hit.score == pytest.approx(np.sqrt(0.5))
 
