@@ -31,15 +31,15 @@ COLLECTIONS = (
     "medquad",
     "wikiqa",
     "multihop_small",
-    "squad2_dev",
     "squadshifts_new_wiki",
     "nq_qed_dev",
+    "squad2_dev",
 )
 MSMARCO = "msmarco_dl19_dl20_pool"
 
 
 def experiments(data: Path) -> dict[str, Experiment]:
-    found = {name: Experiment.read(data / name, "test") for name in COLLECTIONS}
+    found = {}
     for split in ("dl19", "dl20"):
         found[f"{split} (BM25 run)"] = Experiment.read(
             data / MSMARCO,
@@ -47,6 +47,7 @@ def experiments(data: Path) -> dict[str, Experiment]:
             run=data / MSMARCO / "runs" / f"{split}.bm25.trec",
             qrels=data / MSMARCO / "qrels_full" / f"{split}.tsv",
         )
+    found.update((name, Experiment.read(data / name, "test")) for name in COLLECTIONS)
     return found
 
 

@@ -44,7 +44,7 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     try:
-        app(arguments)
+        app(arguments, prog_name="e2rank")
     except Exception as error:
         if debug:
             traceback.print_exc()
@@ -229,6 +229,8 @@ def evaluate(
     from e2rank_rag.evaluation.systems import SYSTEMS
     from e2rank_rag.rendering import systems_table
 
+    if run is not None and expand:
+        raise typer.BadParameter("--expand searches the collection; with --run nothing is searched")
     names = [name.strip() for name in systems.split(",") if name.strip()]
     if not names or set(names) - set(SYSTEMS):
         raise typer.BadParameter(f"--systems takes some of {', '.join(SYSTEMS)}, got {systems!r}")

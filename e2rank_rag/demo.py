@@ -47,7 +47,8 @@ def run_demo(
     about = "SciFact: scientific claims against 5,183 abstracts"
     if collection is not None:
         about = f"Collection: {collection.name}"
-    console.print(f"{about}. Model: {model}. Qdrant in {folder}", highlight=False, markup=False)
+    place = _from_home(folder)
+    console.print(f"{about}. Model: {model}. Qdrant in {place}", highlight=False, markup=False)
     shown = SHOWN_QUERIES if collection is None else _first_queries(collection)
     collection = shipped_collection("scifact") if collection is None else collection
     with Encoder.from_pretrained(model) as encoder:
@@ -58,6 +59,11 @@ def run_demo(
             _measure(console, collection, encoder, store)
         finally:
             store.close()
+
+
+def _from_home(folder: Path) -> str:
+    home = Path.home()
+    return f"~/{folder.relative_to(home)}" if folder.is_relative_to(home) else str(folder)
 
 
 def _index(console: Console, collection: Collection, encoder: Encoder, store: QdrantStore) -> None:
@@ -97,10 +103,11 @@ def _show_queries(
         console.print()
         console.print(
             before_after_table(
-                found[:SHOWN_HITS],
-                reranked[:SHOWN_HITS],
+                found,
+                reranked,
                 title=queries[id],
                 relevant=qrels[id].keys(),
+                rows=SHOWN_HITS,
                 width=console.width,
             )
         )
@@ -125,4 +132,6 @@ def _measure(
     console.print(systems_table(results, title=f"{name} test, {len(queries)} queries"))
     console.print("● relevant; ↑↓ places moved; ms/query from the query's text to 100 ranked hits.")
     if encoder.name == "minilm":
-        console.print("all-MiniLM-L6-v2 was never trained on listwise prompts: training brings more.")
+        console.print(
+            "all-MiniLM-L6-v2 was never trained on listwise prompts: training brings more."
+        )

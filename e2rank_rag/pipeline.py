@@ -88,7 +88,8 @@ class SearchPipeline:
             search that is made, but not for `candidates`.
         expand: search a second time with the reranker's own vector, and rank both findings by it.
         candidates: rerank these instead of searching: per query, hits or ids of documents in the
-            store, best first. Vectors that they lack are fetched by id.
+            store, best first. Vectors come from the store, by id, whatever a hit carries; what the
+            store does not hold, or holds with another text, is encoded.
 
         Raises StoredVectorMismatch when the store's vectors are not the encoder's.
         """
@@ -245,14 +246,13 @@ class SearchPipeline:
 
 
 def _asked(queries: Sequence[str], candidates: Sequence[Candidates]) -> list[str]:
-    """Ids that the store must be asked for: all but those of hits that carry their vector."""
+    """The ids of all candidates, each once."""
     if len(candidates) != len(queries):
         raise ValueError(f"{len(queries)} queries came with {len(candidates)} candidate lists")
     asked = {
         item if isinstance(item, str) else item.document.id: None
         for items in candidates
         for item in items
-        if isinstance(item, str) or item.embedding is None
     }
     return list(asked)
 
@@ -279,6 +279,6 @@ def _as_hit(item: Hit | str, stored: Mapping[str, StoredDocument]) -> Hit:
     if isinstance(item, str):
         return Hit(stored[item].document, 0.0, stored[item].embedding)
     known = stored.get(item.document.id)
-    if item.embedding is not None or known is None or known.document.text != item.document.text:
-        return item
+    if known is None or known.document.text != item.document.text:
+        return replace(item, embedding=None)
     return replace(item, embedding=known.embedding)

@@ -41,10 +41,12 @@ def before_after_table(
     *,
     title: str,
     relevant: Collection[str] = (),
+    rows: int = 10,
     width: int = 120,
 ) -> Table:
     """Candidates before and after reranking; ● marks what is relevant, arrows the moves.
 
+    rows: how many places to show; moves are counted over all candidates.
     width: of the terminal, in characters; headlines are shortened to fit it.
     """
     # Borders, padding, places, two scores, moves and marks take the rest.
@@ -54,7 +56,8 @@ def before_after_table(
         right = column in ("#", "score")
         table.add_column(column, justify="right" if right else "left", no_wrap=True)
     places = {hit.document.id: place for place, hit in enumerate(before, start=1)}
-    for place, (old, new) in enumerate(zip(before, after, strict=False), start=1):
+    pairs = zip(before[:rows], after[:rows], strict=False)
+    for place, (old, new) in enumerate(pairs, start=1):
         table.add_row(
             str(place),
             _marked(old, relevant, each),
@@ -69,12 +72,14 @@ def before_after_table(
 def systems_table(results: Mapping[str, SystemResult], *, title: str) -> Table:
     """One row per system: measures in points (0 to 100) and milliseconds per query."""
     measures = list(next(iter(results.values())).measures)
-    table = Table("system", *measures, "ms/query", title=escape(title), title_justify="left")
+    table = Table(
+        "system", *map(escape, measures), "ms/query", title=escape(title), title_justify="left"
+    )
     for column in table.columns[1:]:
         column.justify = "right"
     for name, result in results.items():
         points = (f"{100 * result.measures[measure]:.2f}" for measure in measures)
-        table.add_row(name, *points, f"{1000 * result.seconds_per_query:.0f}")
+        table.add_row(escape(name), *points, f"{1000 * result.seconds_per_query:.0f}")
     return table
 
 

@@ -85,7 +85,8 @@ class EnhancedQueryReranker:
         """Every candidate exactly once, with its new score, best first. Inputs are not changed.
 
         source: where the candidates' vectors come from (a store's name); their probe is made once
-        per source. Raises StoredVectorMismatch when they are another model's.
+            per source, so name it where one reranker serves several.
+        Raises StoredVectorMismatch when they are another model's.
         """
         return self.explain_batch(queries, candidates, source=source)[0]
 
@@ -142,9 +143,10 @@ class ListwiseReranker(EnhancedQueryReranker):
     prompt_depth: candidates shown in the prompt (all are scored); None takes the model's own.
     query_weight: `a` in `a * query + (1 - a) * listwise`; None takes the model's own.
     passes: how often, each time with the first candidates of the order before.
-    window: prompts over a sliding window instead of the first candidates only, each ordering what
-        it covers; many times the cost of one prompt. Scores then come from different prompts, so
-        each is lowered to the score of the place before it where it would be higher.
+    window: prompts over a sliding window instead of the first candidates only, each showing the
+        first prompt_depth of what it covers and ordering all of that; many times the cost of one
+        prompt. Scores then come from different prompts, so each is lowered to the score of the
+        place before it where it would be higher.
     stored_vectors: see `StoredVectors`.
     """
 

@@ -7,11 +7,14 @@ once with its README's listwise template, in which documents carry the end token
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.prompts import E2RANK, E2RANK_README
+
+if TYPE_CHECKING:
+    from e2rank_rag.models.encoder import Encoder
 
 QUERIES = ("What is the capital of China?", "Explain gravity")
 DOCUMENTS = (

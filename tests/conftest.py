@@ -184,6 +184,12 @@ def write_sentence_transformers_layout(
         (folder / name).write_text(json.dumps(content))
 
 
+@pytest.fixture(autouse=True)
+def plain_output(monkeypatch):
+    """rich takes a file for a terminal when this is set, as some CI systems do."""
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+
+
 @pytest.fixture(scope="session")
 def tiny_qwen3(tmp_path_factory) -> Path:
     """A bare Qwen3 folder, which says nothing about pooling and prompts: 32 dimensions."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from e2rank_rag.errors import StoredVectorMismatch
+from e2rank_rag.indexing import index_documents
 from e2rank_rag.pipeline import SearchPipeline
 from e2rank_rag.rerankers import ListwiseReranker, RocchioReranker, score_by_vector
 from e2rank_rag.store import QdrantStore
@@ -375,3 +376,16 @@ def test_a_reranker_with_a_model_of_its_own_makes_its_own_probe(encoder, store):
     pipeline = SearchPipeline(encoder, store, ListwiseReranker(turned))
     with pytest.raises(StoredVectorMismatch, match="turned"):
         pipeline.search(QUERY)
+
+
+def test_vectors_that_candidates_bring_along_are_not_used(minilm):
+    texts = {"a": "cats purr", "b": "trains run on rails"}
+    documents = [Document(id, text) for id, text in texts.items()]
+    store = QdrantStore.open(":memory:", "own")
+    index_documents(documents, minilm, store)
+    vectors = minilm.encode_documents(list(texts.values()))
+    swapped = [Hit(documents[0], 0.0, vectors[1]), Hit(documents[1], 0.0, vectors[0])]
+    hits = SearchPipeline(minilm, store).search("cats", candidates=swapped)
+    assert [hit.document.id for hit in hits] == ["a", "b"]
+    expected = minilm.encode_queries(["cats"])[0] @ vectors[0]
+    assert hits[0].score == pytest.approx(float(expected), abs=1e-6)

@@ -110,7 +110,7 @@ def run_experiment(
     progress: bool = False,
 ) -> dict[str, SystemResult]:
     """Index what is not in the store yet, then run each system; see `systems.run_system`."""
-    index_documents(experiment.documents(), encoder, store, on_bad=_log_bad, progress=progress)
+    index_documents(experiment.documents(), encoder, store, on_bad=_log_unfit, progress=progress)
     return {
         system: run_system(
             system,
@@ -128,3 +128,8 @@ def run_experiment(
 
 def _log_bad(bad: BadRecord) -> None:
     logger.warning("left out line %d of the corpus: %s", bad.line, bad.reason)
+
+
+def _log_unfit(bad: BadRecord) -> None:
+    # Counted over the documents that could be read, so this is not the number of a line.
+    logger.warning("left out document %d: %s", bad.line, bad.reason)

@@ -109,7 +109,9 @@ class Encoder:
         loaded = acquire(key)
         try:
             _check_lengths(recipe, loaded, name=str(model))
-            return cls(key, loaded, recipe, name=str(model))
+            # An index records this name: a folder must be found from elsewhere too.
+            local = Path(model).expanduser().is_dir()
+            return cls(key, loaded, recipe, name=str(folder) if local else str(model))
         except BaseException:
             release(key, loaded)
             raise

@@ -1,0 +1,139 @@
+"""Each system is what its parts make by hand, measured over all judged queries."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from e2rank_rag.evaluation import systems
+from e2rank_rag.evaluation.systems import SYSTEMS, candidates_of_run, run_system
+from e2rank_rag.pipeline import SearchPipeline
+from e2rank_rag.rerankers import ListwiseReranker, RocchioReranker
+from e2rank_rag.store import QdrantStore
+from e2rank_rag.types import Document
+from tests.encoders import TableEncoder
+
+TEXTS = {
+    "cats": "cats purr, cats sleep, cats purr again",
+    "dogs": "dogs bark, dogs dig, dogs bark again",
+    "ferry": "A ferry crosses the strait between the two islands four times a day.",
+    "bread": "Bread rises because yeast turns sugar into carbon dioxide.",
+    "prime": "A prime number has no divisors but one and itself.",
+}
+QUERIES = {"q1": "Which animals purr?", "q2": "When does the ferry cross?"}
+QRELS = {"q1": {"cats": 1}, "q2": {"ferry": 1}}
+
+
+def ids(hits):
+    return [hit.document.id for hit in hits]
+
+
+@pytest.fixture
+def store(bert):
+    store = QdrantStore.open(":memory:", "things")
+    store.prepare(bert.dim, fingerprint=bert.fingerprint)
+    documents = [Document(id, text) for id, text in TEXTS.items()]
+    store.upsert(documents, bert.encode_documents(list(TEXTS.values())))
+    yield store
+    store.close()
+
+
+def test_the_systems_are_named():
+    assert SYSTEMS == ("retrieve", "rocchio", "listwise")
+
+
+@pytest.mark.parametrize(
+    ("system", "kind"),
+    [("retrieve", None), ("rocchio", RocchioReranker), ("listwise", ListwiseReranker)],
+)
+def test_a_system_is_search_and_its_reranker(bert, store, system, kind):
+    result = run_system(system, bert, store, QUERIES, QRELS)
+    for query, text in QUERIES.items():
+        found = store.search(bert.encode_queries([text])[0], top_k=100)
+        by_hand = found if kind is None else kind(bert).rerank(text, found)
+        assert ids(result.rankings[query]) == ids(by_hand)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_measures_are_fractions_and_time_is_per_query(bert, store, system):
+    result = run_system(system, bert, store, QUERIES, QRELS)
+    assert list(result.measures) == ["nDCG@10", "R@100", "RR@10"]
+    assert all(0.0 <= value <= 1.0 for value in result.measures.values())
+    assert result.measures["R@100"] == 1.0
+    assert 0 < result.seconds_per_query < 10
+
+
+def test_measures_by_hand():
+    # q lies on a, then b, then c: the one relevant document is at rank 2.
+    table = TableEncoder({"q": [1, 0], "a": [1, 0], "b": [1, 1], "c": [0, 1]})
+    store = QdrantStore.open(":memory:", "things")
+    store.prepare(2, fingerprint="t")
+    store.upsert([Document(id, id) for id in "abc"], table.encode_documents(list("abc")))
+    result = run_system(
+        "retrieve", table, store, {"1": "q", "2": "q"}, {"1": {"b": 1}, "2": {"gone": 1}}
+    )
+    assert ids(result.rankings["1"]) == ["a", "b", "c"]
+    assert result.measures == {
+        "nDCG@10": pytest.approx((1 / np.log2(3) + 0) / 2),
+        "R@100": pytest.approx(0.5),
+        "RR@10": pytest.approx((1 / 2 + 0) / 2),
+    }
+    store.close()
+
+
+def test_with_candidates_retrieve_is_the_querys_cosine_on_them(bert, store):
+    candidates = {"q1": ["bread", "cats", "dogs"], "q2": ["prime"]}
+    result = run_system("retrieve", bert, store, QUERIES, QRELS, candidates=candidates)
+    query = bert.encode_queries([QUERIES["q1"]])[0]
+    vectors = bert.encode_documents([TEXTS[id] for id in candidates["q1"]])
+    cosines = dict(zip(candidates["q1"], (vectors @ query).tolist(), strict=True))
+    ranking = result.rankings["q1"]
+    assert ids(ranking) == sorted(cosines, key=cosines.get, reverse=True)
+    assert {h.document.id: h.score for h in ranking} == pytest.approx(cosines, abs=1e-5)
+    assert ids(result.rankings["q2"]) == ["prime"]
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_query_without_candidates_counts_as_zero(bert, store, system):
+    result = run_system(system, bert, store, QUERIES, QRELS, candidates={"q1": ["cats"]})
+    assert result.rankings["q2"] == []
+    assert result.measures == {"nDCG@10": 0.5, "R@100": 0.5, "RR@10": 0.5}
+
+
+def test_retrieve_k_is_the_depth(bert, store):
+    result = run_system("listwise", bert, store, QUERIES, QRELS, retrieve_k=2)
+    assert [len(hits) for hits in result.rankings.values()] == [2, 2]
+
+
+def test_expand_is_for_rerankers_only(bert, store):
+    options = {"retrieve_k": 2, "expand": True}
+    retrieve = run_system("retrieve", bert, store, QUERIES, QRELS, **options)
+    plain = run_system("retrieve", bert, store, QUERIES, QRELS, retrieve_k=2)
+    assert ids(retrieve.rankings["q1"]) == ids(plain.rankings["q1"])
+    pipeline = SearchPipeline(bert, store, ListwiseReranker(bert))
+    listwise = run_system("listwise", bert, store, QUERIES, QRELS, **options)
+    for query, text in QUERIES.items():
+        by_hand = pipeline.search(text, top_k=2, **options)
+        assert ids(listwise.rankings[query]) == ids(by_hand)
+
+
+def test_batches_do_not_matter(bert, store, monkeypatch):
+    whole = run_system("listwise", bert, store, QUERIES, QRELS)
+    monkeypatch.setattr(systems, "BATCH_QUERIES", 1)
+    single = run_system("listwise", bert, store, QUERIES, QRELS)
+    assert {q: ids(h) for q, h in whole.rankings.items()} == {
+        q: ids(h) for q, h in single.rankings.items()
+    }
+
+
+def test_an_unknown_system_is_refused(bert, store):
+    with pytest.raises(ValueError, match=r"'retrieve', 'rocchio', 'listwise'.*got 'bm25'"):
+        run_system("bm25", bert, store, QUERIES, QRELS)
+
+
+def test_candidates_of_a_run_are_its_best():
+    run = {"q": {"a": 1.0, "b": 3.0, "c": 2.0}, "r": {}}
+    assert candidates_of_run(run, depth=2) == {"q": ["b", "c"], "r": []}
+    assert candidates_of_run({"q": {str(i): -i for i in range(200)}})["q"] == [
+        str(i) for i in range(100)
+    ]

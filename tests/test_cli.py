@@ -1,0 +1,563 @@
+"""Every command on a few documents: what it prints, what it writes, how it fails."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import typer
+from rich.console import Console
+
+from e2rank_rag import cli
+from e2rank_rag.cli import parse_filters
+from e2rank_rag.evaluation.metrics import evaluate
+from e2rank_rag.evaluation.runs import read_run
+from e2rank_rag.store import QdrantStore, opening
+from e2rank_rag.types import Document
+from e2rank_rag.verify import TOLERANCE
+
+RECORDS = [
+    {"_id": "cats", "text": "cats purr, cats sleep, cats purr again", "year": 2001, "kind": "pet"},
+    {"_id": "dogs", "text": "dogs bark, dogs dig, dogs bark again", "year": 2005, "kind": "pet"},
+    {"_id": "ferry", "title": "Ferries", "text": "A ferry crosses the strait.", "year": 2010},
+    {"_id": "bread", "text": "Bread rises because yeast turns sugar into gas.", "kind": "food"},
+]
+IDS = [record["_id"] for record in RECORDS]
+TEXTS = ["Ferries " + r["text"] if "title" in r else r["text"] for r in RECORDS]
+# Of typer, which some surroundings make print colours.
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+QUERIES = {"q1": "Which animals purr?", "q2": "When does the ferry cross?"}
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """`e2rank ...` in this process: exit code, stdout and stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["e2rank", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit:
+            cli.main()
+        captured = (ANSI.sub("", text) for text in capsys.readouterr())
+        return exit.value.code or 0, *captured
+
+    # Whatever the surroundings say of colours and width.
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(cli, "out", Console(force_terminal=False, width=200))
+    monkeypatch.setattr(cli, "err", Console(stderr=True, force_terminal=False, width=200))
+    return run
+
+
+def jsonl(path, records):
+    data = "".join(json.dumps(record) + "\n" for record in records).encode()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    return jsonl(tmp_path / "corpus.jsonl", RECORDS)
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory, bert, tiny_bert):
+    """An index of the four documents, as `e2rank index` writes it; open for reading only."""
+    folder = tmp_path_factory.mktemp("filled")
+    store = QdrantStore.open(folder, "documents")
+    store.prepare(bert.dim, fingerprint=bert.fingerprint, model=str(tiny_bert))
+    keys = ("year", "kind", "title")
+    documents = [
+        Document(id, text, {key: record[key] for key in keys if key in record})
+        for id, text, record in zip(IDS, TEXTS, RECORDS, strict=True)
+    ]
+    store.upsert(documents, bert.encode_documents(TEXTS))
+    store.close()
+    return folder
+
+
+@pytest.fixture
+def beir(tmp_path):
+    folder = tmp_path / "small"
+    (folder / "qrels").mkdir(parents=True)
+    jsonl(folder / "corpus.jsonl.gz", RECORDS)
+    jsonl(folder / "queries.jsonl", [{"_id": id, "text": text} for id, text in QUERIES.items()])
+    (folder / "qrels" / "test.tsv").write_text(
+        "query-id\tcorpus-id\tscore\nq1\tcats\t1\nq2\tferry\t1\n"
+    )
+    return folder
+
+
+def found(output):
+    return [record["id"] for record in json.loads(output)]
+
+
+# Help and usage
+
+
+@pytest.mark.parametrize("command", ["demo", "index", "search", "evaluate", "verify"])
+def test_every_command_has_help(run, command):
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    assert f"Usage: e2rank {command}" in out
+    code, out, _ = run("--help")
+    assert code == 0
+    assert command in out
+    assert "Exit codes: 0 done, 1 failed, 2 wrong usage." in out
+
+
+def test_help_needs_no_torch():
+    script = (
+        "import sys; from e2rank_rag.cli import main; sys.argv = ['e2rank', '--help']\n"
+        "try: main()\n"
+        "finally: print(sorted({'torch', 'transformers', 'qdrant_client'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nope"],
+        ["search"],
+        ["search", "q"],
+        ["search", "q", "--index", "i", "--top-k", "0"],
+        ["search", "q", "--index", "i", "--expand", "--no-rerank"],
+        ["search", "q", "--index", "i", "--filter", "year"],
+        ["evaluate", "folder", "--systems", "bm25"],
+        ["evaluate", "folder", "--systems", ","],
+    ],
+)
+def test_wrong_usage_is_exit_code_2(run, arguments):
+    code, _, err = run(*arguments)
+    assert code == 2
+    assert "Traceback" not in err
+
+
+# index
+
+
+def test_index_says_what_it_did(run, corpus, tmp_path, tiny_bert):
+    command = ["index", corpus, "--index", tmp_path / "i", "--model", tiny_bert]
+    code, out, err = run(*command)
+    assert code == 0
+    assert re.fullmatch(r"4 added in \d+\.\d s\n", out)
+    assert "indexing: 0 of 4" in err
+    jsonl(corpus, [{**RECORDS[0], "text": "other"}, {**RECORDS[1], "year": 1}, RECORDS[2]])
+    _, out, _ = run(*command, "--prune")
+    assert out.startswith("1 updated, 1 meta updated, 1 unchanged, 1 pruned in ")
+    store = QdrantStore.open(tmp_path / "i", "documents")
+    assert sorted(store.ids()) == ["cats", "dogs", "ferry"]
+    assert store.model == str(tiny_bert)
+    store.close()
+
+
+def test_index_takes_gzip_and_beir_folders(run, beir, tmp_path, tiny_bert):
+    for place, source in enumerate((beir, beir / "corpus.jsonl.gz")):
+        options = ["--index", tmp_path / f"i{place}", "--model", tiny_bert, "--collection", "c"]
+        code, out, _ = run("index", source, *options)
+        assert (code, out.split(" in ")[0]) == (0, "4 added")
+
+
+def test_index_says_how_many_were_cut(run, tmp_path, tiny_bert):
+    corpus = jsonl(tmp_path / "c.jsonl", [{"_id": "a", "text": "cats purr " * 200}, RECORDS[1]])
+    _, out, _ = run("index", corpus, "--index", tmp_path / "i", "--model", tiny_bert)
+    assert "1 documents were longer than 128 tokens and were cut there" in out
+
+
+def test_bad_records_end_it_or_are_skipped_with_their_lines(run, tmp_path, tiny_bert):
+    corpus = jsonl(tmp_path / "c.jsonl", [RECORDS[0], {"_id": "[b]", "text": ""}, RECORDS[0]])
+    command = ["index", corpus, "--index", tmp_path / "i", "--model", tiny_bert]
+    code, _, err = run(*command)
+    assert code == 1
+    assert f"error: {corpus}, line 2: no text" in err
+    code, out, err = run(*command, "--skip-bad")
+    assert code == 0
+    assert "1 added, 2 skipped" in out
+    assert "line 2: no text" in err
+    assert "line 3: id 'cats' was given before; ids must be unique" in err
+
+
+# search
+
+
+def test_search_shows_a_table(run, filled):
+    code, out, _ = run("search", "animals [that] purr", "--index", filled)
+    assert code == 0
+    assert "animals [that] purr" in out
+    assert all(id in out for id in IDS)
+
+
+def test_search_gives_json_and_reads_the_model_from_the_index(run, filled):
+    code, out, _ = run("search", "animals that purr", "--index", filled, "--json", "--top-k", 3)
+    assert code == 0
+    records = json.loads(out)
+    assert len(records) == 3
+    scores = [record["score"] for record in records]
+    assert scores == sorted(scores, reverse=True)
+    for record in records:
+        assert list(record) == ["id", "score", "text", "meta"]
+        assert record["text"] == TEXTS[IDS.index(record["id"])]
+    assert all(type(score) is float for score in scores)
+
+
+def test_no_rerank_is_the_querys_own_cosine(run, filled, bert):
+    query = "animals that purr"
+    _, out, _ = run("search", query, "--index", filled, "--json", "--no-rerank")
+    cosines = bert.encode_documents(TEXTS) @ bert.encode_queries([query])[0]
+    by_hand = [IDS[i] for i in np.argsort(-cosines)]
+    assert found(out) == by_hand
+    scores = [record["score"] for record in json.loads(out)]
+    assert scores == pytest.approx(sorted(cosines.tolist(), reverse=True), abs=1e-5)
+
+
+def test_rerank_is_the_listwise_cosine(run, filled, bert):
+    query = "animals that purr"
+    documents = bert.encode_documents(TEXTS)
+    first = np.argsort(-(documents @ bert.encode_queries([query])[0]))
+    better = bert.encode_listwise([query], [[TEXTS[i] for i in first]]).embeddings[0]
+    by_hand = [IDS[i] for i in np.argsort(-(documents @ better))]
+    for options in ([], ["--expand"]):
+        _, out, _ = run("search", query, "--index", filled, "--json", *options)
+        assert found(out) == by_hand
+
+
+def test_expand_searches_again(run, filled):
+    options = ["--index", filled, "--json", "--top-k", "2", "--retrieve-k", "2"]
+    _, out, _ = run("search", "animals that purr", *options, "--expand")
+    assert len(found(out)) == 2
+
+
+@pytest.mark.parametrize(
+    ("filters", "ids"),
+    [
+        (["kind=pet"], ["cats", "dogs"]),
+        (["kind=pet", "kind=food"], ["bread", "cats", "dogs"]),
+        (["year>=2005"], ["dogs", "ferry"]),
+        (["year>2001", "year<2010"], ["dogs"]),
+        (["year=2001"], ["cats"]),
+        (['year="2001"'], []),
+        (["kind=pet", "year<2005"], ["cats"]),
+        (["title=Ferries"], ["ferry"]),
+    ],
+)
+def test_filters_limit_what_is_found(run, filled, filters, ids):
+    options = [part for condition in filters for part in ("--filter", condition)]
+    code, out, _ = run("search", "q", "--index", filled, "--json", "--no-rerank", *options)
+    assert (code, sorted(found(out))) == (0, ids)
+
+
+# evaluate
+
+
+def test_evaluate_writes_figures_and_runs(run, beir, tmp_path, tiny_bert):
+    figures, runs = tmp_path / "out" / "figures.json", tmp_path / "runs"
+    code, out, _ = run("evaluate", beir, "--model", tiny_bert, "--json", figures, "--run-dir", runs)
+    assert code == 0
+    assert "small test, 2 queries" in out
+    record = json.loads(figures.read_text())
+    assert {key: record[key] for key in ("collection", "split", "model")} == {
+        "collection": "small",
+        "split": "test",
+        "model": str(tiny_bert),
+    }
+    assert set(record) == {"collection", "split", "model", "systems"}
+    assert list(record["systems"]) == ["retrieve", "rocchio", "listwise"]
+    qrels = {"q1": {"cats": 1}, "q2": {"ferry": 1}}
+    for system, values in record["systems"].items():
+        assert set(values) == {"nDCG@10", "R@100", "RR@10", "seconds_per_query"}
+        assert values.pop("seconds_per_query") > 0
+        assert all(0.0 <= value <= 1.0 for value in values.values())
+        written = read_run(runs / f"small.test.{system}.trec")
+        assert evaluate(written, qrels) == values
+        assert {query: set(documents) for query, documents in written.items()} == {
+            query: set(IDS) for query in QUERIES
+        }
+
+
+def test_evaluate_ranks_the_candidates_of_a_run(run, beir, tmp_path, tiny_bert, bert):
+    candidates = tmp_path / "bm25.trec"
+    candidates.write_text("q1 Q0 bread 1 9.5 bm25\nq1 Q0 dogs 2 8 bm25\nq1 Q0 cats 3 7 bm25\n")
+    figures, runs = tmp_path / "figures.json", tmp_path / "runs"
+    options = ["--run", candidates, "--json", figures, "--run-dir", runs, "--model", tiny_bert]
+    code, _, _ = run("evaluate", beir, "--systems", "retrieve, listwise", *options)
+    assert code == 0
+    texts = {id: text for id, text in zip(IDS, TEXTS, strict=True) if id != "ferry"}
+    cosines = bert.encode_documents(list(texts.values())) @ bert.encode_queries([QUERIES["q1"]])[0]
+    by_hand = [list(texts)[i] for i in np.argsort(-cosines)]
+    written = read_run(runs / "small.test.retrieve.trec")
+    assert {query: list(documents) for query, documents in written.items()} == {"q1": by_hand}
+    # q2 is not in the run: it counts as zero.
+    place = by_hand.index("cats") + 1
+    values = json.loads(figures.read_text())["systems"]["retrieve"]
+    assert values["RR@10"] == pytest.approx(1 / place / 2)
+    assert values["nDCG@10"] == pytest.approx(1 / math.log2(place + 1) / 2)
+    assert values["R@100"] == 0.5
+
+
+def test_evaluate_takes_judgements_from_a_file(run, beir, tmp_path, tiny_bert):
+    qrels, figures = tmp_path / "other.qrels", tmp_path / "figures.json"
+    qrels.write_text("q2 0 nowhere 1\n")
+    options = ["--qrels", qrels, "--json", figures, "--model", tiny_bert]
+    code, out, _ = run("evaluate", beir, "--systems", "retrieve", *options)
+    assert code == 0
+    assert "1 queries" in out
+    values = json.loads(figures.read_text())["systems"]["retrieve"]
+    assert [values[name] for name in ("nDCG@10", "R@100", "RR@10")] == [0.0, 0.0, 0.0]
+
+
+def test_evaluate_keeps_its_index_where_it_is_told(run, beir, tmp_path, tiny_bert):
+    options = ["--systems", "retrieve", "--model", tiny_bert, "--index", tmp_path / "kept"]
+    for _ in range(2):
+        assert run("evaluate", beir, *options)[0] == 0
+    store = QdrantStore.open(tmp_path / "kept", "probe")
+    (collection,) = store.client.get_collections().collections
+    assert re.fullmatch(r"small-[0-9a-f]{8}", collection.name)
+    store.close()
+
+
+def test_an_unknown_split_names_those_there_are(run, beir):
+    code, _, err = run("evaluate", beir, "--split", "dev")
+    assert code == 1
+    assert "has no split 'dev'; there is: test" in err
+
+
+# verify
+
+
+@pytest.fixture(scope="module")
+def saved_qwen3(qwen3, tmp_path_factory):
+    return qwen3.save(tmp_path_factory.mktemp("saved") / "tiny-e2rank")
+
+
+def test_verify_shows_both_tables_and_fails_for_random_weights(run, saved_qwen3):
+    code, out, err = run("verify", saved_qwen3)
+    assert code == 1
+    for row in ("published: plain, vLLM", "published: listwise", "ours: plain", "ours: listwise"):
+        assert row in out
+    assert re.search(
+        rf"error: the cosines are not the published ones: largest difference \d\.\d+, "
+        rf"tolerance {TOLERANCE}",
+        err,
+    )
+
+
+def test_verify_refuses_other_models_with_the_reason(run):
+    code, out, err = run("verify", "minilm")
+    assert (code, out) == (1, "")
+    assert "error: minilm does not encode as the released E2Rank models do" in err
+
+
+# Errors
+
+
+def one_line(err):
+    lines = [line for line in err.splitlines() if line]
+    return len(lines) == 1 and lines[0].startswith("error: ")
+
+
+def test_an_error_is_one_line_and_debug_anywhere_shows_where(run, tmp_path):
+    command = ["search", "q", "--index", tmp_path / "nowhere"]
+    code, out, err = run(*command)
+    assert (code, out) == (1, "")
+    assert one_line(err)
+    assert f"no index at {tmp_path / 'nowhere'}; make one with `e2rank index`" in err
+    for place in range(len(command) + 1):
+        code, _, err = run(*command[:place], "--debug", *command[place:])
+        assert code == 1
+        assert "Traceback (most recent call last)" in err
+        assert err.splitlines()[-1].startswith("error: no index at ")
+
+
+def test_the_module_ends_with_the_same_codes_as_the_command(tmp_path):
+    command = [sys.executable, "-m", "e2rank_rag.cli", "search", "q", "--index", tmp_path / "no"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert one_line(done.stderr)
+
+
+def test_a_missing_model_folder(run, corpus, tmp_path):
+    code, _, err = run("index", corpus, "--index", tmp_path / "i", "--model", "./no/such/model")
+    assert code == 1
+    assert one_line(err)
+    assert "there is no model folder no/such/model" in err
+    assert not (tmp_path / "i").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("model.safetensors", "the weights in"),
+        ("config.json", "config"),
+        ("tokenizer.json", "the tokenizer in"),
+        ("modules.json", "modules.json"),
+    ],
+)
+def test_a_corrupt_model_folder(run, corpus, tmp_path, tiny_bert, name, reason):
+    model = tmp_path / "model"
+    model.mkdir()
+    for path in tiny_bert.rglob("*"):
+        target = model / path.relative_to(tiny_bert)
+        if path.is_file():
+            target.parent.mkdir(exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    (model / name).write_bytes(b"\x00garbage")
+    code, _, err = run("index", corpus, "--index", tmp_path / "i", "--model", model)
+    assert code == 1
+    assert one_line(err)
+    assert reason in err
+    assert str(model) in err
+
+
+def test_a_missing_source(run, tmp_path, tiny_bert):
+    source = tmp_path / "no.jsonl"
+    code, _, err = run("index", source, "--index", tmp_path / "i", "--model", tiny_bert)
+    assert code == 1
+    assert one_line(err)
+    assert str(source) in err
+
+
+def test_an_empty_query(run, filled):
+    for query in ("", " "):
+        code, _, err = run("search", query, "--index", filled)
+        assert code == 1
+        assert one_line(err)
+        assert "query" in err
+
+
+def test_an_empty_source(run, tmp_path, tiny_bert):
+    corpus = jsonl(tmp_path / "c.jsonl", [])
+    code, _, err = run("index", corpus, "--index", tmp_path / "i", "--model", tiny_bert)
+    assert code == 1
+    assert "error: there is nothing to index: the source has no document" in err
+
+
+def test_a_locked_index(run, filled):
+    store = QdrantStore.open(filled, "documents")
+    code, _, err = run("search", "q", "--index", filled)
+    store.close()
+    assert code == 1
+    assert one_line(err)
+    assert f"{filled} is open already, in another process" in err
+
+
+def test_a_read_only_index(run, filled, monkeypatch):
+    def refuse(**options):
+        raise PermissionError(13, "Permission denied", str(filled / "meta.json"))
+
+    monkeypatch.setattr(opening, "QdrantClient", refuse)
+    code, _, err = run("search", "q", "--index", filled)
+    assert code == 1
+    assert one_line(err)
+    assert f"{filled} cannot be written" in err
+
+
+def test_a_file_in_place_of_the_index_folder(run, corpus, tiny_bert):
+    code, _, err = run("index", corpus, "--index", corpus, "--model", tiny_bert)
+    assert code == 1
+    assert f"{corpus} is no folder" in err
+
+
+def test_a_wrong_collection_names_those_there_are(run, filled, tiny_bert):
+    code, _, err = run(
+        "search", "q", "--index", filled, "--collection", "news", "--model", tiny_bert
+    )
+    assert code == 1
+    assert one_line(err)
+    assert "collection 'news' is not there" in err
+    assert "Collections that are there: 'documents'." in err
+
+
+def test_a_collection_of_another_dimension(run, corpus, filled):
+    code, _, err = run("index", corpus, "--index", filled, "--model", "minilm")
+    assert code == 1
+    assert one_line(err)
+    assert "holds vectors of 32 dimensions, these have 384" in err
+    code, _, err = run("search", "q", "--index", filled, "--model", "minilm")
+    assert code == 1
+    assert "holds vectors of 32 dimensions, minilm makes 384" in err
+
+
+def test_a_collection_of_another_model(run, corpus, filled, saved_qwen3):
+    code, _, err = run("index", corpus, "--index", filled, "--model", saved_qwen3)
+    assert code == 1
+    assert "was written by" in err
+    code, _, err = run("search", "q", "--index", filled, "--model", saved_qwen3)
+    assert code == 1
+    assert "was written by another model" in err
+
+
+# Filters
+
+
+@pytest.mark.parametrize(
+    ("conditions", "filter"),
+    [
+        ([], {}),
+        (["a=5"], {"a": 5}),
+        (["a=5.5"], {"a": 5.5}),
+        (["a=-1"], {"a": -1}),
+        (["a=true"], {"a": True}),
+        (["a=True"], {"a": "True"}),
+        (['a="5"'], {"a": "5"}),
+        (["a=five"], {"a": "five"}),
+        (["a="], {"a": ""}),
+        (["a=NaN"], {"a": "NaN"}),
+        (["a=Infinity"], {"a": "Infinity"}),
+        (["a={"], {"a": "{"}),
+        (['a={"gte": 1}'], {"a": '{"gte": 1}'}),
+        (["a=[1, 2]"], {"a": [1, 2]}),
+        ([" a = b "], {"a": "b"}),
+        (["a.b=c"], {"a.b": "c"}),
+        (["a=b=c"], {"a": "b=c"}),
+        (["a=b>=c"], {"a": "b>=c"}),
+        (["a>5"], {"a": {"gt": 5}}),
+        (["a>=5"], {"a": {"gte": 5}}),
+        (["a<5"], {"a": {"lt": 5}}),
+        (["a<=5"], {"a": {"lte": 5}}),
+        (["a<=x>y"], {"a": {"lte": "x>y"}}),
+        (["a>=2020-01-01"], {"a": {"gte": "2020-01-01"}}),
+        (["a>=5", "a<9"], {"a": {"gte": 5, "lt": 9}}),
+        (["a=1", "a=2"], {"a": [1, 2]}),
+        (["a=1", "a=2", "a=x"], {"a": [1, 2, "x"]}),
+        (["a=1", "b=2"], {"a": 1, "b": 2}),
+        (["größe=5"], {"größe": 5}),
+    ],
+)
+def test_conditions_are_read(conditions, filter):
+    parsed = parse_filters(conditions)
+    assert parsed == filter
+    assert [type(value) for value in parsed.values()] == [type(v) for v in filter.values()]
+
+
+@pytest.mark.parametrize(
+    ("conditions", "message"),
+    [
+        (["a"], "key=value or key>=5, got 'a'"),
+        ([""], "key=value or key>=5, got ''"),
+        (["=5"], "got '=5'"),
+        ([" =5"], "got ' =5'"),
+        ([">=5"], "got '>=5'"),
+        (["a!=5"], "got 'a!=5'"),
+        (["a=1", "a>2"], "a: = and > cannot be combined"),
+        (["a>2", "a=1"], "a: = cannot be combined with a range"),
+        (["a>2", "a>3"], "a: > is given twice"),
+    ],
+)
+def test_conditions_that_cannot_be_meant_are_refused(conditions, message):
+    with pytest.raises(typer.BadParameter, match=re.escape(message)):
+        parse_filters(conditions)
+
+
+def test_evaluate_refuses_to_expand_a_given_run(run, beir):
+    code, _, err = run("evaluate", beir, "--run", beir / "bm25.trec", "--expand")
+    assert code == 2
+    assert "with --run nothing is searched" in " ".join(err.split())
