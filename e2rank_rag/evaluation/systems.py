@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from e2rank_rag.evaluation.metrics import DEFAULT_MEASURES, evaluate
@@ -25,6 +25,7 @@ class SystemResult:
     """One system on one collection. measures: fractions between 0 and 1.
 
     seconds_per_query: encoding, searching and reranking, wall time over batches of 16 queries.
+    rankings: per query, best first, without embeddings.
     """
 
     measures: dict[str, float]
@@ -69,7 +70,9 @@ def run_system(
                 candidates=given,
             )
             seconds += time.perf_counter() - started
-            rankings.update(zip(batch, found, strict=True))
+            # Vectors of all rankings would take gigabytes: 6000 queries x 100 hits x 384 numbers.
+            bare = [[replace(hit, embedding=None) for hit in hits] for hits in found]
+            rankings.update(zip(batch, bare, strict=True))
             shown.advance(len(batch))
     return SystemResult(
         measures=evaluate(run_from_rankings(rankings), qrels, measures),
