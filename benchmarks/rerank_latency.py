@@ -43,7 +43,7 @@ def one_round(
     encoder: Encoder, reranker: ListwiseReranker, query: str, found: list[Hit], source: str
 ) -> dict[str, float]:
     texts = [hit.document.text for hit in found[:100]]
-    reranker.rerank(query, found[:100], source=source)  # the probe, and caches
+    reranker.rerank(query, found, source=source)  # the probe, and caches
     return {
         "encode 100 documents": seconds(lambda: encoder.encode_documents(texts)),
         "rerank 100": seconds(lambda: reranker.rerank(query, found[:100], source=source)),

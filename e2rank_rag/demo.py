@@ -130,8 +130,9 @@ def _measure(
     console.print()
     name = "SciFact" if collection.name == "scifact" else collection.name
     console.print(systems_table(results, title=f"{name} test, {len(queries)} queries"))
-    console.print("● relevant; ↑↓ places moved; ms/query from the query's text to 100 ranked hits.")
+    console.print(
+        "● relevant; ↑↓ places moved; ms/query from the query's text to 100 ranked hits.",
+        highlight=False,
+    )
     if encoder.name == "minilm":
-        console.print(
-            "all-MiniLM-L6-v2 was never trained on listwise prompts: training brings more."
-        )
+        console.print("all-MiniLM-L6-v2 was never trained on listwise prompts.", highlight=False)
