@@ -140,7 +140,7 @@ def _index(
         fingerprint=encoder.fingerprint,
         model=getattr(encoder, "name", type(encoder).__name__),
     )
-    _probe_foreign(encoder, store)
+    probe_foreign(encoder, store)
     run = _Run(encoder, store)
     seen: set[str] = set()
     with ProgressReport("indexing", total=total, shown=progress) as shown:
@@ -199,7 +199,7 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
-def _probe_foreign(encoder: TextEncoder, store: Store) -> None:
+def probe_foreign(encoder: TextEncoder, store: Store) -> None:
     """A collection that others filled says nothing of its model: look at two of its vectors.
 
     Raises StoredVectorMismatch before anything is written beside the vectors of another model.

@@ -1,0 +1,8 @@
+"""E2RankTextEmbedder for queries, E2RankDocumentEmbedder for what they search in."""
+
+from haystack_integrations.components.embedders.e2rank.document_embedder import (
+    E2RankDocumentEmbedder,
+)
+from haystack_integrations.components.embedders.e2rank.text_embedder import E2RankTextEmbedder
+
+__all__ = ["E2RankDocumentEmbedder", "E2RankTextEmbedder"]

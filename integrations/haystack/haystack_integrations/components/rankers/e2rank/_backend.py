@@ -1,0 +1,161 @@
+"""What the components share: an encoder that opens at first use, the text of a document, YAML."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from haystack import default_to_dict
+from haystack.utils import ComponentDevice
+from pydantic import BaseModel
+
+from e2rank_rag.prompts import Prompts, Task
+from e2rank_rag.types import Cut, Embeddings, ListwiseEncoding, TextEncoder
+
+if TYPE_CHECKING:
+    from e2rank_rag.models.encoder import Encoder
+
+T = TypeVar("T")
+
+
+class LazyEncoder:
+    """A `TextEncoder` that opens its model at first use, and again after `close`.
+
+    All that name the same model, dtype and device share its weights and its one thread.
+    options: further arguments of `Encoder.from_pretrained`.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        device: ComponentDevice | None,
+        dtype: str | None,
+        options: Mapping[str, Any] | None,
+    ) -> None:
+        self.name = model
+        self._device = device
+        self._dtype = dtype
+        self._options = dict(options or {})
+        self._encoder: Encoder | None = None
+        self._lock = threading.Lock()
+
+    def open(self) -> Encoder:
+        """The encoder; its model is loaded by the first call."""
+        with self._lock:
+            if self._encoder is None:
+                from e2rank_rag.models.encoder import Encoder
+
+                device = None if self._device is None else self._device.to_torch_str()
+                self._encoder = Encoder.from_pretrained(
+                    self.name,
+                    device=device,
+                    dtype=self._dtype,  # type: ignore[arg-type]
+                    **{name: _record(name, value) for name, value in self._options.items()},
+                )
+            return self._encoder
+
+    async def aopen(self) -> Encoder:
+        """`open` without blocking the event loop."""
+        opened = self._encoder
+        return opened if opened is not None else await asyncio.to_thread(self.open)
+
+    def close(self) -> None:
+        """Give the model back, after the calls that are running; the next use opens it again."""
+        with self._lock:
+            encoder, self._encoder = self._encoder, None
+        if encoder is not None:
+            encoder.close()
+
+    @property
+    def dim(self) -> int:
+        return self.open().dim
+
+    @property
+    def fingerprint(self) -> str:
+        return self.open().fingerprint
+
+    def encode_queries(self, queries: Sequence[str]) -> Embeddings:
+        return self.open().encode_queries(queries)
+
+    def encode_documents(
+        self,
+        documents: Sequence[str],
+        *,
+        on_cut: Callable[[Cut], None] | None = None,
+        progress: bool | None = None,
+    ) -> Embeddings:
+        return self.open().encode_documents(documents, on_cut=on_cut, progress=progress)
+
+    def encode_listwise(
+        self,
+        queries: Sequence[str],
+        candidates: Sequence[Sequence[str]],
+        *,
+        depth: int | None = None,
+        query_weight: float | None = None,
+    ) -> ListwiseEncoding:
+        return self.open().encode_listwise(
+            queries, candidates, depth=depth, query_weight=query_weight
+        )
+
+    async def run_async(self, call: Callable[[], T]) -> T:
+        return await (await self.aopen()).run_async(call)
+
+
+@dataclass(frozen=True)
+class DocumentText:
+    """The text of a document as it is embedded: prefix, meta fields, content, suffix.
+
+    Fields that are missing or None are left out; 0, False and "" are not.
+    """
+
+    meta_fields: Sequence[str] = ()
+    separator: str = "\n"
+    prefix: str = ""
+    suffix: str = ""
+
+    def of(self, content: str | None, meta: Mapping[str, Any]) -> str:
+        fields = [str(meta[field]) for field in self.meta_fields if meta.get(field) is not None]
+        return self.prefix + self.separator.join([*fields, content or ""]) + self.suffix
+
+
+def check_top_k(top_k: int | None) -> None:
+    """ValueError unless `top_k` is positive, or None for "as at construction"."""
+    if top_k is not None and top_k <= 0:
+        raise ValueError(f"top_k must be > 0, but got {top_k}")
+
+
+def init_parameters(instance: Any) -> dict[str, Any]:
+    """The arguments that a component was made with; it keeps each under the argument's name."""
+    names = inspect.signature(instance.__init__).parameters
+    return {name: _plain(getattr(instance, name)) for name in names}
+
+
+def to_dict(instance: Any, **changes: Any) -> dict[str, Any]:
+    """A component as Haystack keeps it in YAML."""
+    return default_to_dict(instance, **{**init_parameters(instance), **changes})
+
+
+def _plain(value: Any) -> Any:
+    """For YAML: no enums, and no records such as a Task among the encoder's arguments."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    return value.value if isinstance(value, Enum) else value
+
+
+def _record(name: str, value: Any) -> Any:
+    """An argument of the encoder, which YAML may hold as the fields of a record."""
+    record = {"task": Task, "prompts": Prompts}.get(name)
+    return value if record is None or not isinstance(value, Mapping) else record(**value)
+
+
+if TYPE_CHECKING:
+    _fits: type[TextEncoder] = LazyEncoder

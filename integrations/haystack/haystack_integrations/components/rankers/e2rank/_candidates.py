@@ -1,0 +1,99 @@
+"""Haystack documents to the core's hits, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations_with_replacement
+from math import inf, isclose
+
+from haystack import Document as HaystackDocument
+from haystack_integrations.components.rankers.e2rank._backend import DocumentText
+
+from e2rank_rag.store.vectors import stored_vector
+from e2rank_rag.types import Document, Embeddings, Hit, StoredDocument
+
+CARRIED = "the documents given to E2RankRanker"
+RETRIEVAL_SCORE = "retrieval_score"
+
+# Reciprocal rank fusion as Qdrant has it, 1 / (2 + rank), over two prefetches of its default 10.
+_RANK_SHARES = [1 / (2 + rank) for rank in range(10)]
+_FUSED_SCORES = sorted(
+    [*_RANK_SHARES, *(sum(pair) for pair in combinations_with_replacement(_RANK_SHARES, 2))]
+)
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """Vectors read from a store, by document id."""
+
+    store: str
+    vectors: Mapping[str, Embeddings]
+
+    @classmethod
+    def of_same_text(
+        cls, store: str, stored: Mapping[str, StoredDocument], texts: Mapping[str, str]
+    ) -> Fetched:
+        """Of those documents only whose text is still the one that the store holds."""
+        vectors = {
+            id: known.embedding
+            for id, known in stored.items()
+            if known.embedding is not None and known.document.text == texts[id]
+        }
+        return cls(store, vectors)
+
+
+def unique(documents: Sequence[HaystackDocument]) -> list[HaystackDocument]:
+    """Each id once, with the highest score, where it first stood."""
+    best: dict[str, HaystackDocument] = {}
+    for document in documents:
+        known = best.get(document.id)
+        if known is None or _score(document) > _score(known):
+            best[document.id] = document
+    return list(best.values())
+
+
+def as_hits(
+    documents: Sequence[HaystackDocument], fetched: Fetched, text: DocumentText
+) -> tuple[list[Hit], list[Hit], list[Hit]]:
+    """Hits with the vector they carry, with a fetched one, and without any."""
+    carried, read, missing = [], [], []
+    for document in documents:
+        shown = Document(document.id, text.of(document.content, document.meta), document.meta)
+        hit = Hit(shown, document.score or 0.0, stored_vector(document.embedding, None))
+        if hit.embedding is not None:
+            carried.append(hit)
+        elif document.id in fetched.vectors:
+            read.append(replace(hit, embedding=fetched.vectors[document.id]))
+        else:
+            missing.append(hit)
+    return carried, read, missing
+
+
+def reranked(
+    hits: Sequence[Hit], documents: Sequence[HaystackDocument], threshold: float | None
+) -> list[HaystackDocument]:
+    """New documents in the order of the hits, without those that score below the threshold."""
+    originals = {document.id: document for document in documents}
+    return [
+        _rescored(originals[hit.document.id], hit.score)
+        for hit in hits
+        if threshold is None or hit.score >= threshold
+    ]
+
+
+def was_fused_from_ten(scores: Sequence[float | None]) -> bool:
+    """Whether these are more than 10 scores of a fusion of two searches for 10."""
+    return len(scores) > 10 and all(
+        score is not None and any(isclose(score, fused, rel_tol=1e-5) for fused in _FUSED_SCORES)
+        for score in scores
+    )
+
+
+def _rescored(document: HaystackDocument, score: float) -> HaystackDocument:
+    first = {} if document.score is None else {RETRIEVAL_SCORE: document.score}
+    return replace(document, score=score, meta={**first, **document.meta})
+
+
+def _score(document: HaystackDocument) -> float:
+    return -inf if document.score is None else document.score

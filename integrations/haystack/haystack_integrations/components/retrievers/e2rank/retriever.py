@@ -1,0 +1,245 @@
+"""E2RankRetriever: embed the query, search Qdrant, rerank with the vectors that it holds."""
+
+# First, since it says which extra is missing where Haystack is.
+from haystack_integrations.components.rankers.e2rank import _backend  # isort: skip
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from haystack import Document, component, default_from_dict
+from haystack.document_stores.types import FilterPolicy
+from haystack.utils import ComponentDevice
+from haystack_integrations.components.rankers.e2rank._stores import Searched, StoreHandle
+from haystack_integrations.components.retrievers.e2rank import _results
+from qdrant_client import models
+
+from e2rank_rag.pipeline import SearchPipeline
+from e2rank_rag.rerankers import ListwiseReranker
+from e2rank_rag.types import Hit
+
+if TYPE_CHECKING:
+    from haystack.components.retrievers.types import TextRetriever
+
+
+@component
+class E2RankRetriever:
+    """Query in, reranked documents out: text embedder, Qdrant retriever and ranker in one.
+
+    ```python
+    from haystack_integrations.components.retrievers.e2rank import E2RankRetriever
+    from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
+
+    store = QdrantDocumentStore(path="./index", index="news", embedding_dim=384)
+    retriever = E2RankRetriever(document_store=store, model="minilm", top_k=10, retrieve_k=100)
+    documents = retriever.run(query="storm in the north")["documents"]
+    ```
+
+    The same ranking as the three components give, without copying the candidates' vectors from one
+    to the next. A score is a cosine with the listwise vector: comparable within a query, not across
+    queries; the plain cosine is in `meta["retrieval_score"]`.
+    """
+
+    def __init__(
+        self,
+        document_store: Any,
+        *,
+        model: str | Path = "minilm",
+        top_k: int = 10,
+        retrieve_k: int = 100,
+        filters: dict[str, Any] | models.Filter | None = None,
+        filter_policy: str | FilterPolicy = FilterPolicy.REPLACE,
+        score_threshold: float | None = None,
+        expand: bool = False,
+        return_embedding: bool = False,
+        group_by: str | None = None,
+        group_size: int = 1,
+        prompt_depth: int | None = None,
+        query_weight: float | None = None,
+        stored_vectors: Literal["check", "trust", "ignore"] = "check",
+        meta_fields_to_embed: list[str] | None = None,
+        embedding_separator: str = "\n",
+        query_prefix: str = "",
+        query_suffix: str = "",
+        document_prefix: str = "",
+        document_suffix: str = "",
+        device: ComponentDevice | None = None,
+        dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+        encoder_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        """Nothing is loaded or opened before the first run; `warm_up` loads the model.
+
+        document_store: a QdrantDocumentStore with an existing collection (its client is shared), an
+            e2rank_rag store, or the arguments of `QdrantStore.open` as a dict.
+        model: "minilm", a model folder or a hub id: the model that wrote the vectors.
+        retrieve_k: candidates retrieved and reranked.
+        filters: Haystack's, or a native Qdrant filter. filter_policy: "replace" or "merge" them
+            with those of a run.
+        score_threshold: leave out documents that score less after reranking.
+        expand: search a second time with the listwise vector, and rank both findings by it.
+        group_by, group_size: keep the best documents of each value of a meta field, such as the
+            chunks of one text.
+        prompt_depth, query_weight, stored_vectors, encoder_kwargs, device, dtype: as in
+            E2RankRanker.
+        meta_fields_to_embed, embedding_separator, document_prefix, document_suffix: what the
+            documents were embedded with.
+        """
+        _backend.check_top_k(top_k)
+        if retrieve_k < top_k:
+            raise ValueError(f"retrieve_k must be at least top_k ({top_k}), got {retrieve_k}")
+        if group_size < 1:
+            raise ValueError(f"group_size must be > 0, but got {group_size}")
+        self.document_store = document_store
+        self.model = str(model)
+        self.top_k = top_k
+        self.retrieve_k = retrieve_k
+        self.filters = filters
+        self.filter_policy = (
+            filter_policy
+            if isinstance(filter_policy, FilterPolicy)
+            else FilterPolicy.from_str(filter_policy)
+        )
+        self.score_threshold = score_threshold
+        self.expand = expand
+        self.return_embedding = return_embedding
+        self.group_by = group_by
+        self.group_size = group_size
+        self.prompt_depth = prompt_depth
+        self.query_weight = query_weight
+        self.stored_vectors = stored_vectors
+        self.meta_fields_to_embed = list(meta_fields_to_embed or [])
+        self.embedding_separator = embedding_separator
+        self.query_prefix = query_prefix
+        self.query_suffix = query_suffix
+        self.document_prefix = document_prefix
+        self.document_suffix = document_suffix
+        self.device = device
+        self.dtype = dtype
+        self.encoder_kwargs = encoder_kwargs
+        self._text = _backend.DocumentText(
+            self.meta_fields_to_embed, embedding_separator, document_prefix, document_suffix
+        )
+        self._encoder = _backend.LazyEncoder(
+            self.model, device=device, dtype=dtype, options=encoder_kwargs
+        )
+        self._reranker = ListwiseReranker(
+            self._encoder,
+            prompt_depth=prompt_depth,
+            query_weight=query_weight,
+            stored_vectors=stored_vectors,
+        )
+        self._store = StoreHandle(document_store)
+        self._pipeline: SearchPipeline | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For YAML; the device stays open where none was given."""
+        return _backend.to_dict(self, document_store=self._store.to_dict())
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "E2RankRetriever":
+        """From `to_dict`."""
+        return default_from_dict(cls, data)
+
+    def warm_up(self) -> None:
+        """Load the model; does nothing when it is there."""
+        self._encoder.open()
+
+    async def warm_up_async(self) -> None:
+        """`warm_up` without blocking the event loop."""
+        await self._encoder.aopen()
+
+    def close(self) -> None:
+        """Free the model, and the document store's connection; the next run opens them again."""
+        self._encoder.close()
+        self._store.close()
+
+    async def close_async(self) -> None:
+        """`close` without blocking the event loop."""
+        await asyncio.to_thread(self._encoder.close)
+        await self._store.aclose()
+
+    @component.output_types(documents=list[Document])
+    def run(
+        self,
+        query: str,
+        filters: dict[str, Any] | None = None,
+        top_k: int | None = None,
+        retrieve_k: int | None = None,
+        score_threshold: float | None = None,
+        return_embedding: bool | None = None,
+    ) -> dict[str, Any]:
+        """The best documents first; what is None is as at construction.
+
+        A top_k above the retrieve_k of the construction retrieves that many.
+        Raises ValueError unless top_k > 0, StoredVectorMismatch where another model wrote the
+        collection, StoreError where it is not there.
+        """
+        pipeline = self._search_pipeline()
+        hits = pipeline.search(**self._search(query, filters, top_k, retrieve_k))
+        return self._output(hits, top_k, score_threshold, return_embedding)
+
+    @component.output_types(documents=list[Document])
+    async def run_async(
+        self,
+        query: str,
+        filters: dict[str, Any] | None = None,
+        top_k: int | None = None,
+        retrieve_k: int | None = None,
+        score_threshold: float | None = None,
+        return_embedding: bool | None = None,
+    ) -> dict[str, Any]:
+        """`run` without blocking the event loop."""
+        pipeline = await asyncio.to_thread(self._search_pipeline)
+        hits = await pipeline.asearch(**self._search(query, filters, top_k, retrieve_k))
+        return self._output(hits, top_k, score_threshold, return_embedding)
+
+    def _search_pipeline(self) -> SearchPipeline:
+        """One for each opening of the store, so that it is checked once."""
+        store = self._store.open()
+        pipeline = self._pipeline
+        if pipeline is None or pipeline.store.store is not store:  # type: ignore[attr-defined]
+            pipeline = SearchPipeline(
+                self._encoder,
+                Searched(store, self._text),
+                self._reranker,
+                stored_vectors=self.stored_vectors,
+            )
+            self._pipeline = pipeline
+        return pipeline
+
+    def _search(
+        self, query: str, filters: _results.Filters, top_k: int | None, retrieve_k: int | None
+    ) -> dict[str, Any]:
+        """The arguments of `SearchPipeline.search`."""
+        _backend.check_top_k(top_k)
+        top_k = self.top_k if top_k is None else top_k
+        retrieve_k = max(self.retrieve_k, top_k) if retrieve_k is None else retrieve_k
+        chosen = _results.chosen_filters(self.filter_policy, self.filters, filters)
+        return {
+            "query": self.query_prefix + query + self.query_suffix,
+            # Groups are made of everything that was reranked.
+            "top_k": top_k if self.group_by is None else max(retrieve_k, top_k),
+            "retrieve_k": retrieve_k,
+            "filter": chosen and _results.qdrant_filter(chosen, self._store.metadata_key),
+            "expand": self.expand,
+        }
+
+    def _output(
+        self,
+        hits: list[Hit],
+        top_k: int | None,
+        score_threshold: float | None,
+        return_embedding: bool | None,
+    ) -> dict[str, Any]:
+        threshold = self.score_threshold if score_threshold is None else score_threshold
+        wanted = self.return_embedding if return_embedding is None else return_embedding
+        if self.group_by is not None:
+            hits = _results.best_of_groups(hits, self.group_by, self.group_size)
+        if threshold is not None:
+            hits = [hit for hit in hits if hit.score >= threshold]
+        best = hits[: self.top_k if top_k is None else top_k]
+        return {"documents": _results.as_documents(best, with_embedding=wanted)}
+
+
+if TYPE_CHECKING:
+    _fits: type[TextRetriever] = E2RankRetriever

@@ -1,0 +1,120 @@
+"""What the components share: which model, documents there and back, and events."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.callbacks import Callbacks, adispatch_custom_event, dispatch_custom_event
+from langchain_core.documents import Document
+from langchain_core.runnables.config import (
+    RunnableConfig,
+    ensure_config,
+)
+from pydantic import BaseModel, ConfigDict, PrivateAttr
+
+from e2rank_rag import types
+from e2rank_rag.prompts import Prompts, Task
+from e2rank_rag.recipe import Pooling
+
+if TYPE_CHECKING:
+    from e2rank_rag.models.encoder import Encoder
+
+SCORE = "relevance_score"
+EARLIER_SCORE = "retrieval_score"
+
+_opening = threading.Lock()
+
+
+class E2RankModel(BaseModel):
+    """Which model, and how it is opened: at first use, by `Encoder.from_pretrained`.
+
+    All components that name the same weights, dtype and device share one model in memory.
+
+    model: a model folder, a hub id, or "minilm" (all-MiniLM-L6-v2 from the `minilm` extra).
+    task: the instruction of causal models, by name or as a `Task`.
+    device, dtype: None takes CUDA where there is one, with bfloat16, else the CPU with float32.
+    max_length: limit for queries and documents, in tokens.
+    pooling, prompts: only where the model's folder does not say.
+    """
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+    model: str | Path = "minilm"
+    task: Task | str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    max_length: int | None = None
+    truncate_dim: int | None = None
+    pooling: Pooling | None = None
+    prompts: Prompts | str | None = None
+    attn_implementation: str | None = None
+    revision: str | None = None
+    local_files_only: bool = False
+
+    _encoder: Any = PrivateAttr(default=None)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The opened model; this takes seconds the first time."""
+        from e2rank_rag.models.encoder import Encoder
+
+        opened: Encoder | None = self._encoder
+        if opened is not None:
+            return opened
+        with _opening:
+            opened = self._encoder  # another thread may have been faster
+            if opened is None:
+                options = {name: getattr(self, name) for name in E2RankModel.model_fields}
+                opened = Encoder.from_pretrained(**options)
+                self._encoder = opened
+            return opened
+
+    async def aencoder(self) -> Encoder:
+        """The same; the event loop goes on while the model is opened."""
+        opened: Encoder | None = self._encoder
+        return opened or await asyncio.to_thread(lambda: self.encoder)
+
+    def close(self) -> None:
+        """Free the model, unless other components use it. A later call opens it again."""
+        with _opening:
+            encoder, self._encoder = self._encoder, None
+        if encoder is not None:
+            encoder.close()
+
+
+def as_document(document: types.Document) -> Document:
+    """As LangChain has it, with its id."""
+    return Document(id=document.id, page_content=document.text, metadata=dict(document.meta))
+
+
+def scored(document: Document, score: float) -> Document:
+    """A copy with its score in the metadata; the score of an earlier reranker is kept beside it."""
+    metadata = {**document.metadata, SCORE: float(score)}
+    if SCORE in document.metadata:
+        metadata[EARLIER_SCORE] = document.metadata[SCORE]
+    return document.model_copy(update={"metadata": metadata})
+
+
+def tell(name: str, data: Mapping[str, Any], callbacks: Callbacks) -> None:
+    """A custom event of the run that this is part of; without one, nobody could see it."""
+    config: RunnableConfig = {"callbacks": callbacks}
+    if _has_parent_run(config):
+        dispatch_custom_event(name, dict(data), config=config)
+
+
+async def atell(name: str, data: Mapping[str, Any], callbacks: Callbacks) -> None:
+    """As `tell`."""
+    config: RunnableConfig = {"callbacks": callbacks}
+    if _has_parent_run(config):
+        await adispatch_custom_event(name, dict(data), config=config)
+
+
+def _has_parent_run(config: RunnableConfig) -> bool:
+    callbacks = ensure_config(config).get("callbacks")
+    if callbacks is None or isinstance(callbacks, list):
+        return False
+    return callbacks.parent_run_id is not None

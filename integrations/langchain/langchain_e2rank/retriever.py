@@ -1,0 +1,166 @@
+"""E2RankRetriever: retrieve and rerank in one LangChain retriever."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Self
+
+from langchain_core.callbacks import (
+    AsyncCallbackManagerForRetrieverRun,
+    CallbackManagerForRetrieverRun,
+)
+from langchain_core.documents import Document
+from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams, RetrieverLike
+from pydantic import ConfigDict, Field, PrivateAttr, model_validator
+
+from e2rank_rag.pipeline import SearchPipeline
+from langchain_e2rank._collection import Conditions
+from langchain_e2rank._shared import as_document, atell, scored, tell
+from langchain_e2rank.embeddings import E2RankEmbeddings
+from langchain_e2rank.reranker import E2RankReranker
+from langchain_e2rank.vectorstore import E2RankVectorStore
+
+
+class E2RankRetriever(BaseRetriever):
+    """The k best documents, best first, each with its cosine in `metadata["relevance_score"]`.
+
+    vectorstore: search it, and rerank with the vectors that come with the hits.
+    base_retriever: or else any LangChain retriever, whose documents are reranked.
+    reranker: how; None: with the model of the vectorstore's E2RankEmbeddings, or for a
+        base_retriever with `E2RankReranker()`. Its `top_n` does not count here, k does.
+    retrieve_k, filter, expand: of the search, for a vectorstore; see `SearchPipeline.search_batch`.
+    k, retrieve_k, filter and expand can be given with `invoke` and `ainvoke` as well.
+    """
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+    vectorstore: E2RankVectorStore | None = Field(default=None, exclude=True, repr=False)
+    base_retriever: RetrieverLike | None = Field(default=None, exclude=True, repr=False)
+    reranker: E2RankReranker | None = None
+    k: int = Field(default=10, gt=0)
+    retrieve_k: int = Field(default=100, gt=0)
+    filter: Any | None = None
+    expand: bool = False
+
+    _reranker: E2RankReranker = PrivateAttr()
+    _pipeline: SearchPipeline | None = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.vectorstore is None) == (self.base_retriever is None):
+            raise ValueError("give a vectorstore or a base_retriever, one of the two")
+        if self.vectorstore is None:
+            self._reranker = self.reranker or E2RankReranker()
+            self._refuse_search_options(self.filter, self.expand)
+            return self
+        collection = self.vectorstore.collection
+        if self.reranker is None and not isinstance(collection.embedding, E2RankEmbeddings):
+            raise ValueError(
+                f"the vectorstore embeds with {type(collection.embedding).__name__}, which cannot "
+                "rerank: give reranker=E2RankReranker(model=...) with the same model"
+            )
+        stored_vectors = collection.stored_vectors
+        self._reranker = self.reranker or E2RankReranker(stored_vectors=stored_vectors)
+        return self
+
+    def close(self) -> None:
+        """Free the reranker's model, unless others use it. Vectorstore and embeddings stay open."""
+        self._reranker.close()
+
+    def _get_relevant_documents(
+        self,
+        query: str,
+        *,
+        run_manager: CallbackManagerForRetrieverRun,
+        k: int | None = None,
+        retrieve_k: int | None = None,
+        filter: Conditions = None,
+        expand: bool | None = None,
+    ) -> list[Document]:
+        child = run_manager.get_child()
+        options = self._options(k, retrieve_k, filter, expand)
+        if self.vectorstore is None:
+            assert self.base_retriever is not None
+            self._refuse_search_options(filter, expand)
+            found = self.base_retriever.invoke(query, config={"callbacks": child})
+            tell("e2rank.retrieve", {"documents": len(found)}, child)
+            return self._reranker.rank(found, query, child)[: options["top_k"]]
+        if not self.vectorstore.collection.exists:
+            return []
+        hits = self._searcher(self.vectorstore).search(query, **options)
+        tell("e2rank.search", {"documents": len(hits)}, child)
+        return [scored(as_document(hit.document), hit.score) for hit in hits]
+
+    async def _aget_relevant_documents(
+        self,
+        query: str,
+        *,
+        run_manager: AsyncCallbackManagerForRetrieverRun,
+        k: int | None = None,
+        retrieve_k: int | None = None,
+        filter: Conditions = None,
+        expand: bool | None = None,
+    ) -> list[Document]:
+        child = run_manager.get_child()
+        options = self._options(k, retrieve_k, filter, expand)
+        if self.vectorstore is None:
+            assert self.base_retriever is not None
+            self._refuse_search_options(filter, expand)
+            found = await self.base_retriever.ainvoke(query, config={"callbacks": child})
+            await atell("e2rank.retrieve", {"documents": len(found)}, child)
+            return (await self._reranker.arank(found, query, child))[: options["top_k"]]
+        if not await self.vectorstore.collection.aexists():
+            return []
+        # Opening a model takes seconds.
+        searcher = await asyncio.to_thread(self._searcher, self.vectorstore)
+        hits = await searcher.asearch(query, **options)
+        await atell("e2rank.search", {"documents": len(hits)}, child)
+        return [scored(as_document(hit.document), hit.score) for hit in hits]
+
+    def _options(
+        self, k: int | None, retrieve_k: int | None, filter: Conditions, expand: bool | None
+    ) -> dict[str, Any]:
+        """Of one search: those of the call, else those of the construction."""
+        top_k = self.k if k is None else k
+        if top_k < 1:
+            raise ValueError(f"k must be > 0, got {top_k}")
+        return {
+            "top_k": top_k,
+            "retrieve_k": self.retrieve_k if retrieve_k is None else retrieve_k,
+            "filter": self.filter if filter is None else filter,
+            "expand": self.expand if expand is None else expand,
+        }
+
+    def _refuse_search_options(self, filter: Conditions, expand: bool | None) -> None:
+        if filter is not None or expand:
+            raise ValueError(
+                "filter and expand are for a vectorstore; configure the base_retriever instead"
+            )
+
+    def _searcher(self, vectorstore: E2RankVectorStore) -> SearchPipeline:
+        """One for as long as the models are open, since it remembers what it has checked."""
+        embeddings = vectorstore.embeddings
+        if isinstance(embeddings, E2RankEmbeddings):
+            encoder = embeddings.encoder
+        else:
+            encoder = self._reranker.encoder
+        listwise = self._reranker.listwise(
+            encoder if self.reranker is None else self._reranker.encoder
+        )
+        known = self._pipeline
+        if known is None or known.encoder is not encoder or known.reranker is not listwise:
+            known = self._pipeline = SearchPipeline(
+                encoder,
+                vectorstore.store,
+                listwise,
+                stored_vectors=vectorstore.collection.stored_vectors,
+            )
+        return known
+
+    def _get_ls_params(self, **kwargs: Any) -> LangSmithRetrieverParams:
+        """What LangSmith shows of this retriever."""
+        parameters = super()._get_ls_params(**kwargs)
+        if self.vectorstore is not None:
+            parameters["ls_vector_store_provider"] = type(self.vectorstore).__name__
+            parameters["ls_embedding_provider"] = type(self.vectorstore.embeddings).__name__
+        return parameters

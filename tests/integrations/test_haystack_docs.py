@@ -1,0 +1,32 @@
+"""What docs/haystack.md says runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "haystack.md"
+
+
+def test_the_page_runs_from_top_to_bottom(tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    paths = [ROOT, ROOT / "integrations" / "haystack", *os.environ.get("PYTHONPATH", "").split(":")]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(blocks)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={
+            "PYTHONPATH": ":".join(map(str, paths)),
+            "HAYSTACK_TELEMETRY_ENABLED": "false",
+            "HOME": str(tmp_path),
+        },
+    )
+    assert done.returncode == 0, done.stderr
+    *ranked, meta = done.stdout.splitlines()
+    assert [line.split(")", 1)[1].split()[0] for line in ranked] == ["Exercise", "Vitamin"]
+    assert "'reused': 3" in meta
