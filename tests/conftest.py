@@ -39,7 +39,11 @@ from e2rank_rag.models.encoder import Encoder
 
 os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "false"  # importing haystack would write a file for it
 
-collect_ignore_glob = [] if find_spec("haystack") else ["integrations/test_haystack*"]
+collect_ignore_glob = [
+    f"integrations/test_{name}*"
+    for name, module in (("haystack", "haystack"), ("langchain", "langchain_core"))
+    if find_spec(module) is None
+]
 
 TEXT = """\
 Given a web search query, retrieve relevant passages that answer the query
