@@ -14,6 +14,7 @@ from rich.markup import escape
 
 if TYPE_CHECKING:
     from e2rank_rag.documents import BadRecord
+    from e2rank_rag.indexing import IndexReport
     from e2rank_rag.models.encoder import Encoder
     from e2rank_rag.store import QdrantStore
 
@@ -118,21 +119,7 @@ def index(
             raise typer.Exit(1) from None
         finally:
             store.close()
-    counts = {
-        "added": report.added,
-        "updated": report.updated,
-        "meta updated": report.meta_updated,
-        "unchanged": report.unchanged,
-        "skipped": report.skipped,
-        "pruned": report.pruned,
-    }
-    said = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
-    out.print(f"{said} in {report.seconds:.1f} s", highlight=False)
-    if report.cut:
-        out.print(
-            f"{report.cut:,} documents were longer than {report.cut_at} tokens and were cut there",
-            highlight=False,
-        )
+    _say_indexed(report)
 
 
 @app.command()
@@ -313,6 +300,24 @@ def _no_constant(name: str) -> Any:
 
 def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
+
+
+def _say_indexed(report: IndexReport) -> None:
+    counts = {
+        "added": report.added,
+        "updated": report.updated,
+        "meta updated": report.meta_updated,
+        "unchanged": report.unchanged,
+        "skipped": report.skipped,
+        "pruned": report.pruned,
+    }
+    said = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+    out.print(f"{said} in {report.seconds:.1f} s", highlight=False)
+    if report.cut:
+        out.print(
+            f"{report.cut:,} documents were longer than {report.cut_at} tokens and were cut there",
+            highlight=False,
+        )
 
 
 def _corpus(path: Path) -> Path:

@@ -10,6 +10,7 @@ or no pass at all (Rocchio). A cosine is comparable within one query, not across
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -62,18 +63,18 @@ class RerankReport:
     prompts: tuple[PromptUsage, ...]
 
 
-class EnhancedQueryReranker:
+class EnhancedQueryReranker(ABC):
     """What the rerankers share: a better query vector per list, cosines with it, one sort."""
 
     def __init__(self, encoder: TextEncoder, *, stored_vectors: StoredVectors = "check") -> None:
         self.encoder = encoder
         self.vectors = CandidateVectors(encoder, stored_vectors)
 
+    @abstractmethod
     def enhance(
         self, queries: Sequence[str], candidates: Sequence[Sequence[Hit]]
     ) -> tuple[Embeddings, tuple[PromptUsage, ...]]:
         """One vector per query, float32 [n, dim]; candidates come with their embeddings."""
-        raise NotImplementedError
 
     def rerank(self, query: str, candidates: Sequence[Hit], *, source: str = "") -> list[Hit]:
         """The candidates of one query, best first; see `rerank_batch`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -192,6 +193,15 @@ def write_sentence_transformers_layout(
     for name, content in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(json.dumps(content))
+
+
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as on a terminal: what runs in the background may start with the signal ignored, and
+    hands that on to the processes that it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True)

@@ -401,7 +401,7 @@ def stored_points(index):
         return 0
 
 
-def test_ctrl_c_in_the_middle_of_indexing_loses_and_doubles_nothing(tmp_path):
+def test_ctrl_c_in_the_middle_of_indexing_loses_and_doubles_nothing(tmp_path, interruptible):
     count = 3 * indexing.BATCH_DOCUMENTS
     records = [{"_id": str(i), "text": f"{i} " + "ferries cross " * 10} for i in range(count)]
     corpus, index = write_jsonl(tmp_path / "corpus.jsonl", records), tmp_path / "index"

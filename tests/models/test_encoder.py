@@ -639,7 +639,9 @@ async def test_a_cancelled_long_call_stops_between_two_batches(minilm):
     assert time.perf_counter() - start < 5.0
 
 
-def test_ctrl_c_stops_a_long_call_between_two_batches_and_the_encoder_stays_usable(minilm):
+def test_ctrl_c_stops_a_long_call_between_two_batches_and_the_encoder_stays_usable(
+    minilm, interruptible
+):
     expected = minilm.encode_documents(["cats"])
     timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
