@@ -276,9 +276,9 @@ def test_a_candidate_without_embedding_cannot_be_scored():
         score_by_vector([Hit(Document("a", "a"), 0.0)], np.ones(2, np.float32))
 
 
-def test_the_base_class_has_no_vector_of_its_own(bert):
-    with pytest.raises(NotImplementedError):
-        EnhancedQueryReranker(bert).rerank(QUERY, [Hit(Document("a", "a"), 0.0)])
+def test_the_base_class_has_no_vector_of_its_own(encoder):
+    with pytest.raises(TypeError, match="abstract"):
+        EnhancedQueryReranker(encoder)
 
 
 # Listwise
