@@ -18,10 +18,16 @@ from typing import Literal, Self, TypeVar, get_args
 
 import numpy as np
 import torch
+from rich.console import Console
 from rich.progress import track
 
 from e2rank_rag.models.backbone import Backbone
-from e2rank_rag.models.checkpoint import read_recipe, resolve_folder, save_checkpoint
+from e2rank_rag.models.checkpoint import (
+    positions,
+    read_recipe,
+    resolve_folder,
+    save_checkpoint,
+)
 from e2rank_rag.models.loaded import LoadedModel, LoadKey, acquire, release, stamp
 from e2rank_rag.prompts import Prompts, Task, resolve_prompts, resolve_task
 from e2rank_rag.recipe import Pooling, Recipe
@@ -324,8 +330,6 @@ def batches_by_length(lengths: Sequence[int], budget: int) -> Iterator[list[int]
 
 
 def _tracked(batches: list[list[int]], progress: bool | None) -> Iterator[list[int]]:
-    from rich.console import Console
-
     console = Console(stderr=True)
     long = len(batches) > 50
     shown = (console.is_terminal and long) if progress is None else progress
@@ -368,8 +372,6 @@ def _torch_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
 
 
 def _check_lengths(recipe: Recipe, loaded: LoadedModel, *, name: str) -> None:
-    from e2rank_rag.models.checkpoint import positions
-
     limit = positions(loaded.transformer.config)
     lengths = {
         "query_tokens": recipe.query_tokens,
