@@ -1,9 +1,8 @@
 """float32 linear layers through oneDNN.
 
-PyTorch sends float32 matrix products on x86 to MKL, which on AMD processors leaves AVX-512 unused:
-oneDNN computes the same products in float32 at 2.2 times the rate there (one EPYC with 2 cores,
-batches of 64 tokens and more; on a par on processors where MKL is at home). `docs/performance.md`
-has the figures and the command.
+PyTorch sends float32 matrix products on x86 to MKL, which does not use all that AMD processors can
+do; oneDNN computes the same products, in float32 too. `docs/performance.md` says what encoding as a
+whole gains by it, together with the batching.
 """
 
 from __future__ import annotations
