@@ -40,14 +40,14 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def one_round(
-    encoder: Encoder, reranker: ListwiseReranker, query: str, found: list[Hit], source: str
+    encoder: Encoder, reranker: ListwiseReranker, query: str, found: list[Hit]
 ) -> dict[str, float]:
     texts = [hit.document.text for hit in found[:100]]
-    reranker.rerank(query, found, source=source)  # the probe, and caches
+    reranker.rerank(query, found)  # the probe, and caches
     return {
         "encode 100 documents": seconds(lambda: encoder.encode_documents(texts)),
-        "rerank 100": seconds(lambda: reranker.rerank(query, found[:100], source=source)),
-        "rerank 1000": seconds(lambda: reranker.rerank(query, found, source=source)),
+        "rerank 100": seconds(lambda: reranker.rerank(query, found[:100])),
+        "rerank 1000": seconds(lambda: reranker.rerank(query, found)),
     }
 
 
@@ -64,7 +64,7 @@ def main() -> None:
     rounds = []
     for query in list(collection.queries("test").values())[: arguments.queries]:
         found = store.search(encoder.encode_queries([query])[0], top_k=1000)
-        rounds.append(one_round(encoder, reranker, query, found, store.name))
+        rounds.append(one_round(encoder, reranker, query, found))
     result = {
         "machine": machine(),
         "queries": len(rounds),

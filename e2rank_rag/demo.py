@@ -97,7 +97,7 @@ def _show_queries(
     for id in shown:
         found = retrieval.search(queries[id], top_k=100)
         started = time.perf_counter()
-        (reranked,), report = reranker.explain_batch([queries[id]], [found], source=store.name)
+        (reranked,), report = reranker.explain_batch([queries[id]], [found])
         seconds = time.perf_counter() - started
         prompt = report.prompts[0]
         console.print()

@@ -207,8 +207,12 @@ def probe_foreign(encoder: TextEncoder, store: Store) -> None:
     if store.fingerprint is not None:
         return
     some = store.get(list(islice(store.ids(), PROBED_DOCUMENTS)), with_embeddings=True)
-    hits = [Hit(document, 0.0, vector) for document, vector in some.values() if document.text]
-    CandidateVectors(encoder).probe([hits], source=store.name)
+    hits = [
+        Hit(document, 0.0, vector, store.name)
+        for document, vector in some.values()
+        if document.text
+    ]
+    CandidateVectors(encoder).probe([hits])
 
 
 class _Run:

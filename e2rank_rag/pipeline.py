@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from math import nan
 from typing import Any
 
 from e2rank_rag.errors import StoredVectorMismatch
@@ -101,7 +102,8 @@ class SearchPipeline:
             found = self.store.search_batch(vectors, top_k=depth, filter=filter)
         else:
             asked = _asked(queries, candidates)
-            found = _with_stored(candidates, self.store.get(asked, with_embeddings=True))
+            stored = self.store.get(asked, with_embeddings=True)
+            found = _with_stored(candidates, stored, self.store.name)
         if not expand:
             found = self._order(queries, found, searched=candidates is None)
         else:
@@ -151,7 +153,8 @@ class SearchPipeline:
             found = await self.store.asearch_batch(vectors, top_k=depth, filter=filter)
         else:
             asked = _asked(queries, candidates)
-            found = _with_stored(candidates, await self.store.aget(asked, with_embeddings=True))
+            stored = await self.store.aget(asked, with_embeddings=True)
+            found = _with_stored(candidates, stored, self.store.name)
         if not expand:
             found = await run(partial(self._order, queries, found, searched=candidates is None))
         else:
@@ -165,11 +168,11 @@ class SearchPipeline:
     ) -> list[list[Hit]]:
         """By the reranker, or else by the query's own cosine (which a search has given already)."""
         if self.reranker is not None:
-            return self.reranker.rerank_batch(queries, found, source=self.store.name)
+            return self.reranker.rerank_batch(queries, found)
         if searched:
-            self._vectors.probe(found, source=self.store.name)
+            self._vectors.probe(found)
             return found
-        filled, _ = self._vectors.fill(found, source=self.store.name)
+        filled, _ = self._vectors.fill(found)
         vectors = self.encoder.encode_queries(queries)
         return [
             score_by_vector(hits, vector) if hits else []
@@ -181,7 +184,7 @@ class SearchPipeline:
     ) -> tuple[list[list[Hit]], Embeddings]:
         """The findings, each hit with its embedding, and the reranker's vector for each query."""
         assert isinstance(self.reranker, EnhancedQueryReranker)
-        filled, _ = self.reranker.vectors.fill(found, source=self.store.name)
+        filled, _ = self.reranker.vectors.fill(found)
         vectors = self.encoder.encode_queries(queries)
         rows = [row for row, hits in enumerate(filled) if hits]
         if rows:
@@ -199,7 +202,7 @@ class SearchPipeline:
             [hit for hit in hits if hit.document.id not in union]
             for hits, union in zip(more, unions, strict=True)
         ]
-        filled, _ = self.reranker.vectors.fill(fresh, source=self.store.name)
+        filled, _ = self.reranker.vectors.fill(fresh)
         return [
             score_by_vector([*union.values(), *hits], vector) if union or hits else []
             for union, hits, vector in zip(unions, filled, vectors, strict=True)
@@ -258,7 +261,7 @@ def _asked(queries: Sequence[str], candidates: Sequence[Candidates]) -> list[str
 
 
 def _with_stored(
-    candidates: Sequence[Candidates], stored: Mapping[str, StoredDocument]
+    candidates: Sequence[Candidates], stored: Mapping[str, StoredDocument], source: str
 ) -> list[list[Hit]]:
     """Ids become hits, and hits get their vector where the store holds the same text."""
     unknown = [
@@ -272,13 +275,13 @@ def _with_stored(
             f"{len(unknown)} candidates are not in the store, among them {unknown[:5]}: index "
             "them, or pass hits with their text"
         )
-    return [[_as_hit(item, stored) for item in items] for items in candidates]
+    return [[_as_hit(item, stored, source) for item in items] for items in candidates]
 
 
-def _as_hit(item: Hit | str, stored: Mapping[str, StoredDocument]) -> Hit:
+def _as_hit(item: Hit | str, stored: Mapping[str, StoredDocument], source: str) -> Hit:
     if isinstance(item, str):
-        return Hit(stored[item].document, 0.0, stored[item].embedding)
+        return Hit(stored[item].document, nan, stored[item].embedding, source)
     known = stored.get(item.document.id)
     if known is None or known.document.text != item.document.text:
         return replace(item, embedding=None)
-    return replace(item, embedding=known.embedding)
+    return replace(item, embedding=known.embedding, source=source)

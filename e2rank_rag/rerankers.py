@@ -24,6 +24,7 @@ from e2rank_rag.types import Embeddings, Hit, PromptUsage, TextEncoder
 def rank(candidates: Sequence[Hit], scores: Sequence[float] | np.ndarray) -> list[Hit]:
     """Candidates with new scores, best first; equal scores keep the order they came in.
 
+    The score that each had before stays as its `retrieval_score`, unless it has one already.
     Raises ValueError for a NaN score, and for another number of scores than candidates.
     """
     values = np.asarray(scores, dtype=np.float64)
@@ -33,7 +34,12 @@ def rank(candidates: Sequence[Hit], scores: Sequence[float] | np.ndarray) -> lis
         worst = candidates[int(np.isnan(values).argmax())].document.id
         raise ValueError(f"the score of document {worst!r} is NaN, which has no rank")
     order = np.argsort(-values, kind="stable")
-    return [replace(candidates[i], score=float(values[i])) for i in order]
+    return [_rescored(candidates[i], float(values[i])) for i in order]
+
+
+def _rescored(hit: Hit, score: float) -> Hit:
+    first = hit.score if hit.retrieval_score is None else hit.retrieval_score
+    return replace(hit, score=score, retrieval_score=first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,28 +82,26 @@ class EnhancedQueryReranker(ABC):
     ) -> tuple[Embeddings, tuple[PromptUsage, ...]]:
         """One vector per query, float32 [n, dim]; candidates come with their embeddings."""
 
-    def rerank(self, query: str, candidates: Sequence[Hit], *, source: str = "") -> list[Hit]:
+    def rerank(self, query: str, candidates: Sequence[Hit]) -> list[Hit]:
         """The candidates of one query, best first; see `rerank_batch`."""
-        return self.rerank_batch([query], [candidates], source=source)[0]
+        return self.rerank_batch([query], [candidates])[0]
 
     def rerank_batch(
-        self, queries: Sequence[str], candidates: Sequence[Sequence[Hit]], *, source: str = ""
+        self, queries: Sequence[str], candidates: Sequence[Sequence[Hit]]
     ) -> list[list[Hit]]:
         """Every candidate exactly once, with its new score, best first. Inputs are not changed.
 
-        source: where the candidates' vectors come from (a store's name); their probe is made once
-            per source, so name it where one reranker serves several.
-        Raises StoredVectorMismatch when they are another model's.
+        Raises StoredVectorMismatch when their vectors are another model's.
         """
-        return self.explain_batch(queries, candidates, source=source)[0]
+        return self.explain_batch(queries, candidates)[0]
 
     def explain_batch(
-        self, queries: Sequence[str], candidates: Sequence[Sequence[Hit]], *, source: str = ""
+        self, queries: Sequence[str], candidates: Sequence[Sequence[Hit]]
     ) -> tuple[list[list[Hit]], RerankReport]:
         """`rerank_batch`, and what it read."""
         if len(queries) != len(candidates):
             raise ValueError(f"{len(queries)} queries came with {len(candidates)} candidate lists")
-        filled, counts = self.vectors.fill(candidates, source=source)
+        filled, counts = self.vectors.fill(candidates)
         # A query without candidates costs no prompt.
         rows = [row for row, hits in enumerate(filled) if hits]
         rankings, prompts = self._order([queries[r] for r in rows], [filled[r] for r in rows])
@@ -105,19 +109,15 @@ class EnhancedQueryReranker(ABC):
             filled[row] = ranking
         return filled, RerankReport(counts, prompts)
 
-    async def arerank(
-        self, query: str, candidates: Sequence[Hit], *, source: str = ""
-    ) -> list[Hit]:
+    async def arerank(self, query: str, candidates: Sequence[Hit]) -> list[Hit]:
         """`rerank` without blocking the event loop."""
-        return (await self.arerank_batch([query], [candidates], source=source))[0]
+        return (await self.arerank_batch([query], [candidates]))[0]
 
     async def arerank_batch(
-        self, queries: Sequence[str], candidates: Sequence[Sequence[Hit]], *, source: str = ""
+        self, queries: Sequence[str], candidates: Sequence[Sequence[Hit]]
     ) -> list[list[Hit]]:
         """`rerank_batch` without blocking the event loop."""
-        return await self.encoder.run_async(
-            partial(self.rerank_batch, queries, candidates, source=source)
-        )
+        return await self.encoder.run_async(partial(self.rerank_batch, queries, candidates))
 
     def _order(
         self, queries: Sequence[str], lists: Sequence[list[Hit]]

@@ -43,9 +43,7 @@ class CandidateVectors:
         self.policy = policy
         self._probed: set[str] = set()
 
-    def fill(
-        self, lists: Sequence[Sequence[Hit]], *, source: str
-    ) -> tuple[list[list[Hit]], VectorCounts]:
+    def fill(self, lists: Sequence[Sequence[Hit]]) -> tuple[list[list[Hit]], VectorCounts]:
         """The same candidates, each with its embedding, and how many of those were there already.
 
         Raises StoredVectorMismatch when the stored vectors are not this encoder's.
@@ -55,13 +53,16 @@ class CandidateVectors:
         else:
             for hits in lists:
                 for hit in hits:
-                    _check_dim(hit, source=source, encoder=self.encoder)
-            self.probe(lists, source=source)
+                    _check_dim(hit, self.encoder)
+            self.probe(lists)
         missing = [hit.document.text for hits in lists for hit in hits if hit.embedding is None]
         encoded = iter(self.encoder.encode_documents(missing) if missing else ())
+        made_by = self.encoder.fingerprint if missing else ""
         filled = [
             [
-                replace(hit, embedding=next(encoded)) if hit.embedding is None else hit
+                replace(hit, embedding=next(encoded), source=made_by)
+                if hit.embedding is None
+                else hit
                 for hit in hits
             ]
             for hits in lists
@@ -69,23 +70,30 @@ class CandidateVectors:
         total = sum(map(len, filled))
         return filled, VectorCounts(reused=total - len(missing), encoded=len(missing))
 
-    def probe(self, lists: Sequence[Sequence[Hit]], *, source: str) -> None:
+    def probe(self, lists: Sequence[Sequence[Hit]]) -> None:
         """Encode two candidates anew and compare; once per source, unless it has fewer than two.
 
         Does nothing unless the policy is "check".
         """
-        if self.policy != "check" or source in self._probed:
+        if self.policy != "check":
             return
-        stored = [hit for hits in lists for hit in hits if hit.embedding is not None]
+        unknown: dict[str, list[Hit]] = {}
+        for hits in lists:
+            for hit in hits:
+                if hit.embedding is not None and hit.source not in self._probed:
+                    unknown.setdefault(hit.source, []).append(hit)
+        for source, stored in unknown.items():
+            if source != self.encoder.fingerprint:
+                self._probe(source, stored)
+
+    def _probe(self, source: str, stored: Sequence[Hit]) -> None:
         # The first and the last of them: neighbours in a ranking may be copies of one text.
-        pair = stored[:1] + stored[1:][-1:]
-        if not pair:
-            return
+        pair = [*stored[:1], *stored[1:][-1:]]
         fresh = self.encoder.encode_documents(
             [hit.document.text for hit in pair], on_cut=_no_report
         )
         for hit, vector in zip(pair, fresh, strict=True):
-            _compare(hit, vector, source=source, encoder=self.encoder)
+            _compare(hit, vector, self.encoder)
         if len(pair) == 2:
             self._probed.add(source)
 
@@ -94,11 +102,11 @@ class CandidateVectors:
         self._probed.add(source)
 
 
-def _compare(hit: Hit, vector: np.ndarray, *, source: str, encoder: TextEncoder) -> None:
-    _check_dim(hit, source=source, encoder=encoder)
+def _compare(hit: Hit, vector: np.ndarray, encoder: TextEncoder) -> None:
+    _check_dim(hit, encoder)
     stored = hit.embedding
     assert stored is not None
-    where = source or "the candidates"
+    where = hit.source or "the candidates"
     model = getattr(encoder, "name", type(encoder).__name__)
     cosine = float(stored @ vector) / max(float(np.linalg.norm(stored)), 1e-12)
     if not cosine >= SAME:
@@ -111,12 +119,13 @@ def _compare(hit: Hit, vector: np.ndarray, *, source: str, encoder: TextEncoder)
         )
 
 
-def _check_dim(hit: Hit, *, source: str, encoder: TextEncoder) -> None:
+def _check_dim(hit: Hit, encoder: TextEncoder) -> None:
     if hit.embedding is None or hit.embedding.shape == (encoder.dim,):
         return
+    where = hit.source or "the candidates"
     model = getattr(encoder, "name", type(encoder).__name__)
     raise StoredVectorMismatch(
-        f"the stored vector of document {hit.document.id!r} in {source or 'the candidates'} has "
+        f"the stored vector of document {hit.document.id!r} in {where} has "
         f"{hit.embedding.shape[-1]} dimensions, {model} has {encoder.dim}: another model wrote it; "
         "open that one, or index again with this one"
     )

@@ -36,13 +36,19 @@ class Document:
 class Hit:
     """A document with its score for one query, higher is better.
 
-    `embedding`: float32 [dim], unit length, where it is known; None means that nobody has read or
-    computed it yet.
+    embedding: float32 [dim], unit length, where it is known; None means that nobody has read or
+        computed it yet.
+    source: where the embedding is from: the name of a store, or the fingerprint of the encoder that
+        made it. Each source is probed once (`stored_vectors`); all that name none count as one.
+    retrieval_score: the score before the first reranking, NaN where the candidate had none; None
+        when it was not reranked.
     """
 
     document: Document
     score: float
     embedding: Embeddings | None = field(default=None, compare=False, repr=False)
+    source: str = field(default="", compare=False, repr=False)
+    retrieval_score: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,20 +138,16 @@ class TextEncoder(Protocol):
 class Reranker(Protocol):
     """Orders candidates anew. Every candidate comes back exactly once, best first."""
 
-    def rerank(self, query: str, candidates: Sequence[Hit], *, source: str = "") -> list[Hit]: ...
+    def rerank(self, query: str, candidates: Sequence[Hit]) -> list[Hit]: ...
 
     def rerank_batch(
-        self, queries: Sequence[str], candidates: Sequence[Sequence[Hit]], *, source: str = ""
-    ) -> list[list[Hit]]:
-        """`source` names where the candidates' vectors come from; see `StoredVectorCheck`."""
-        ...
+        self, queries: Sequence[str], candidates: Sequence[Sequence[Hit]]
+    ) -> list[list[Hit]]: ...
 
-    def arerank(
-        self, query: str, candidates: Sequence[Hit], *, source: str = ""
-    ) -> Awaitable[list[Hit]]: ...
+    def arerank(self, query: str, candidates: Sequence[Hit]) -> Awaitable[list[Hit]]: ...
 
     def arerank_batch(
-        self, queries: Sequence[str], candidates: Sequence[Sequence[Hit]], *, source: str = ""
+        self, queries: Sequence[str], candidates: Sequence[Sequence[Hit]]
     ) -> Awaitable[list[list[Hit]]]: ...
 
 

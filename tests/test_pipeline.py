@@ -241,7 +241,7 @@ def test_expand_does_not_use_vectors_that_shall_be_ignored(encoder):
 class Alphabetical:
     """A reranker without a vector of its own."""
 
-    def rerank_batch(self, queries, candidates, *, source=""):
+    def rerank_batch(self, queries, candidates):
         return [sorted(hits, key=lambda hit: hit.document.id) for hits in candidates]
 
 

@@ -197,18 +197,19 @@ async def test_the_event_loop_ticks_while_reranking(kind, encoder, candidates):
 def test_of_stored_candidates_only_the_two_of_the_probe_are_encoded(kind, encoder, candidates):
     counting = CountingEncoder(encoder)
     reranker = kind(counting)
-    reranker.rerank(QUERY, candidates, source="news")
+    reranker.rerank(QUERY, candidates)
     assert counting.documents == [TEXTS[0], TEXTS[-1]]
-    reranker.rerank(OTHER_QUERY, candidates, source="news")
+    reranker.rerank(OTHER_QUERY, candidates)
     assert len(counting.documents) == 2
-    reranker.rerank(QUERY, candidates, source="another index")
+    reranker.rerank(QUERY, [replace(hit, source="another index") for hit in candidates])
     assert len(counting.documents) == 4
 
 
 def test_vectors_of_another_model_of_the_same_length_are_refused(kind, encoder, candidates):
     other = CountingEncoder(encoder, turn=another_model(encoder.dim))
+    found = [replace(hit, source="collection 'news' in memory") for hit in candidates]
     with pytest.raises(StoredVectorMismatch) as caught:
-        kind(other).rerank(QUERY, candidates, source="collection 'news' in memory")
+        kind(other).rerank(QUERY, found)
     assert other.name in str(caught.value)
     assert "collection 'news' in memory" in str(caught.value)
     assert 'stored_vectors="ignore"' in str(caught.value)
@@ -248,6 +249,13 @@ def test_rank_sorts_and_keeps_ties():
         ("d", -1.0),
     ]
     assert all(hit.score == 0.0 for hit in hits)
+
+
+def test_rank_keeps_the_score_before_the_first_reranking():
+    hits = [Hit(Document("a", "a"), 0.7), Hit(Document("b", "b"), 0.6)]
+    twice = rank(rank(hits, [1, 2]), [3, 4])
+    assert [(h.score, h.retrieval_score) for h in twice] == [(4.0, 0.7), (3.0, 0.6)]
+    assert all(hit.retrieval_score is None for hit in hits)
 
 
 def test_rank_of_nothing_is_nothing():

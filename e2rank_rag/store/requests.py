@@ -241,6 +241,7 @@ class CollectionRequests:
                 self.layout.document(point),
                 float(point.score),
                 stored_vector(point.vector, self.vector_name),
+                self.name,
             )
             for point in answer.points
         ]

@@ -249,6 +249,24 @@ def test_an_empty_store_gives_nothing(embeddings):
     store.close()
 
 
+@pytest.mark.parametrize("expand", [False, True])
+def test_the_cosine_of_the_search_is_kept_beside_the_new_score(store, expand):
+    plain = {d.id: score for d, score in store.similarity_search_with_score(QUERY, k=len(IDS))}
+    found = E2RankRetriever(vectorstore=store, k=len(IDS), expand=expand).invoke(QUERY)
+    kept = {d.id: d.metadata["retrieval_score"] for d in found}
+    assert kept == pytest.approx(plain, abs=1e-6)
+
+
+def test_closing_a_copy_leaves_the_model_of_the_first_open(tiny_xlmr):
+    first = E2RankEmbeddings(model=tiny_xlmr)
+    vector = first.embed_query(QUERY)
+    copied = first.model_copy(update={"max_length": 16})
+    assert copied.encoder is not first.encoder
+    copied.close()
+    assert first.embed_query(QUERY) == vector
+    first.close()
+
+
 def test_it_goes_on_after_the_model_was_closed(tiny_xlmr):
     embeddings = E2RankEmbeddings(model=tiny_xlmr)
     store = E2RankVectorStore.from_documents(documents(), embeddings)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from langchain_core.callbacks import Callbacks, adispatch_custom_event, dispatch_custom_event
 from langchain_core.documents import Document
@@ -73,6 +73,12 @@ class E2RankModel(BaseModel):
                 self._encoder = opened
             return opened
 
+    def __copy__(self) -> Self:
+        """A copy opens the model for itself, so that closing one leaves the other open."""
+        copied = super().__copy__()
+        copied._encoder = None
+        return copied
+
     async def aencoder(self) -> Encoder:
         """The same; the event loop goes on while the model is opened."""
         opened: Encoder | None = self._encoder
@@ -89,6 +95,22 @@ class E2RankModel(BaseModel):
 def as_document(document: types.Document) -> Document:
     """As LangChain has it, with its id."""
     return Document(id=document.id, page_content=document.text, metadata=dict(document.meta))
+
+
+def as_ranking(hits: Sequence[types.Hit]) -> list[Document]:
+    """Reranked hits as LangChain has them, each with its score and the one before."""
+    return [
+        Document(
+            id=hit.document.id,
+            page_content=hit.document.text,
+            metadata={
+                **hit.document.meta,
+                EARLIER_SCORE: hit.retrieval_score,
+                SCORE: hit.score,
+            },
+        )
+        for hit in hits
+    ]
 
 
 def scored(document: Document, score: float) -> Document:

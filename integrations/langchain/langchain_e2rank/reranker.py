@@ -25,8 +25,6 @@ POINT_ID = "_id"
 COLLECTION = "_collection_name"
 """What langchain-qdrant adds to the metadata of every document that it finds."""
 
-PROBED = "documents whose vectors were probed with their collection"
-
 Stored = Mapping[str, types.StoredDocument]
 
 
@@ -89,9 +87,9 @@ class E2RankReranker(E2RankModel, BaseDocumentCompressor):
         lookups = self._lookups(documents)
         stored = [part.store.get([*part.ids.values()], with_embeddings=True) for part in lookups]
         hits = _hits(documents, lookups, stored)
-        ranking, report = self._order(self.listwise(self.encoder), query, hits, lookups)
+        rankings, report = self.listwise(self.encoder).explain_batch([query], [hits])
         tell("e2rank.rerank", _summary(report), callbacks)
-        return _documents(documents, ranking)
+        return _documents(documents, rankings[0])
 
     async def arank(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
@@ -104,10 +102,10 @@ class E2RankReranker(E2RankModel, BaseDocumentCompressor):
         stored = await asyncio.gather(*reads)
         hits = _hits(documents, lookups, stored)
         encoder = await self.aencoder()
-        call = partial(self._order, self.listwise(encoder), query, hits, lookups)
-        ranking, report = await encoder.run_async(call)
+        call = partial(self.listwise(encoder).explain_batch, [query], [hits])
+        rankings, report = await encoder.run_async(call)
         await atell("e2rank.rerank", _summary(report), callbacks)
-        return _documents(documents, ranking)
+        return _documents(documents, rankings[0])
 
     def listwise(self, encoder: types.TextEncoder) -> ListwiseReranker:
         """The core's reranker as configured here; one per encoder, as it remembers its probes."""
@@ -121,20 +119,6 @@ class E2RankReranker(E2RankModel, BaseDocumentCompressor):
                 stored_vectors=self.stored_vectors,
             )
         return known
-
-    def _order(
-        self,
-        reranker: ListwiseReranker,
-        query: str,
-        hits: list[types.Hit],
-        lookups: Sequence[_Lookup],
-    ) -> tuple[list[types.Hit], RerankReport]:
-        # Each collection may be another model's, and a call may hold documents of several.
-        for part in lookups:
-            reranker.vectors.probe([[hits[place] for place in part.ids]], source=part.store.name)
-        reranker.vectors.trust(PROBED)
-        rankings, report = reranker.explain_batch([query], [hits], source=PROBED)
-        return rankings[0], report
 
     def _lookups(self, documents: Sequence[Document]) -> list[_Lookup]:
         """Which documents are looked for in which collection."""
@@ -187,15 +171,15 @@ def _hits(
     documents: Sequence[Document], lookups: Sequence[_Lookup], stored: Sequence[Stored]
 ) -> list[types.Hit]:
     """With the stored vector, where what is stored has the text that the document has here."""
-    vectors: dict[int, types.Embeddings | None] = {}
+    hits = [
+        types.Hit(_core_document(document, place), 0.0) for place, document in enumerate(documents)
+    ]
     for part, found in zip(lookups, stored, strict=True):
         for place, id in part.ids.items():
             if id in found and found[id].document.text == documents[place].page_content:
-                vectors[place] = found[id].embedding
-    return [
-        types.Hit(_core_document(document, place), 0.0, vectors.get(place))
-        for place, document in enumerate(documents)
-    ]
+                vector = found[id].embedding
+                hits[place] = replace(hits[place], embedding=vector, source=part.store.name)
+    return hits
 
 
 def _core_document(document: Document, place: int) -> types.Document:

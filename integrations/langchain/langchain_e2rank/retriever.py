@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
 from e2rank_rag.pipeline import SearchPipeline
 from langchain_e2rank._collection import Conditions
-from langchain_e2rank._shared import as_document, atell, scored, tell
+from langchain_e2rank._shared import as_ranking, atell, tell
 from langchain_e2rank.embeddings import E2RankEmbeddings
 from langchain_e2rank.reranker import E2RankReranker
 from langchain_e2rank.vectorstore import E2RankVectorStore
@@ -23,6 +23,8 @@ from langchain_e2rank.vectorstore import E2RankVectorStore
 
 class E2RankRetriever(BaseRetriever):
     """The k best documents, best first, each with its cosine in `metadata["relevance_score"]`.
+
+    The score that it was retrieved with is kept in `metadata["retrieval_score"]`.
 
     vectorstore: search it, and rerank with the vectors that come with the hits.
     base_retriever: or else any LangChain retriever, whose documents are reranked.
@@ -89,7 +91,7 @@ class E2RankRetriever(BaseRetriever):
             return []
         hits = self._searcher(self.vectorstore).search(query, **options)
         tell("e2rank.search", {"documents": len(hits)}, child)
-        return [scored(as_document(hit.document), hit.score) for hit in hits]
+        return as_ranking(hits)
 
     async def _aget_relevant_documents(
         self,
@@ -115,7 +117,7 @@ class E2RankRetriever(BaseRetriever):
         searcher = await asyncio.to_thread(self._searcher, self.vectorstore)
         hits = await searcher.asearch(query, **options)
         await atell("e2rank.search", {"documents": len(hits)}, child)
-        return [scored(as_document(hit.document), hit.score) for hit in hits]
+        return as_ranking(hits)
 
     def _options(
         self, k: int | None, retrieve_k: int | None, filter: Conditions, expand: bool | None

@@ -60,11 +60,12 @@ def as_hits(
     carried, read, missing = [], [], []
     for document in documents:
         shown = Document(document.id, text.of(document.content, document.meta), document.meta)
-        hit = Hit(shown, document.score or 0.0, stored_vector(document.embedding, None))
+        hit = Hit(shown, document.score or 0.0, stored_vector(document.embedding, None), CARRIED)
         if hit.embedding is not None:
             carried.append(hit)
         elif document.id in fetched.vectors:
-            read.append(replace(hit, embedding=fetched.vectors[document.id]))
+            vector = fetched.vectors[document.id]
+            read.append(replace(hit, embedding=vector, source=fetched.store))
         else:
             missing.append(hit)
     return carried, read, missing

@@ -100,11 +100,10 @@ class Retrieved(Document):
     """A document of the store: `text` as it is embedded, `content` as it is stored."""
 
     content: str = ""
-    retrieval_score: float = 0.0
 
 
 class Searched:
-    """A store whose hits are `Retrieved`: they remember their content and first score."""
+    """A store whose hits are `Retrieved`: their text is what was embedded."""
 
     def __init__(self, store: Store, text: DocumentText) -> None:
         self.store = store
@@ -125,12 +124,14 @@ class Searched:
         return self._as_embedded(found)
 
     def _as_embedded(self, rankings: Sequence[Sequence[Hit]]) -> list[list[Hit]]:
-        return [[replace(hit, document=self._retrieved(hit)) for hit in hits] for hits in rankings]
+        return [
+            [replace(hit, document=self._retrieved(hit.document)) for hit in hits]
+            for hits in rankings
+        ]
 
-    def _retrieved(self, hit: Hit) -> Retrieved:
-        document = hit.document
+    def _retrieved(self, document: Document) -> Retrieved:
         text = self._text.of(document.text, document.meta)
-        return Retrieved(document.id, text, document.meta, document.text, hit.score)
+        return Retrieved(document.id, text, document.meta, document.text)
 
 
 def _is_ours(given: Any) -> bool:

@@ -9,7 +9,6 @@ from haystack import Document, component, default_from_dict, logging
 from haystack.utils import ComponentDevice
 from haystack_integrations.components.rankers.e2rank import _backend
 from haystack_integrations.components.rankers.e2rank._candidates import (
-    CARRIED,
     Fetched,
     as_hits,
     reranked,
@@ -201,14 +200,10 @@ class E2RankRanker:
     ) -> dict[str, Any]:
         self._warn_of_hybrid(candidates)
         carried, read, missing = as_hits(candidates, fetched, self._text)
-        # What the documents carry need not come from the store, so both are probed.
-        self._reranker.vectors.probe([read], source=fetched.store)
-        self._reranker.vectors.probe([carried], source=CARRIED)
         by_id = {hit.document.id: hit for hit in (*carried, *read, *missing)}
         rankings, report = self._reranker.explain_batch(
             [self.query_prefix + query + self.query_suffix],
             [[by_id[document.id] for document in candidates]],
-            source=CARRIED if carried else fetched.store,
         )
         threshold = self.score_threshold if score_threshold is None else score_threshold
         ranked = reranked(rankings[0], candidates, threshold)

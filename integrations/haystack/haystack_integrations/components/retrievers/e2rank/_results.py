@@ -73,7 +73,7 @@ def _as_document(hit: Hit, with_embedding: bool) -> Document:
     return Document(
         id=document.id,
         content=document.content,
-        meta={RETRIEVAL_SCORE: document.retrieval_score, **document.meta},
+        meta={RETRIEVAL_SCORE: hit.retrieval_score, **document.meta},
         score=hit.score,
         embedding=None if embedding is None else embedding.tolist(),
     )
