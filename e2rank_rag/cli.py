@@ -12,6 +12,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from e2rank_rag.training import commands
+
 if TYPE_CHECKING:
     from e2rank_rag.documents import BadRecord
     from e2rank_rag.indexing import IndexReport
@@ -254,6 +256,9 @@ def verify(
     if not result.agrees:
         raise ValueError(f"the cosines are not the published ones: {difference}")
     out.print(f"agrees with the published cosines: {difference}", highlight=False)
+
+
+commands.register(app)
 
 
 def parse_filters(conditions: list[str]) -> dict[str, Any]:

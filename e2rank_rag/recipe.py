@@ -12,6 +12,9 @@ from e2rank_rag.prompts import Prompts
 Pooling = Literal["last", "cls", "mean"]
 
 
+ADAPTER_FOLDER = "listwise_adapter"
+
+
 class ListwiseBudget(BaseModel):
     """What one listwise prompt may hold.
 
@@ -27,6 +30,20 @@ class ListwiseBudget(BaseModel):
     max_tokens: int = Field(default=32768, ge=16)
 
 
+class AdapterOf(BaseModel):
+    """The model whose document weights a listwise adapter leaves alone.
+
+    base: a hub id, a folder, "minilm", or "." for the folder that holds the adapter itself.
+    digest: of the base's weights (`checkpoint.weights_digest`): an adapter is worth nothing on
+        others.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base: str
+    digest: str
+
+
 class Recipe(BaseModel):
     """Everything that turns a text into a vector, but for the weights.
 
@@ -35,6 +52,8 @@ class Recipe(BaseModel):
     query_tokens, document_tokens: limits, special tokens included.
     truncate_dim: leading dimensions kept before scaling to unit length (Matryoshka models).
     query_weight: `a` in `a * query + (1 - a) * listwise`, the vector that reranks.
+    adapter: of a model whose listwise prompts have LoRA weights of their own, in the folder
+        `ADAPTER_FOLDER` beside the recipe; queries and documents keep those of the base.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,6 +68,7 @@ class Recipe(BaseModel):
     listwise: ListwiseBudget = ListwiseBudget()
     truncate_dim: int | None = Field(default=None, ge=1)
     query_weight: float = Field(default=0.0, ge=0.0, le=1.0)
+    adapter: AdapterOf | None = None
 
     def document_fingerprint(self, weights: str) -> str:
         """Changes with whatever changes a document's vector; the query side is left out."""

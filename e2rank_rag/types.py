@@ -53,13 +53,17 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class RankingExample:
-    """One query to train on. `labels[i]` grades `documents[i]`, higher is better."""
+    """One query to train on. `labels[i]` grades `documents[i]`, higher is better.
+
+    positive: index of a document that is known to be relevant, where the labels are a teacher's.
+    """
 
     query: str
     documents: tuple[str, ...]
     labels: tuple[float, ...]
     ids: tuple[str, ...] = ()
     task: str | None = None
+    positive: int | None = None
 
 
 class StoredDocument(NamedTuple):

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from pydantic import ValidationError
@@ -28,10 +30,14 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from e2rank_rag.errors import CheckpointError
+from e2rank_rag.models.adapter import ADAPTER_FILES
 from e2rank_rag.models.minilm import minilm_folder
 from e2rank_rag.prompts import E2RANK, ChatListwise, Prompts, SpanListwise
-from e2rank_rag.recipe import ListwiseBudget, Pooling, Recipe
+from e2rank_rag.recipe import ADAPTER_FOLDER, AdapterOf, ListwiseBudget, Pooling, Recipe
 from e2rank_rag.tokenization import special_frame
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 RECIPE_FILE = "e2rank.json"
 
@@ -41,6 +47,9 @@ RELEASED = {
     for variant in ("", "-Embedding-Only")
 }
 """Hub ids whose folders say nothing about pooling and prompts; the paper and its code do."""
+
+SHIPPED: tuple[str, ...] = ()
+"""Models inside the package: recipes with a listwise adapter."""
 
 QWEN3_END = "<|endoftext|>"
 
@@ -58,6 +67,8 @@ def resolve_folder(
     """A local folder, the model "minilm", or a hub id fetched into the hub's cache."""
     if str(name) == "minilm":
         return minilm_folder()
+    if str(name) in SHIPPED:
+        return Path(str(resources.files("e2rank_rag.data") / str(name)))
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
@@ -116,6 +127,19 @@ def read_recipe(
     budget = _listwise_budget(prompts, positions(config), stated["document_tokens"])
     weight = _SPAN_QUERY_WEIGHT if isinstance(prompts.listwise, SpanListwise) else 0.0
     return Recipe(**stated, listwise=budget, query_weight=weight)
+
+
+def model_folders(
+    folder: Path, recipe: Recipe, *, local_files_only: bool = False
+) -> tuple[Path, Path | None]:
+    """Where the weights are, and where the listwise adapter is if the model has one."""
+    if recipe.adapter is None:
+        return folder, None
+    base = recipe.adapter.base
+    if base == ".":
+        return folder, folder / ADAPTER_FOLDER
+    weights = resolve_folder(base, local_files_only=local_files_only).resolve()
+    return weights, folder / ADAPTER_FOLDER
 
 
 def positions(config: PretrainedConfig) -> int:
@@ -196,13 +220,22 @@ def save_checkpoint(
     transformer: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     recipe: Recipe,
+    *,
+    adapter: Path | None = None,
 ) -> Path:
     """Write a folder that this library and sentence-transformers open with the same vectors.
 
     sentence-transformers knows no listwise prompt and no truncate_dim: only e2rank.json has those.
+    adapter: folder of the listwise adapter, copied beside the weights.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    if adapter is not None and recipe.adapter is not None:
+        here = recipe.adapter.model_copy(update={"base": "."})
+        recipe = recipe.model_copy(update={"adapter": here})
+        (folder / ADAPTER_FOLDER).mkdir(exist_ok=True)
+        for name in ADAPTER_FILES:
+            shutil.copyfile(adapter / name, folder / ADAPTER_FOLDER / name)
     with _quiet_transformers():
         transformer.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -242,6 +275,26 @@ def save_checkpoint(
         path = folder / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return folder
+
+
+def save_adapter(
+    folder: str | Path, adapted: PeftModel, recipe: Recipe, *, base: str, digest: str
+) -> Path:
+    """Write a listwise adapter beside its recipe; the weights of the base are not copied.
+
+    base, digest: see `recipe.AdapterOf`.
+    """
+    folder = Path(folder)
+    target = folder / ADAPTER_FOLDER
+    adapted.save_pretrained(str(target))
+    (target / "README.md").unlink(missing_ok=True)  # an empty model card
+    config = _read_json(target / ADAPTER_FILES[0])
+    config["base_model_name_or_path"] = base
+    (target / ADAPTER_FILES[0]).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    recipe = recipe.model_copy(update={"adapter": AdapterOf(base=base, digest=digest)})
+    text = json.dumps(recipe.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    (folder / RECIPE_FILE).write_text(text + "\n", encoding="utf-8")
     return folder
 
 

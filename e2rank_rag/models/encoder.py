@@ -21,8 +21,11 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
+from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.backbone import Backbone
 from e2rank_rag.models.checkpoint import (
+    RECIPE_FILE,
+    model_folders,
     positions,
     read_recipe,
     resolve_folder,
@@ -59,6 +62,7 @@ class Encoder:
         self._model: LoadedModel | None = model
         self._closing = threading.Lock()
         self._backbone = Backbone(model.transformer, truncate_dim=recipe.truncate_dim)
+        self._listwise_backbone = Backbone(model.listwise, truncate_dim=recipe.truncate_dim)
         self._tokenizer = model.worker.run(
             lambda: TextTokenizer(model.tokenizer, model.plain, recipe)
         )
@@ -68,6 +72,7 @@ class Encoder:
                 f"truncate_dim is {recipe.truncate_dim}, {name} has {hidden} dimensions"
             )
         self.dim = recipe.truncate_dim or hidden
+        self.digest = model.digest
         self.fingerprint = recipe.document_fingerprint(model.digest)
 
     @classmethod
@@ -110,10 +115,13 @@ class Encoder:
         recipe = Recipe.model_validate({**dict(recipe), **changes})
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         folder = folder.resolve()
+        weights, adapter = model_folders(folder, recipe, local_files_only=local_files_only)
         dtype_here = _torch_dtype(dtype, where)
-        key = LoadKey(folder, stamp(folder), dtype_here, where, attn_implementation)
+        files = stamp(weights, adapter)
+        key = LoadKey(weights, files, dtype_here, where, attn_implementation, adapter)
         loaded = acquire(key)
         try:
+            _check_base(recipe, loaded, name=str(model))
             _check_lengths(recipe, loaded, name=str(model))
             # An index records this name: a folder must be found from elsewhere too.
             local = Path(model).expanduser().is_dir()
@@ -186,9 +194,9 @@ class Encoder:
 
         def encode() -> ListwiseEncoding:
             tokens, usage = self._tokenizer.listwise(texts, lists, depth)
-            vectors = self._forward(tokens)
+            vectors = self._forward(tokens, self._listwise_backbone)
             if weight > 0.0 and texts:
-                plain = self._forward(self._tokenizer.queries(texts))
+                plain = self._forward(self._tokenizer.queries(texts), self._backbone)
                 vectors = weight * plain + (1.0 - weight) * vectors
                 vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
             return ListwiseEncoding(vectors.astype(np.float32, copy=False), tuple(usage))
@@ -198,7 +206,9 @@ class Encoder:
     def encode_verbatim(self, prompts: Sequence[str]) -> Embeddings:
         """Finished prompts whose special tokens are meant: for checks against published vectors."""
         return self._worker_run(
-            lambda: self._forward([self._tokenizer.verbatim(prompt) for prompt in prompts])
+            lambda: self._forward(
+                [self._tokenizer.verbatim(prompt) for prompt in prompts], self._listwise_backbone
+            )
         )
 
     async def aencode_queries(self, queries: Sequence[str]) -> Embeddings:
@@ -233,7 +243,13 @@ class Encoder:
         """Write model and recipe; `SentenceTransformer(folder)` opens it with the same vectors."""
         loaded = self._loaded
         return loaded.worker.run(
-            lambda: save_checkpoint(folder, loaded.transformer, loaded.tokenizer, self.recipe)
+            lambda: save_checkpoint(
+                folder,
+                loaded.transformer,
+                loaded.tokenizer,
+                self.recipe,
+                adapter=self._key.adapter,
+            )
         )
 
     def close(self) -> None:
@@ -241,7 +257,7 @@ class Encoder:
         with self._closing:
             model, self._model = self._model, None
         if model is not None:
-            self._backbone = None  # type: ignore[assignment]
+            self._backbone = self._listwise_backbone = None  # type: ignore[assignment]
             release(self._key, model)
 
     def __enter__(self) -> Self:
@@ -254,6 +270,11 @@ class Encoder:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    @property
+    def weights_folder(self) -> Path:
+        """Where the weights of queries and documents were read."""
+        return self._key.folder
 
     @property
     def _loaded(self) -> LoadedModel:
@@ -280,7 +301,7 @@ class Encoder:
             nonlocal cut
             tokens = tokenise()
             cut = Cut(sum(row.cut for row in tokens), len(tokens), limit)
-            return self._forward(tokens, progress=progress)
+            return self._forward(tokens, self._backbone, progress=progress)
 
         vectors = self._worker_run(encode)
         if cut.texts and on_cut is not None:
@@ -291,10 +312,11 @@ class Encoder:
             )
         return vectors
 
-    def _forward(self, tokens: Sequence[Tokens], *, progress: bool | None = False) -> Embeddings:
+    def _forward(
+        self, tokens: Sequence[Tokens], backbone: Backbone, *, progress: bool | None = False
+    ) -> Embeddings:
         """Batches of similar length through the model; runs in the worker thread."""
-        # Held here, so that another thread's `close` does not take it from a running call.
-        backbone, loaded, device = self._backbone, self._loaded, self._key.device
+        loaded, device = self._loaded, self._key.device
         vectors = np.empty((len(tokens), self.dim), dtype=np.float32)
         batches = list(batches_by_length([len(row.ids) for row in tokens], _batch_tokens(device)))
         padding = pad_id(loaded.tokenizer)
@@ -369,6 +391,14 @@ def _torch_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
         raise ValueError(f"dtype must be one of {list(get_args(Dtype))}, got {dtype!r}")
     found: torch.dtype = getattr(torch, dtype)
     return found
+
+
+def _check_base(recipe: Recipe, loaded: LoadedModel, *, name: str) -> None:
+    if recipe.adapter is not None and recipe.adapter.digest != loaded.digest:
+        raise CheckpointError(
+            f"the listwise adapter of {name} was trained on other weights than those of "
+            f"{recipe.adapter.base!r} here; name the folder of its own base in {RECIPE_FILE}"
+        )
 
 
 def _check_lengths(recipe: Recipe, loaded: LoadedModel, *, name: str) -> None:

@@ -11,6 +11,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from e2rank_rag.models.adapter import with_adapter
 from e2rank_rag.models.checkpoint import load_tokenizer, load_transformer, weights_digest
 from e2rank_rag.models.cpu import use_onednn
 from e2rank_rag.models.worker import Worker
@@ -23,6 +24,7 @@ class LoadKey:
 
     stamp: sizes and times of the weight files, so that a folder which training has overwritten is
     another model.
+    adapter: folder of the listwise adapter, where there is one.
     """
 
     folder: Path
@@ -30,19 +32,24 @@ class LoadKey:
     dtype: torch.dtype
     device: torch.device
     attn_implementation: str | None
+    adapter: Path | None = None
 
 
-def stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
+def stamp(*folders: Path | None) -> tuple[tuple[str, int, int], ...]:
     """Name, size in bytes and time of change in ns of each weight file."""
-    files = sorted(folder.glob("*.safetensors"))
+    files = [f for folder in folders if folder for f in sorted(folder.glob("*.safetensors"))]
     return tuple((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files)
 
 
 @dataclass
 class LoadedModel:
-    """Weights, tokenizer and the one thread that may use them."""
+    """Weights, tokenizer and the one thread that may use them.
+
+    listwise: what reads listwise prompts; the transformer itself, unless there is an adapter.
+    """
 
     transformer: PreTrainedModel
+    listwise: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     plain: Tokenizer
     digest: str
@@ -72,7 +79,7 @@ def release(key: LoadKey, model: LoadedModel) -> None:
             del _loaded[key]
     if last:
         model.worker.close()
-        del model.transformer
+        del model.transformer, model.listwise
         if key.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -87,12 +94,17 @@ def _load(key: LoadKey) -> LoadedModel:
     transformer = load_transformer(
         key.folder, dtype=key.dtype, attn_implementation=key.attn_implementation
     )
+    digest = weights_digest(transformer)
+    # Before the adapter, so that what the two share is one tensor there too.
+    to_device: Callable[..., PreTrainedModel] = transformer.to
+    transformer = to_device(device=key.device)
+    listwise = transformer if key.adapter is None else with_adapter(transformer, key.adapter)
     if key.device.type == "cpu" and key.dtype == torch.float32:
         use_onednn(transformer)
-    digest = weights_digest(transformer)
-    to_device: Callable[..., PreTrainedModel] = transformer.to
+        use_onednn(listwise)
     return LoadedModel(
-        transformer=to_device(device=key.device),
+        transformer=transformer,
+        listwise=listwise,
         tokenizer=tokenizer,
         plain=plain_tokenizer(tokenizer),
         digest=digest,

@@ -1,0 +1,219 @@
+"""From examples to batches of lists: which documents, which prompts, which negatives count.
+
+Every draw depends on the seed, the epoch and the example alone, so a run that was stopped goes on
+with the batches that it would have had.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from e2rank_rag.tokenization import TextTokenizer, collate
+from e2rank_rag.training.config import ListwiseConfig
+from e2rank_rag.types import Embeddings, RankingExample
+
+SourceExamples = Sequence[Sequence[RankingExample]]
+"""The examples of each source."""
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnList:
+    """One list of a batch.
+
+    documents: texts that are scored; labels: theirs; positive: the place of the InfoNCE positive.
+    shown: texts for the prompt, in its order, more than it may take.
+    relevant: all texts with a label above 0, which are no negatives for this query.
+    """
+
+    query: str
+    documents: tuple[str, ...]
+    labels: tuple[float, ...]
+    positive: int
+    shown: tuple[str, ...]
+    depth: int
+    relevant: frozenset[str]
+
+
+class ListDataset(Dataset[DrawnList]):
+    """The lists of all sources, one after the other, drawn anew in each epoch."""
+
+    def __init__(self, sources: SourceExamples, config: ListwiseConfig, *, seed: int) -> None:
+        self.examples = [example for source in sources for example in source]
+        self.config = config
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> DrawnList:
+        example = self.examples[index]
+        draw = random.Random(f"{self.seed} {self.epoch} {index}")
+        places = _scored_places(example.labels, self.config.list_size, draw)
+        deepest = max(self.config.prompt.depths)
+        return DrawnList(
+            query=example.query,
+            documents=tuple(example.documents[place] for place in places),
+            labels=tuple(example.labels[place] for place in places),
+            positive=_positive(example, places, self.config.positive),
+            shown=_shown(example.documents, deepest, self.config.prompt.order, draw),
+            depth=draw.choice(self.config.prompt.depths),
+            relevant=frozenset(
+                text
+                for text, label in zip(example.documents, example.labels, strict=True)
+                if label > 0
+            ),
+        )
+
+
+class SourceBatches(Sampler[list[int]]):
+    """Batches of one source each, sources in turn by chance: one task per batch.
+
+    An epoch takes as many batches as the examples fill; sources are drawn in proportion to their
+    size to the power `balance`, and begin anew when they run out.
+    """
+
+    def __init__(
+        self, sizes: Sequence[int], batch_size: int, *, balance: float, seed: int, dataset: Any
+    ) -> None:
+        self.sizes = sizes
+        self.batch_size = batch_size
+        self.balance = balance
+        self.seed = seed
+        self.dataset = dataset
+        self.drop_last = True
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer's data loader before each epoch."""
+        self.epoch = self.dataset.epoch = epoch
+
+    def __len__(self) -> int:
+        return max(1, sum(self.sizes) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        draw = random.Random(f"{self.seed} {self.epoch}")
+        streams = []
+        start = 0
+        for size in self.sizes:
+            streams.append(_endless(range(start, start + size), draw))
+            start += size
+        weights = [size**self.balance for size in self.sizes]
+        for _ in range(len(self)):
+            (stream,) = draw.choices(streams, weights)
+            yield [next(stream) for _ in range(self.batch_size)]
+
+
+class ListCollator:
+    """Lists to tensors. `B` lists, `L` documents in the longest, `N = B * L`.
+
+    prompts: tokens of the listwise prompts, see `tokenization.collate`.
+    relevance, listed: float and bool [B, L]: labels, and which places hold a document.
+    positives: int [B], in 0..N. counted: bool [B, N]: documents that the InfoNCE of a query takes.
+    In adapter mode query_vectors [B, D] and document_vectors [B, L, D], in joint mode the tokens of
+    queries and of the N documents.
+
+    vectors: of all texts, for adapter mode: rows by text.
+    """
+
+    def __init__(
+        self,
+        tokenizer: TextTokenizer,
+        *,
+        pad_id: int,
+        vectors: tuple[Mapping[str, int], Embeddings] | None = None,
+        query_vectors: tuple[Mapping[str, int], Embeddings] | None = None,
+    ) -> None:
+        # Not `tokenizer`: the trainer would save it as one of transformers.
+        self.text_tokenizer = tokenizer
+        self.pad_id = pad_id
+        self.vectors = vectors
+        self.query_vectors = query_vectors
+
+    def __call__(self, lists: Sequence[DrawnList]) -> dict[str, Any]:
+        longest = max(len(drawn.documents) for drawn in lists)
+        texts = [
+            text
+            for drawn in lists
+            for text in (*drawn.documents, *[""] * (longest - len(drawn.documents)))
+        ]
+        depth = lists[0].depth  # one for the batch: prompts of one depth are of like length
+        queries = [drawn.query for drawn in lists]
+        prompts, _ = self.text_tokenizer.listwise(queries, [drawn.shown for drawn in lists], depth)
+        listed = torch.tensor([text != "" for text in texts]).view(len(lists), longest)
+        batch: dict[str, Any] = {
+            "prompts": collate(prompts, pad_id=self.pad_id),
+            # Not "labels": that key lets the trainer scale the loss by its own count.
+            "relevance": _padded([drawn.labels for drawn in lists], longest),
+            "listed": listed,
+            "positives": torch.tensor([i * longest + d.positive for i, d in enumerate(lists)]),
+            "counted": _counted(lists, texts),
+        }
+        if self.vectors is None or self.query_vectors is None:
+            batch["queries"] = collate(self.text_tokenizer.queries(queries), pad_id=self.pad_id)
+            batch["documents"] = collate(self.text_tokenizer.documents(texts), pad_id=self.pad_id)
+            return batch
+        batch["query_vectors"] = _rows(self.query_vectors, queries)
+        batch["document_vectors"] = _rows(self.vectors, texts).view(len(lists), longest, -1)
+        return batch
+
+
+def _scored_places(labels: Sequence[float], size: int, draw: random.Random) -> list[int]:
+    """Up to half the list positives, by chance where there are more; then others, as they come."""
+    positives = [place for place, label in enumerate(labels) if label > 0]
+    others = [place for place, label in enumerate(labels) if label <= 0]
+    # A teacher's permutation has a label above 0 everywhere.
+    most = size - min(len(others), size // 2)
+    if len(positives) > most:
+        positives = draw.sample(positives, most)
+    return [*positives, *others[: size - len(positives)]]
+
+
+def _positive(example: RankingExample, places: list[int], which: str) -> int:
+    if which == "known":
+        if example.positive is None:
+            raise ValueError(
+                f'positive is "known", but the example of {example.query[:60]!r} names none'
+            )
+        if example.positive not in places:
+            places[0] = example.positive
+        return places.index(example.positive)
+    return max(range(len(places)), key=lambda i: example.labels[places[i]])
+
+
+def _shown(
+    documents: Sequence[str], depth: int, order: str, draw: random.Random
+) -> tuple[str, ...]:
+    """Shuffled among twice as many as fit: at test time too, what is shown varies."""
+    if order == "retrieved" or (order == "mixed" and draw.random() < 0.5):
+        return tuple(documents[:depth])
+    nearest = list(documents[: 2 * depth])
+    draw.shuffle(nearest)
+    return tuple(nearest[:depth])
+
+
+def _endless(places: range, draw: random.Random) -> Iterator[int]:
+    while True:
+        yield from draw.sample(places, len(places))
+
+
+def _padded(rows: Sequence[Sequence[float]], length: int) -> Tensor:
+    return torch.tensor([[*row, *[0.0] * (length - len(row))] for row in rows])
+
+
+def _counted(lists: Sequence[DrawnList], texts: Sequence[str]) -> Tensor:
+    return torch.tensor(
+        [[text != "" and text not in drawn.relevant for text in texts] for drawn in lists]
+    )
+
+
+def _rows(vectors: tuple[Mapping[str, int], Embeddings], texts: Sequence[str]) -> Tensor:
+    places, values = vectors
+    return torch.from_numpy(values[[places[text] if text else 0 for text in texts]])

@@ -1,0 +1,111 @@
+"""`e2rank mine | train | adapt`: the training commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+out = Console()
+
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; CUDA if there is one.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Argument(help="key=value or block.key=value, in place of the configuration's."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    for command in (mine, train, adapt):
+        app.command()(command)
+
+
+def mine(
+    folder: Annotated[Path, typer.Argument(help="A BEIR folder: corpus, queries, qrels.")],
+    output: Annotated[Path, typer.Argument(help="The lists: .jsonl or .jsonl.gz.")],
+    split: Annotated[str, typer.Option(help="Which judgements to use.")] = "train",
+    model: Annotated[
+        str, typer.Option("--model", "-m", help='Finds the candidates: folder, hub id, "minilm".')
+    ] = "minilm",
+    depth: Annotated[int, typer.Option(min=2, help="Candidates per query.")] = 100,
+    first_negative: Annotated[
+        int, typer.Option(min=0, help="Leave out unjudged documents found before this place.")
+    ] = 0,
+    texts: Annotated[
+        bool, typer.Option("--texts/--ids", help="Write the texts, or ids into the corpus.")
+    ] = True,
+    device: Device = None,
+) -> None:
+    """Build training lists: what a model finds for each query, labelled by the judgements."""
+    from e2rank_rag.evaluation.collections import Collection
+    from e2rank_rag.models.encoder import Encoder
+    from e2rank_rag.training.examples import write_examples
+    from e2rank_rag.training.mining import Embedded, mine_lists
+
+    collection = Collection.open(folder)
+    queries, qrels = collection.queries(split), collection.qrels(split)
+    with Encoder.from_pretrained(model, device=device) as encoder:
+        embedded = Embedded.of(encoder, list(collection.documents()))
+        lists = mine_lists(
+            encoder, embedded, queries, qrels, depth=depth, first_negative=first_negative
+        )
+    write_examples(output, lists.values(), texts=texts)
+    out.print(f"{len(lists):,} lists of {len(queries):,} queries in {output}", highlight=False)
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="A YAML file: one stage of training.")],
+    settings: Settings = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run.")
+    ] = False,
+) -> None:
+    """Train a model as a configuration says. With torchrun on several devices."""
+    from e2rank_rag.training.config import read_config
+    from e2rank_rag.training.trainer import train_listwise
+
+    folder = train_listwise(read_config(config, settings or ()), resume=resume)
+    out.print(f"the model is in {folder}, the record of the run in {folder / 'run'}")
+
+
+def adapt(
+    base: Annotated[str, typer.Argument(help='The model of your index: folder, hub id, "minilm".')],
+    data: Annotated[
+        Path, typer.Argument(help="A BEIR folder with a train split, or a file of examples.")
+    ],
+    output: Annotated[Path, typer.Argument(help="Folder for the adapted model.")],
+    dev: Annotated[
+        Path | None,
+        typer.Option(help="Measure on this while training; default: the dev split of a folder."),
+    ] = None,
+    settings: Settings = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run.")
+    ] = False,
+) -> None:
+    """Give an embedding model a listwise adapter: its index stays, nothing is indexed again."""
+    from e2rank_rag.training.config import ADAPTER_CONFIG, listwise_config
+    from e2rank_rag.training.trainer import train_listwise
+
+    given: dict[str, Any] = {
+        "init_from": base,
+        "output": output,
+        "data": [{"path": data}],
+        "dev": _dev_source(data, dev),
+    }
+    config = listwise_config(ADAPTER_CONFIG, settings or (), given)
+    folder = train_listwise(config, resume=resume)
+    out.print(f"the model is in {folder}: name it where your pipeline names {base}")
+
+
+def _dev_source(data: Path, dev: Path | None) -> list[dict[str, Any]]:
+    from e2rank_rag.evaluation.collections import Collection
+
+    if dev is not None:
+        return [{"path": dev, "split": "dev"}]
+    if data.is_dir() and "dev" in Collection.open(data).splits:
+        return [{"path": data, "split": "dev", "limit": 200}]
+    return []

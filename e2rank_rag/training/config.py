@@ -1,0 +1,172 @@
+"""What a listwise training run is told: one YAML file. Unknown keys are errors.
+
+    config = read_config("stage2-adapter.yaml", ["trainer.max_steps=100"])
+
+Values are those of the paper (arXiv 2510.22733, section 3 and appendix C) where it gives any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+ADAPTER_CONFIG = Path(__file__).parent / "configs" / "adapter.yaml"
+"""What `e2rank adapt` trains with."""
+
+Order = Literal["retrieved", "shuffled", "mixed"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(_Strict):
+    """Examples to train or measure on.
+
+    path: a BEIR folder, whose lists are mined with the model that training begins from, or a file
+        that `examples.read_examples` reads.
+    split: of a folder. corpus: file of documents, for examples that hold ids only.
+    limit: take so many examples, drawn by the seed; None: all.
+    depth: candidates of a mined list. first_negative: see `mining.mine_lists`.
+    """
+
+    path: Path
+    split: str = "train"
+    corpus: Path | None = None
+    limit: int | None = Field(default=None, ge=1)
+    depth: int = Field(default=100, ge=2)
+    first_negative: int = Field(default=0, ge=0)
+    task: str | None = None
+
+
+class PromptOptions(_Strict):
+    """Listwise prompts in training.
+
+    depths: documents shown, drawn anew for each batch; 0 is the query alone.
+    document_tokens, max_tokens: None takes the model's own.
+    order: of the documents shown: as retrieved, shuffled, or either with even chance.
+    """
+
+    depths: tuple[int, ...] = (20,)
+    document_tokens: int | None = Field(default=None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=16)
+    order: Order = "retrieved"
+
+
+class LoraOptions(_Strict):
+    """targets: names of linear layers, as peft takes them; "all-linear" for all."""
+
+    rank: int = Field(default=16, ge=1)
+    alpha: int = Field(default=32, ge=1)
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    targets: str | tuple[str, ...] = "all-linear"
+
+
+class ListwiseConfig(_Strict):
+    """Stage 2: InfoNCE + ranknet_weight * RankNet on listwise prompts.
+
+    init_from: the model to begin from, as `Encoder.from_pretrained` takes it.
+    mode: "joint" trains one set of weights for queries, documents and prompts, and needs a new
+        index. "adapter" trains LoRA weights for prompts only, over document vectors that stay.
+    data: trained on; dev: measured on while training, for early stopping.
+    list_size: documents of a list that are scored, positives first, then the nearest others.
+    positive: of the InfoNCE: the document with the highest label, or the one that is known to be
+        relevant where the labels are a teacher's.
+    query_weight: `a` in `a * query + (1 - a) * listwise`, trained through and saved.
+    balance: a source is drawn in proportion to its size to this power; 0 is evenly.
+    dropout: of the model in training; None leaves its own.
+    patience: stop when the dev sets were not better for so many measurements; None: never.
+    trainer: arguments of `transformers.TrainingArguments`, as they are.
+    """
+
+    stage: Literal["listwise"] = "listwise"
+    init_from: str
+    output: Path
+    mode: Literal["joint", "adapter"]
+    data: tuple[Source, ...] = Field(min_length=1)
+    dev: tuple[Source, ...] = ()
+    list_size: int = Field(default=16, ge=2)
+    positive: Literal["highest", "known"] = "highest"
+    prompt: PromptOptions = PromptOptions()
+    query_weight: float | None = Field(default=None, ge=0.0, lt=1.0)
+    ranknet_weight: float = Field(default=2.0, ge=0.0)
+    ranknet_temperature: float = Field(default=0.1, gt=0.0)
+    info_nce_weight: float = Field(default=1.0, ge=0.0)
+    info_nce_temperature: float = Field(default=0.03, gt=0.0)
+    balance: float = Field(default=1.0, ge=0.0)
+    dropout: float | None = Field(default=None, ge=0.0, lt=1.0)
+    lora: LoraOptions | None = None
+    patience: int | None = Field(default=None, ge=1)
+    trainer: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ListwiseConfig:
+        if self.mode == "adapter" and self.lora is None:
+            raise ValueError('mode "adapter" trains LoRA weights: give lora, such as {rank: 16}')
+        if self.ranknet_weight == self.info_nce_weight == 0.0:
+            raise ValueError("ranknet_weight and info_nce_weight are both 0: nothing is trained")
+        return self
+
+
+def read_config(path: str | Path, overrides: Sequence[str] = ()) -> ListwiseConfig:
+    """The configuration of a YAML file, with `key.key=value` in place of what it says.
+
+    Relative paths of sources count from the file's folder, `output` from the working directory.
+    Raises ValueError that names the file and the key.
+    """
+    path = Path(path)
+    settings = _read(path)
+    for source in [*settings.get("data", ()), *settings.get("dev", ())]:
+        for name in ("path", "corpus"):
+            if isinstance(source, dict) and source.get(name) is not None:
+                source[name] = path.parent / str(source[name])
+    return _validated(path, settings, overrides)
+
+
+def listwise_config(
+    path: Path, overrides: Sequence[str], given: Mapping[str, Any]
+) -> ListwiseConfig:
+    """A configuration that lacks what a command line gives: model, data, output."""
+    return _validated(path, {**_read(path), **given}, overrides)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path} holds no settings, but {type(settings).__name__}")
+    return settings
+
+
+def _validated(path: Path, settings: dict[str, Any], overrides: Sequence[str]) -> ListwiseConfig:
+    for override in overrides:
+        _override(settings, override)
+    try:
+        return ListwiseConfig.model_validate(settings)
+    except ValidationError as error:
+        raise ValueError(f"{path}: {_told(error)}") from error
+
+
+def _override(settings: dict[str, Any], override: str) -> None:
+    name, separator, value = override.partition("=")
+    if not separator or not name:
+        raise ValueError(f"{override!r} is no setting; write key=value or block.key=value")
+    *blocks, key = name.split(".")
+    for block in blocks:
+        settings = settings.setdefault(block, {})
+        if not isinstance(settings, dict):
+            raise ValueError(f"{override!r}: {block} is no block of settings")
+    settings[key] = yaml.safe_load(value)
+
+
+def _told(error: ValidationError) -> str:
+    return "; ".join(
+        f"{'.'.join(str(part) for part in each['loc']) or 'settings'}: {each['msg']}"
+        for each in error.errors()
+    )

@@ -1,0 +1,108 @@
+"""Training lists from a collection: what its own retrieval finds for each query, with the labels.
+
+    embedded = Embedded.of(encoder, list(collection.documents()))
+    queries, qrels = collection.queries("train"), collection.qrels("train")
+    lists = mine_lists(encoder, embedded, queries, qrels)
+    write_examples("lists.jsonl.gz", lists.values())
+
+A list keeps the order of the retrieval, because training prompts must look like those at test time:
+their first documents are what a search found, relevant or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from e2rank_rag.evaluation.runs import Qrels
+from e2rank_rag.types import Document, Embeddings, RankingExample, TextEncoder
+
+NEAR_POSITIVE = 0.97
+"""Cosine with a positive from which an unlabelled document counts as a copy of it."""
+
+BLOCK = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """The documents of a collection with their vectors, float32 [n, dim], row by row."""
+
+    documents: Sequence[Document]
+    embeddings: Embeddings
+
+    @classmethod
+    def of(cls, encoder: TextEncoder, documents: Sequence[Document]) -> Embedded:
+        """Encoded now."""
+        return cls(documents, encoder.encode_documents([d.text for d in documents]))
+
+
+def mine_lists(
+    encoder: TextEncoder,
+    embedded: Embedded,
+    queries: Mapping[str, str],
+    qrels: Qrels,
+    *,
+    depth: int = 100,
+    first_negative: int = 0,
+    add_missing: bool = True,
+    task: str | None = None,
+) -> dict[str, RankingExample]:
+    """By query id, one list per query that has a relevant document, labelled by the qrels.
+
+    depth: how many of the nearest documents, by exact cosine. Unjudged ones are labelled 0, and
+        left out where they copy a positive (`NEAR_POSITIVE`).
+    first_negative: leave out unjudged documents that were found before this place (from 0), where
+        judgements are sparse and the best finds are often relevant.
+    add_missing: relevant documents that were not found stand at the end of the list, so that the
+        prompt, which shows the first ones, is as at test time. Leave out to measure on the lists.
+    """
+    rows = {document.id: row for row, document in enumerate(embedded.documents)}
+    judged = {
+        query: {rows[id]: grade for id, grade in qrels[query].items() if id in rows}
+        for query in queries
+        if query in qrels
+    }
+    asked = [query for query, grades in judged.items() if any(g > 0 for g in grades.values())]
+    vectors = encoder.encode_queries([queries[query] for query in asked])
+    found = nearest(vectors, embedded.embeddings, depth)
+    examples = {}
+    for query, places in zip(asked, found, strict=True):
+        grades = judged[query]
+        kept = _without_doubtful(places, grades, embedded.embeddings, first_negative)
+        if add_missing:
+            there = set(kept)
+            kept += [row for row, grade in grades.items() if grade > 0 and row not in there]
+        examples[query] = RankingExample(
+            queries[query],
+            tuple(embedded.documents[row].text for row in kept),
+            tuple(float(max(grades.get(row, 0), 0)) for row in kept),
+            tuple(embedded.documents[row].id for row in kept),
+            task,
+        )
+    return examples
+
+
+def nearest(queries: Embeddings, documents: Embeddings, count: int) -> list[list[int]]:
+    """The rows of the `count` nearest documents to each query, best first, by exact cosine."""
+    count = min(count, len(documents))
+    rows: list[list[int]] = []
+    for start in range(0, len(queries), BLOCK):
+        scores = queries[start : start + BLOCK] @ documents.T
+        best = np.argpartition(-scores, count - 1, axis=1)[:, :count]
+        order = np.argsort(-np.take_along_axis(scores, best, 1), axis=1, kind="stable")
+        rows += np.take_along_axis(best, order, 1).tolist()
+    return rows
+
+
+def _without_doubtful(
+    places: Sequence[int], grades: Mapping[int, int], vectors: Embeddings, first_negative: int
+) -> list[int]:
+    positives = [row for row, grade in grades.items() if grade > 0]
+    closest = (vectors[places] @ vectors[positives].T).max(axis=1)
+    return [
+        row
+        for place, row in enumerate(places)
+        if row in grades or (place >= first_negative and closest[place] < NEAR_POSITIVE)
+    ]

@@ -1,0 +1,198 @@
+"""The sources of a configuration, read: examples to train on, sets to measure on, their vectors."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from e2rank_rag.documents import read_documents
+from e2rank_rag.evaluation.collections import Collection
+from e2rank_rag.evaluation.metrics import evaluate
+from e2rank_rag.evaluation.runs import Qrels, run_from_rankings
+from e2rank_rag.models.encoder import Encoder
+from e2rank_rag.rerankers import ListwiseReranker, score_by_vector
+from e2rank_rag.training.config import Source
+from e2rank_rag.training.examples import read_examples
+from e2rank_rag.training.mining import Embedded, mine_lists
+from e2rank_rag.types import Document, Embeddings, Hit, RankingExample, TextEncoder
+
+NDCG = "nDCG@10"
+
+T = TypeVar("T")
+
+
+class TextVectors:
+    """Vectors of texts, each encoded once: float32 [n, dim], and the row of each text."""
+
+    def __init__(self, dim: int) -> None:
+        self.rows: dict[str, int] = {}
+        self.values: Embeddings = np.empty((0, dim), dtype=np.float32)
+
+    def add(self, texts: Sequence[str], vectors: Embeddings) -> None:
+        """Texts that are there already keep their vector."""
+        fresh = [place for place, text in enumerate(texts) if text not in self.rows]
+        for place in fresh:
+            self.rows.setdefault(texts[place], len(self.rows))
+        # A text may be twice among the fresh ones too.
+        first = {texts[place]: place for place in reversed(fresh)}
+        kept = [first[text] for text in list(self.rows)[len(self.values) :]]
+        self.values = np.concatenate([self.values, vectors[kept]])
+
+
+@dataclass(frozen=True)
+class DevSet:
+    """Queries with their candidates, measured again and again while a model trains."""
+
+    name: str
+    queries: Mapping[str, str]
+    candidates: Mapping[str, Sequence[Document]]
+    qrels: Qrels
+
+    def measure(self, encoder: TextEncoder, known: TextVectors | None) -> dict[str, float]:
+        """nDCG@10 of the candidates by plain cosine (`retrieve`) and reranked (`rerank`).
+
+        known: vectors of the documents, where they are frozen; None: encoded anew.
+        """
+        vectors = known
+        if vectors is None:
+            texts = list({d.text: None for found in self.candidates.values() for d in found})
+            vectors = TextVectors(encoder.dim)
+            vectors.add(texts, encoder.encode_documents(texts))
+        ids = list(self.queries)
+        asked = encoder.encode_queries([self.queries[id] for id in ids])
+        retrieved = {
+            id: score_by_vector(
+                [
+                    Hit(document, 0.0, vectors.values[vectors.rows[document.text]])
+                    for document in self.candidates[id]
+                ],
+                vector,
+            )
+            for id, vector in zip(ids, asked, strict=True)
+        }
+        reranked = ListwiseReranker(encoder, stored_vectors="trust").rerank_batch(
+            [self.queries[id] for id in ids], [retrieved[id] for id in ids]
+        )
+        rankings = {"retrieve": retrieved, "rerank": dict(zip(ids, reranked, strict=True))}
+        return {
+            name: evaluate(run_from_rankings(ranking), self.qrels, [NDCG])[NDCG]
+            for name, ranking in rankings.items()
+        }
+
+
+def read_training(
+    sources: Sequence[Source], encoder: Encoder, known: TextVectors | None, *, seed: int
+) -> list[list[RankingExample]]:
+    """The examples of each source; `known` gains the vectors of all their documents."""
+    read = []
+    for source in sources:
+        if source.path.is_dir():
+            collection = Collection.open(source.path)
+            queries = _drawn(collection.queries(source.split), source.limit, seed)
+            lists = _mined(source, collection, queries, encoder, known, add_missing=True)
+            examples = list(lists.values())
+        else:
+            examples = _examples(source, seed)
+            _encode(examples, encoder, known)
+        if not examples:
+            raise ValueError(f"{source.path} has no query with a relevant document to train on")
+        read.append(examples)
+    return read
+
+
+def read_dev(
+    sources: Sequence[Source], encoder: Encoder, known: TextVectors | None, *, seed: int
+) -> list[DevSet]:
+    """One set per source, named by its folder or file."""
+    return [_dev_set(source, encoder, known, seed) for source in sources]
+
+
+def _dev_set(source: Source, encoder: Encoder, known: TextVectors | None, seed: int) -> DevSet:
+    if source.path.is_dir():
+        collection = Collection.open(source.path)
+        queries = _drawn(collection.queries(source.split), source.limit, seed)
+        qrels = collection.qrels(source.split)
+        lists = _mined(source, collection, queries, encoder, known, add_missing=False)
+        qrels = {id: qrels[id] for id in lists}
+    else:
+        examples = _examples(source, seed)
+        _encode(examples, encoder, known)
+        lists = {str(number): example for number, example in enumerate(examples)}
+        qrels = {
+            id: {name: int(label) for name, label in zip(_ids(each), each.labels, strict=True)}
+            for id, each in lists.items()
+        }
+    return DevSet(
+        name=source.path.name.partition(".")[0],
+        queries={id: example.query for id, example in lists.items()},
+        candidates={
+            id: [
+                Document(name, text)
+                for name, text in zip(_ids(example), example.documents, strict=True)
+            ]
+            for id, example in lists.items()
+        },
+        qrels=qrels,
+    )
+
+
+def _mined(
+    source: Source,
+    collection: Collection,
+    queries: Mapping[str, str],
+    encoder: Encoder,
+    known: TextVectors | None,
+    *,
+    add_missing: bool,
+) -> dict[str, RankingExample]:
+    embedded = Embedded.of(encoder, list(collection.documents(on_bad=lambda bad: None)))
+    lists = mine_lists(
+        encoder,
+        embedded,
+        queries,
+        collection.qrels(source.split),
+        depth=source.depth,
+        first_negative=source.first_negative,
+        add_missing=add_missing,
+        task=source.task,
+    )
+    if known is not None:
+        known.add([document.text for document in embedded.documents], embedded.embeddings)
+    return lists
+
+
+def _examples(source: Source, seed: int) -> list[RankingExample]:
+    corpus = None
+    if source.corpus is not None:
+        corpus = {document.id: document.text for document in read_documents(source.corpus)}
+    examples = read_examples(source.path, corpus=corpus)
+    return list(_drawn(dict(enumerate(examples)), source.limit, seed).values())
+
+
+def _encode(
+    examples: Sequence[RankingExample], encoder: Encoder, known: TextVectors | None
+) -> None:
+    if known is None:
+        return
+    texts = dict.fromkeys(text for example in examples for text in example.documents)
+    fresh = [text for text in texts if text not in known.rows]
+    known.add(fresh, encoder.encode_documents(fresh))
+
+
+K = TypeVar("K")
+
+
+def _drawn(items: Mapping[K, T], limit: int | None, seed: int) -> dict[K, T]:
+    """So many of them, by chance, in their order."""
+    if limit is None or limit >= len(items):
+        return dict(items)
+    kept = set(random.Random(seed).sample(list(items), limit))
+    return {key: item for key, item in items.items() if key in kept}
+
+
+def _ids(example: RankingExample) -> Sequence[str]:
+    return example.ids or [str(place) for place in range(len(example.documents))]

@@ -1,0 +1,218 @@
+"""Stage 2 learns its lists, goes on where it stopped, and leaves the base alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from e2rank_rag.evaluation.metrics import evaluate
+from e2rank_rag.evaluation.runs import run_from_rankings
+from e2rank_rag.models.encoder import Encoder
+from e2rank_rag.rerankers import ListwiseReranker
+from e2rank_rag.training.config import ListwiseConfig
+from e2rank_rag.training.examples import read_examples
+from e2rank_rag.training.trainer import ListTrainer, train_listwise
+from e2rank_rag.types import Document, Hit
+
+TOPICS = ["cats", "dogs", "ferry", "bridge", "bread", "prime", "glacier", "router"]
+
+
+@pytest.fixture(scope="module")
+def lists(tmp_path_factory):
+    """Eight lists of eight documents with labels that nothing but memory can know."""
+    path = tmp_path_factory.mktemp("lists") / "lists.jsonl"
+    draw = np.random.default_rng(0)
+    lines = []
+    for topic in TOPICS:
+        documents = [f"{topic} {other} {i}" for i, other in enumerate(TOPICS)]
+        labels = draw.permutation(len(documents)).tolist()
+        lines.append({"query": f"about {topic}", "documents": documents, "labels": labels})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def configured(model, lists, output, *, trainer=None, **changes):
+    return ListwiseConfig.model_validate(
+        {
+            "init_from": str(model),
+            "output": output,
+            "mode": "adapter",
+            "lora": {"rank": 4},
+            "data": [{"path": lists}],
+            "list_size": 8,
+            "prompt": {"depths": [4]},
+            "dropout": 0.0,
+            "query_weight": 0.0,
+            "trainer": {
+                "max_steps": 8,
+                "per_device_train_batch_size": 4,
+                "learning_rate": 5e-3,
+                "use_cpu": True,
+                "disable_tqdm": True,
+                "seed": 1,
+                **(trainer or {}),
+            },
+            **changes,
+        }
+    )
+
+
+def ndcg(encoder, path):
+    rankings, qrels = {}, {}
+    for example in read_examples(path):
+        hits = [Hit(Document(text, text), 0.0) for text in example.documents]
+        rankings[example.query] = ListwiseReranker(encoder).rerank(example.query, hits)
+        labels = zip(example.documents, example.labels, strict=True)
+        qrels[example.query] = {text: int(label) for text, label in labels}
+    return evaluate(run_from_rankings(rankings), qrels, ["nDCG@10"])["nDCG@10"]
+
+
+def adapter_weights(folder):
+    return load_file(folder / "listwise_adapter" / "adapter_model.safetensors")
+
+
+def test_an_adapter_leaves_the_vectors_of_the_base_and_its_files(tiny_bert, lists, tmp_path):
+    weights = tiny_bert / "model.safetensors"
+    before = hashlib.sha256(weights.read_bytes()).digest()
+    folder = train_listwise(configured(tiny_bert, lists, tmp_path / "model"))
+    assert hashlib.sha256(weights.read_bytes()).digest() == before
+    with Encoder.from_pretrained(folder) as trained, Encoder.from_pretrained(tiny_bert) as base:
+        assert trained.fingerprint == base.fingerprint
+        np.testing.assert_array_equal(
+            trained.encode_documents(TOPICS), base.encode_documents(TOPICS)
+        )
+
+
+def test_joint_training_moves_documents_and_says_so(tiny_bert, lists, tmp_path):
+    config = configured(tiny_bert, lists, tmp_path / "model", mode="joint", lora=None)
+    with (
+        Encoder.from_pretrained(train_listwise(config)) as trained,
+        Encoder.from_pretrained(tiny_bert) as base,
+    ):
+        assert trained.fingerprint != base.fingerprint
+        moved = trained.encode_documents(TOPICS) - base.encode_documents(TOPICS)
+        assert np.abs(moved).max() > 0.01
+
+
+@pytest.mark.parametrize("mode", ["adapter", "joint"])
+def test_eight_lists_of_chance_are_learnt_by_heart(tiny_bert, lists, tmp_path, mode):
+    config = configured(
+        tiny_bert,
+        lists,
+        tmp_path / "model",
+        mode=mode,
+        lora={"rank": 16} if mode == "adapter" else None,
+        info_nce_weight=0.0,
+        ranknet_temperature=0.02,  # frozen vectors of a random model are nearly parallel
+        trainer={"max_steps": 100, "per_device_train_batch_size": 8, "learning_rate": 1e-2},
+    )
+    with Encoder.from_pretrained(tiny_bert) as base:
+        assert ndcg(base, lists) < 0.9
+    with Encoder.from_pretrained(train_listwise(config)) as trained:
+        assert ndcg(trained, lists) == pytest.approx(1.0)
+
+
+def test_a_stopped_run_goes_on_to_the_weights_of_an_unbroken_one(
+    tiny_bert, lists, tmp_path, monkeypatch
+):
+    saving = {"save_strategy": "steps", "save_steps": 3, "max_steps": 8}
+    whole = train_listwise(configured(tiny_bert, lists, tmp_path / "whole", trainer=saving))
+    config = configured(tiny_bert, lists, tmp_path / "broken", trainer=saving)
+    compute, calls = ListTrainer.compute_loss, []
+
+    def interrupted(self, *arguments, **options):
+        calls.append(1)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return compute(self, *arguments, **options)
+
+    monkeypatch.setattr(ListTrainer, "compute_loss", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_listwise(config)
+    monkeypatch.undo()
+    resumed = train_listwise(config, resume=True)
+    expected = adapter_weights(whole)
+    for name, tensor in adapter_weights(resumed).items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+def test_accumulated_ranknet_is_that_of_the_whole_batch(tiny_bert, lists, tmp_path):
+    weights = []
+    for size, accumulation in ((8, 1), (2, 4)):
+        config = configured(
+            tiny_bert,
+            lists,
+            tmp_path / f"batch{size}",
+            info_nce_weight=0.0,
+            trainer={
+                "max_steps": 1,
+                "per_device_train_batch_size": size,
+                "gradient_accumulation_steps": accumulation,
+                "max_grad_norm": 0,
+                "optim": "sgd",
+                "lr_scheduler_type": "constant",
+                "warmup_steps": 0,
+                "learning_rate": 1.0,
+            },
+        )
+        weights.append(adapter_weights(train_listwise(config)))
+    moved = [name for name in weights[0] if "lora_B" in name]
+    assert max(float(weights[0][name].abs().max()) for name in moved) > 1e-3
+    for name in weights[0]:
+        torch.testing.assert_close(weights[0][name], weights[1][name], rtol=0, atol=1e-6)
+
+
+def test_a_run_records_what_it_was(tiny_bert, lists, tmp_path):
+    folder = train_listwise(
+        configured(tiny_bert, lists, tmp_path / "m", trainer={"logging_steps": 2})
+    )
+    record = json.loads((folder / "run" / "run.json").read_text())
+    assert record["config"]["lora"]["rank"] == 4
+    assert record["data"][0]["examples"] == 8
+    digest = hashlib.sha256(lists.read_bytes()).hexdigest()
+    assert record["data"][0]["sha256"] == {"lists.jsonl": digest}
+    assert record["versions"]["torch"] == torch.__version__
+    lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
+    logged = [json.loads(line) for line in lines]
+    assert [each["step"] for each in logged if "ranknet" in each] == [2, 4, 6, 8]
+    assert (folder / "run" / "metrics.png").stat().st_size > 1000
+
+
+def test_dev_sets_are_measured_plain_and_reranked_and_the_best_is_kept(tiny_bert, lists, tmp_path):
+    config = configured(
+        tiny_bert,
+        lists,
+        tmp_path / "model",
+        dev=[{"path": lists}],
+        patience=1,
+        trainer={"max_steps": 40, "eval_steps": 5, "save_steps": 5, "learning_rate": 1e-2},
+    )
+    folder = train_listwise(config)
+    lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
+    measured = [each for each in map(json.loads, lines) if "eval_mean" in each]
+    assert len({each["eval_retrieve"] for each in measured}) == 1  # frozen
+    means = [(each["eval_retrieve"] + each["eval_rerank"]) / 2 for each in measured]
+    assert means == pytest.approx([each["eval_mean"] for each in measured])
+    best = max(each["eval_lists_rerank"] for each in measured)
+    with Encoder.from_pretrained(folder) as trained:
+        assert ndcg(trained, lists) == pytest.approx(best, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"trainer": {"max_stepz": 1}}, "trainer: .*max_stepz"),
+        ({"trainer": {"output_dir": "x"}}, "trainer.output_dir is set by the training itself"),
+        ({"positive": "known"}, 'positive is "known", but the example of .* names none'),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_the_first_step(
+    tiny_bert, lists, tmp_path, changes, reason
+):
+    with pytest.raises(ValueError, match=reason):
+        train_listwise(configured(tiny_bert, lists, tmp_path / "model", **changes))
