@@ -57,12 +57,16 @@ class ListDataset(Dataset[DrawnList]):
         example = self.examples[index]
         draw = random.Random(f"{self.seed} {self.epoch} {index}")
         places = _scored_places(example.labels, self.config.list_size, draw)
+        if self.config.positive == "known":
+            positive = _known_positive(example, places)
+        else:
+            positive = max(range(len(places)), key=lambda i: example.labels[places[i]])
         deepest = max(self.config.prompt.depths)
         return DrawnList(
             query=example.query,
             documents=tuple(example.documents[place] for place in places),
             labels=tuple(example.labels[place] for place in places),
-            positive=_positive(example, places, self.config.positive),
+            positive=positive,
             shown=_shown(example.documents, deepest, self.config.prompt.order, draw),
             depth=draw.choice(self.config.prompt.depths),
             relevant=frozenset(
@@ -176,16 +180,15 @@ def _scored_places(labels: Sequence[float], size: int, draw: random.Random) -> l
     return [*positives, *others[: size - len(positives)]]
 
 
-def _positive(example: RankingExample, places: list[int], which: str) -> int:
-    if which == "known":
-        if example.positive is None:
-            raise ValueError(
-                f'positive is "known", but the example of {example.query[:60]!r} names none'
-            )
-        if example.positive not in places:
-            places[0] = example.positive
-        return places.index(example.positive)
-    return max(range(len(places)), key=lambda i: example.labels[places[i]])
+def _known_positive(example: RankingExample, places: list[int]) -> int:
+    """Where it is in the list; it takes the first place of a list that was drawn without it."""
+    if example.positive is None:
+        raise ValueError(
+            f'positive is "known", but the example of {example.query[:60]!r} names none'
+        )
+    if example.positive not in places:
+        places[0] = example.positive
+    return places.index(example.positive)
 
 
 def _shown(
