@@ -317,13 +317,12 @@ def test_a_ranker_reranks_what_bm25_and_a_joiner_bring(own_bert):
 
 @pytest.mark.filterwarnings("ignore:.*experimental component")
 def test_the_retriever_serves_haystacks_multi_retriever(own_bert):
-    retrievers = pytest.importorskip("haystack.components.retrievers")
-    if not hasattr(retrievers, "MultiRetriever"):
-        pytest.skip("this Haystack has no MultiRetriever")
+    from haystack.components.retrievers import MultiRetriever
+
     embedder = E2RankDocumentEmbedder(model=own_bert)
     store = memory_store(32, embedder.run(documents())["documents"])
     fused = E2RankRetriever(store, model=own_bert)
-    several = retrievers.MultiRetriever(retrievers={"fused": fused}, top_k=3)
+    several = MultiRetriever(retrievers={"fused": fused}, top_k=3)
     assert ids(several.run(query=QUERY)) == ids(fused.run(query=QUERY, top_k=3))
     for component in (embedder, fused):
         component.close()
