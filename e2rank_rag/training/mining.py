@@ -1,6 +1,6 @@
 """Training lists from a collection: what its own retrieval finds for each query, with the labels.
 
-    embedded = Embedded.of(encoder, list(collection.documents()))
+    embedded = Embedded.of_collection(encoder, collection)
     queries, qrels = collection.queries("train"), collection.qrels("train")
     lists = mine_lists(encoder, embedded, queries, qrels)
     write_examples("lists.jsonl.gz", lists.values())
@@ -11,13 +11,18 @@ their first documents are what a search found, relevant or not.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from e2rank_rag.documents import BadRecord
+from e2rank_rag.evaluation.collections import Collection
 from e2rank_rag.evaluation.runs import Qrels
 from e2rank_rag.types import Document, Embeddings, RankingExample, TextEncoder
+
+logger = logging.getLogger(__name__)
 
 NEAR_POSITIVE = 0.97
 """Cosine with a positive from which an unlabelled document counts as a copy of it."""
@@ -36,6 +41,21 @@ class Embedded:
     def of(cls, encoder: TextEncoder, documents: Sequence[Document]) -> Embedded:
         """Encoded now."""
         return cls(documents, encoder.encode_documents([d.text for d in documents]))
+
+    @classmethod
+    def of_collection(cls, encoder: TextEncoder, collection: Collection) -> Embedded:
+        """All its documents; records that are none are left out, and a warning says how many."""
+        bad: list[BadRecord] = []
+        documents = list(collection.documents(on_bad=bad.append))
+        if bad:
+            logger.warning(
+                "%d records of %s are no documents and were left out, the first in line %d: %s",
+                len(bad),
+                collection.corpus_path,
+                bad[0].line,
+                bad[0].reason,
+            )
+        return cls.of(encoder, documents)
 
 
 def mine_lists(

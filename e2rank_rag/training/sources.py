@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -52,10 +52,13 @@ class DevSet:
     candidates: Mapping[str, Sequence[Document]]
     qrels: Qrels
 
-    def measure(self, encoder: TextEncoder, known: TextVectors | None) -> dict[str, float]:
+    def measure(
+        self, encoder: TextEncoder, known: TextVectors | None, *, rerank: bool = True
+    ) -> dict[str, float]:
         """nDCG@10 of the candidates by plain cosine (`retrieve`) and reranked (`rerank`).
 
         known: vectors of the documents, where they are frozen; None: encoded anew.
+        rerank: False leaves that out: it takes a listwise prompt per query.
         """
         vectors = known
         if vectors is None:
@@ -74,10 +77,12 @@ class DevSet:
             )
             for id, vector in zip(ids, asked, strict=True)
         }
-        reranked = ListwiseReranker(encoder, stored_vectors="trust").rerank_batch(
-            [self.queries[id] for id in ids], [retrieved[id] for id in ids]
-        )
-        rankings = {"retrieve": retrieved, "rerank": dict(zip(ids, reranked, strict=True))}
+        rankings = {"retrieve": retrieved}
+        if rerank:
+            reranked = ListwiseReranker(encoder, stored_vectors="trust").rerank_batch(
+                [self.queries[id] for id in ids], [retrieved[id] for id in ids]
+            )
+            rankings["rerank"] = dict(zip(ids, reranked, strict=True))
         return {
             name: evaluate(run_from_rankings(ranking), self.qrels, [NDCG])[NDCG]
             for name, ranking in rankings.items()
@@ -85,16 +90,27 @@ class DevSet:
 
 
 def read_training(
-    sources: Sequence[Source], encoder: Encoder, known: TextVectors | None, *, seed: int
+    sources: Sequence[Source],
+    encoder: Encoder,
+    known: TextVectors | None,
+    *,
+    seed: int,
+    mine: bool = True,
 ) -> list[list[RankingExample]]:
-    """The examples of each source; `known` gains the vectors of all their documents."""
+    """The examples of each source; `known` gains the vectors of all their documents.
+
+    mine: False takes the relevant documents of a folder only, for which nothing is encoded.
+    """
     read = []
     for source in sources:
         if source.path.is_dir():
             collection = Collection.open(source.path)
             queries = _drawn(collection.queries(source.split), source.limit, seed)
-            lists = _mined(source, collection, queries, encoder, known, add_missing=True)
-            examples = list(lists.values())
+            if mine:
+                lists = _mined(source, collection, queries, encoder, known, add_missing=True)
+                examples = list(lists.values())
+            else:
+                examples = _judged(source, collection, queries)
         else:
             examples = _examples(source, seed)
             _encode(examples, encoder, known)
@@ -149,7 +165,7 @@ def _mined(
     *,
     add_missing: bool,
 ) -> dict[str, RankingExample]:
-    embedded = Embedded.of(encoder, list(collection.documents(on_bad=lambda bad: None)))
+    embedded = Embedded.of_collection(encoder, collection)
     lists = mine_lists(
         encoder,
         embedded,
@@ -165,12 +181,28 @@ def _mined(
     return lists
 
 
+def _judged(
+    source: Source, collection: Collection, queries: Mapping[str, str]
+) -> list[RankingExample]:
+    qrels = collection.qrels(source.split)
+    texts = {d.id: d.text for d in collection.documents(on_bad=lambda bad: None)}
+    examples = []
+    for id, query in queries.items():
+        ids = [name for name, grade in qrels[id].items() if grade > 0 and name in texts]
+        if ids:
+            labels = tuple(float(qrels[id][name]) for name in ids)
+            documents = tuple(texts[name] for name in ids)
+            examples.append(RankingExample(query, documents, labels, tuple(ids), source.task))
+    return examples
+
+
 def _examples(source: Source, seed: int) -> list[RankingExample]:
     corpus = None
     if source.corpus is not None:
         corpus = {document.id: document.text for document in read_documents(source.corpus)}
     examples = read_examples(source.path, corpus=corpus)
-    return list(_drawn(dict(enumerate(examples)), source.limit, seed).values())
+    drawn = _drawn(dict(enumerate(examples)), source.limit, seed).values()
+    return [example if example.task else replace(example, task=source.task) for example in drawn]
 
 
 def _encode(

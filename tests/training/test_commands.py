@@ -1,0 +1,110 @@
+"""The training commands on a collection of a few documents."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+from rich.console import Console
+
+from e2rank_rag import cli
+from e2rank_rag.models.encoder import Encoder
+from e2rank_rag.training import commands
+from e2rank_rag.training.examples import read_examples
+
+TEXTS = {
+    "cats": "cats purr, cats sleep, cats purr again",
+    "dogs": "dogs bark, dogs dig, dogs bark again",
+    "ferry": "A ferry crosses the strait four times a day.",
+    "bread": "Bread rises because yeast turns sugar into carbon dioxide.",
+}
+QUERIES = {"1": "Which animals purr?", "2": "Which animals bark?", "3": "ferry times"}
+JUDGED = {"1": "cats", "2": "dogs", "3": "ferry"}
+STEPS = ["trainer.max_steps=2", "trainer.use_cpu=true", "trainer.per_device_train_batch_size=2"]
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["e2rank", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit:
+            cli.main()
+        return exit.value.code or 0, *capsys.readouterr()
+
+    monkeypatch.setattr(commands, "out", Console(force_terminal=False, width=300))
+    monkeypatch.setattr(cli, "err", Console(stderr=True, force_terminal=False, width=300))
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A BEIR folder; its corpus holds one record that is no document."""
+    folder = tmp_path / "animals"
+    (folder / "qrels").mkdir(parents=True)
+    records = [{"_id": id, "text": text} for id, text in TEXTS.items()]
+    for name, lines in (
+        ("corpus.jsonl", [*records, {"_id": "blank", "text": " "}]),
+        ("queries.jsonl", [{"_id": id, "text": text} for id, text in QUERIES.items()]),
+    ):
+        (folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for split, ids in (("train", "123"), ("dev", "12")):
+        rows = "".join(f"{id}\t{JUDGED[id]}\t1\n" for id in ids)
+        (folder / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + rows)
+    return folder
+
+
+@pytest.mark.parametrize("form", ["--texts", "--ids"])
+def test_mine_writes_lists_that_training_reads(run, folder, tmp_path, tiny_bert, form, caplog):
+    output = tmp_path / "lists.jsonl.gz"
+    code, said, _ = run("mine", folder, output, "--model", tiny_bert, "--depth", "3", form)
+    assert code == 0
+    assert said == f"3 lists of 3 queries in {output}\n"
+    assert "1 records of" in caplog.text
+    assert "blank" not in caplog.text.split("line 5")[0]
+    for example in read_examples(output, corpus=TEXTS):
+        assert len(example.documents) in (3, 4)
+        assert example.labels.count(1.0) == 1
+        assert [TEXTS[id] for id in example.ids] == list(example.documents)
+
+
+def test_adapt_gives_a_model_over_the_same_index(run, folder, tmp_path, tiny_bert):
+    output = tmp_path / "adapted"
+    code, said, errors = run("adapt", tiny_bert, folder, output, "--", *STEPS, "list_size=4")
+    assert code == 0, errors
+    assert str(output) in said
+    metrics = (output / "run" / "metrics.jsonl").read_text()
+    assert "eval_animals_rerank" in metrics  # its dev split
+    with Encoder.from_pretrained(output) as adapted, Encoder.from_pretrained(tiny_bert) as base:
+        assert adapted.fingerprint == base.fingerprint
+
+
+def test_adapt_takes_a_file_of_examples_and_then_measures_nothing(run, folder, tmp_path, tiny_bert):
+    lists, output = tmp_path / "lists.jsonl", tmp_path / "adapted"
+    assert run("mine", folder, lists, "--model", tiny_bert)[0] == 0
+    code, _, errors = run("adapt", tiny_bert, lists, output, *STEPS, "list_size=4")
+    assert code == 0, errors
+    assert "eval" not in (output / "run" / "metrics.jsonl").read_text()
+
+
+def test_train_runs_a_configuration(run, folder, tmp_path, tiny_bert):
+    config = tmp_path / "stage2.yaml"
+    config.write_text(
+        f"init_from: {tiny_bert}\nmode: joint\ndata: [{{path: animals}}]\nlist_size: 4\n"
+        "prompt: {depths: [2]}\n"
+    )
+    output = tmp_path / "model"
+    code, said, errors = run("train", config, f"output={output}", *STEPS)
+    assert code == 0, errors
+    assert said.splitlines()[-1] == (
+        f"the model is in {output}, the record of the run in {output / 'run'}"
+    )
+    Encoder.from_pretrained(output).close()
+
+
+def test_a_wrong_setting_is_one_line_on_stderr(run, tmp_path, tiny_bert):
+    code, _, errors = run("adapt", tiny_bert, tmp_path / "x.jsonl", tmp_path / "o", "list_sise=4")
+    assert code == 1
+    assert errors.startswith("error: ")
+    assert "list_sise: Extra inputs are not permitted" in errors
+    assert len(errors.splitlines()) == 1
