@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,8 @@ ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 IMPORT_ROOTS = (ROOT, ROOT / "integrations" / "haystack", ROOT / "integrations" / "langchain")
-LIMIT_S = 75
+LIMIT_S = 75  # of processor time: on the wall, a busy machine would fail
+HANGS_S = 600
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 DECIMAL = re.compile(r"\d+\.\d+")
 MACHINE_PATH = re.compile(r"(?<![\w.<])/(?:home|root|tmp|private|Users|usr|var|work)/")
@@ -61,13 +61,13 @@ def path(request):
 
 @pytest.fixture(scope="module")
 def fresh(path, tmp_path_factory):
-    """The notebook after a run in a new kernel: empty folders, no network, one limit for all."""
+    """The notebook after a run in a new kernel: empty folders, no network."""
     home, place = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("place")
-    deadline = time.monotonic() + LIMIT_S
     notebook = read(path)
+    notebook.cells.append(nbformat.v4.new_code_cell("import time; print(time.process_time())"))
     client = nbclient.NotebookClient(
         notebook,
-        timeout_func=lambda cell: max(1, int(deadline - time.monotonic())),
+        timeout=HANGS_S,
         allow_errors=True,
         coalesce_streams=True,
         resources={"metadata": {"path": str(place)}},
@@ -86,10 +86,11 @@ def fresh(path, tmp_path_factory):
 def test_it_runs_from_top_to_bottom_offline_in_time(fresh):
     failed = [f"{error.ename}: {error.evalue}" for error in outputs(fresh, "error")]
     assert failed == []
+    assert float(fresh.cells[-1].outputs[0].text) < LIMIT_S
 
 
 def test_what_is_kept_is_what_a_run_shows(path, fresh):
-    for kept, new in zip(code_cells(read(path)), code_cells(fresh), strict=True):
+    for kept, new in zip(code_cells(read(path)), code_cells(fresh)[:-1], strict=True):
         assert_same_text(shown_text(kept), shown_text(new))
 
 
