@@ -174,7 +174,7 @@ def load_transformer(
     config = _read_config(folder)
     config.use_cache = False
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             transformer, report = AutoModel.from_pretrained(
                 folder,
                 config=config,
@@ -236,7 +236,7 @@ def save_checkpoint(
         (folder / ADAPTER_FOLDER).mkdir(exist_ok=True)
         for name in ADAPTER_FILES:
             shutil.copyfile(adapter / name, folder / ADAPTER_FOLDER / name)
-    with _quiet_transformers():
+    with quiet_transformers():
         transformer.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     if recipe.end_token is not None:
@@ -452,7 +452,7 @@ def _read_json(path: Path, default: Any = None) -> Any:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """No loading bar and no advice: what matters is raised as an error here."""
     level = transformers_logging.get_verbosity()
     bar = transformers_logging.is_progress_bar_enabled()

@@ -1,0 +1,221 @@
+"""One address that speaks OpenAI's chat completions: asking it, asking it again, saying why not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx
+from pydantic import BaseModel, Field, ValidationError
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_exponential,
+    wait_random,
+)
+
+from e2rank_rag.training.labeling import TeacherError
+
+TRIES = 6
+FIRST_WAIT_S = 1.0
+LONGEST_BACKOFF_S = 30.0
+LONGEST_ASKED_WAIT_S = 300.0
+"""A server that asks to wait longer ends the run."""
+
+CONNECT_S = 10.0
+SHOWN_CHARACTERS = 300
+
+BUSY_STATUS = (408, 429)
+"""And 500 and above: another try may succeed."""
+
+REFUSED_REQUEST_STATUS = (400, 408, 413, 422)
+"""And 500 and above: about this request, such as a prompt that is too long, not about all."""
+
+HINTS = {
+    401: "; key_env names the environment variable that holds the key",
+    403: "; key_env names the environment variable that holds the key",
+    404: "; are the address and the model's name right? Most addresses end in /v1",
+}
+
+
+class Refused(Exception):
+    """No answer to this request; others may have one. `problem` to count by, `said` to show."""
+
+    def __init__(self, problem: str, said: str) -> None:
+        super().__init__(problem)
+        self.problem, self.said = problem, said
+
+
+class Usage(BaseModel):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Message(BaseModel):
+    content: str | None = None
+
+
+class Choice(BaseModel):
+    message: Message
+    finish_reason: str | None = None
+
+
+class Completion(BaseModel):
+    """The part of an answer that is read here."""
+
+    choices: list[Choice] = Field(min_length=1)
+    usage: Usage | None = None
+
+
+class ChatEndpoint:
+    """`completion = await ChatEndpoint("http://localhost:8000/v1").complete({"model": ...})`
+
+    key_env: name of the environment variable that holds the API key; None sends no key.
+    timeout_s: how long one answer may take.
+    """
+
+    def __init__(
+        self, address: str, *, key_env: str | None = None, timeout_s: float = 300.0
+    ) -> None:
+        self._url = _completions_url(address)
+        self._key = None if key_env is None else _key_of(key_env)
+        self._client = httpx.AsyncClient(
+            headers={} if self._key is None else {"Authorization": f"Bearer {self._key}"},
+            timeout=httpx.Timeout(timeout_s, connect=CONNECT_S),
+            # The caller bounds how many there are; to wait for one here would time out.
+            limits=httpx.Limits(max_connections=None),
+        )
+
+    async def complete(self, content: Mapping[str, Any]) -> Completion:
+        """The answer to one request, after other tries where the server is busy.
+
+        Raises:
+            Refused: this request has no answer.
+            TeacherError: others will have none either.
+        """
+        retrying = AsyncRetrying(
+            stop=stop_after_attempt(TRIES),
+            wait=_wait_s,
+            retry=retry_if_exception(_is_transient),
+            reraise=True,
+        )
+        try:
+            response: httpx.Response = await retrying(self._post, content)
+        except httpx.HTTPStatusError as error:
+            raise self._explained_status(error.response) from error
+        except httpx.HTTPError as error:
+            raise self._explained(error) from error
+        try:
+            return Completion.model_validate_json(response.content)
+        except ValidationError as error:
+            said = self.presentable(response.text)
+            raise Refused("answer is no chat completion", said) from error
+
+    def presentable(self, text: str) -> str:
+        """The beginning of what a server said, on one line and without the key."""
+        hidden = text if self._key is None else text.replace(self._key, "***")
+        return " ".join(hidden.split())[:SHOWN_CHARACTERS]
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def _post(self, content: Mapping[str, Any]) -> httpx.Response:
+        response = await self._client.post(self._url, json=content)
+        return response.raise_for_status()
+
+    def _explained(self, error: httpx.HTTPError) -> Exception:
+        kind = self.presentable(f"{type(error).__name__}: {error}")
+        where = f"the teacher at {self._place}"
+        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+            return TeacherError(
+                f"{where} cannot be reached ({kind}): is the server running, and is the address "
+                "right?"
+            )
+        if isinstance(error, httpx.TimeoutException):
+            return Refused("no answer in time", kind)
+        if _is_transient(error):
+            return Refused("connection broken off", kind)
+        return TeacherError(f"{where} cannot be asked ({kind})")
+
+    def _explained_status(self, response: httpx.Response) -> Exception:
+        status = response.status_code
+        said = self.presentable(response.text)
+        wait_s = asked_wait_s(response)
+        if status in REFUSED_REQUEST_STATUS or (status >= 500 and wait_s <= LONGEST_ASKED_WAIT_S):
+            return Refused(f"refused with status {status}", said)
+        asked = f"; it asks to wait {wait_s:,.0f} s" if wait_s else ""
+        return TeacherError(
+            f"the teacher at {self._place} refused with status {status}: {said}"
+            f"{HINTS.get(status, '')}{asked}"
+        )
+
+    @property
+    def _place(self) -> httpx.URL:
+        return self._url.copy_with(query=None)
+
+
+def asked_wait_s(response: httpx.Response) -> float:
+    """Seconds that the server asks to wait, from `Retry-After` (seconds or a date); 0: none."""
+    value = response.headers.get("Retry-After", "")
+    try:
+        return max(float(value), 0.0)
+    except ValueError:
+        pass
+    try:
+        until = parsedate_to_datetime(value)
+    except ValueError:
+        return 0.0
+    until = until if until.tzinfo else until.replace(tzinfo=UTC)
+    return max((until - datetime.now(UTC)).total_seconds(), 0.0)
+
+
+def _is_transient(error: BaseException) -> bool:
+    if isinstance(error, httpx.HTTPStatusError):
+        status = error.response.status_code
+        busy = status in BUSY_STATUS or status >= 500
+        return busy and asked_wait_s(error.response) <= LONGEST_ASKED_WAIT_S
+    return isinstance(
+        error, httpx.TimeoutException | httpx.NetworkError | httpx.RemoteProtocolError
+    )
+
+
+def _wait_s(state: RetryCallState) -> float:
+    backoff = wait_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_BACKOFF_S)
+    seconds = (backoff + wait_random(0, FIRST_WAIT_S))(state)
+    error = state.outcome.exception() if state.outcome is not None else None
+    asked = asked_wait_s(error.response) if isinstance(error, httpx.HTTPStatusError) else 0.0
+    return max(seconds, asked)
+
+
+def _completions_url(address: str) -> httpx.URL:
+    try:
+        url = httpx.URL(address)
+    except httpx.InvalidURL as error:
+        raise ValueError(f"the teacher's address cannot be read: {error}") from error
+    if url.userinfo:
+        raise ValueError(
+            f"the teacher's address at {url.host} holds a password; put the key into an "
+            "environment variable and name that with key_env"
+        )
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ValueError(
+            f"{address!r} is no address of a teacher; it is as http://localhost:8000/v1"
+        )
+    path = url.path.rstrip("/").removesuffix("/chat/completions")
+    return url.copy_with(path=f"{path}/chat/completions")
+
+
+def _key_of(name: str) -> str:
+    key = os.environ.get(name, "").strip()
+    if not key:
+        raise ValueError(f"the environment variable {name} holds no key; set it, or name another")
+    if not key.isascii() or not key.isprintable():
+        # The client's own error would show the key.
+        raise ValueError(f"the key in the environment variable {name} holds more than plain ASCII")
+    return key

@@ -1,0 +1,166 @@
+"""`e2rank label`: asks a teacher, and says what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import aclosing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from e2rank_rag.training.labeling import LabelReport, Teacher
+    from e2rank_rag.types import RankingExample
+
+out = Console()
+err = Console(stderr=True)
+
+
+def _chat(help: str, **settings: Any) -> Any:
+    return typer.Option(help=help, rich_help_panel="Options for a chat model", **settings)
+
+
+def label(
+    lists: Annotated[Path, typer.Argument(help="Training lists, as `e2rank mine` writes them.")],
+    output: Annotated[Path, typer.Argument(help="The ordered lists: .jsonl, appended to.")],
+    teacher: Annotated[
+        str, typer.Option(help="A cross-encoder: folder or hub id. With --endpoint: the model.")
+    ],
+    terms: Annotated[
+        str | None, typer.Option(help="What the teacher's output may be used for, words or a URL.")
+    ] = None,
+    list_size: Annotated[
+        int, typer.Option(min=2, help="Documents per list: positives, then the nearest others.")
+    ] = 16,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Ask for so many lists, not all.")
+    ] = None,
+    corpus: Annotated[
+        Path | None, typer.Option(help="Texts, for lists that hold ids only.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Of a cross-encoder: cpu, cuda, ...; CUDA if there is one.")
+    ] = None,
+    endpoint: Annotated[
+        str | None, _chat("Address of a chat server, such as http://localhost:8000/v1.")
+    ] = None,
+    key_env: Annotated[str | None, _chat("Environment variable that holds the API key.")] = None,
+    body: Annotated[
+        str | None, _chat("JSON object: more fields of a request; kept in the data.")
+    ] = None,
+    document_words: Annotated[int | None, _chat("Documents are cut there: 300.", min=1)] = None,
+    attempts: Annotated[int | None, _chat("Before a list is dropped: 3.", min=1)] = None,
+    timeout: Annotated[float | None, _chat("Seconds for one answer: 300.", min=0.1)] = None,
+    seed: Annotated[int | None, _chat("Of the order in which documents are shown: 0.")] = None,
+    concurrency: Annotated[int, _chat("Lists asked for at a time.", min=1)] = 8,
+) -> None:
+    """Let a teacher order training lists. The same command goes on where it stopped."""
+    from e2rank_rag.training.labeling import LabelReport
+
+    options = {
+        "key_env": key_env,
+        "body": None if body is None else _json_object(body),
+        "document_words": document_words,
+        "attempts": attempts,
+        "timeout_s": timeout,
+        "seed": seed,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    chosen = _teacher(teacher, terms, device, endpoint, given)
+    examples = _examples(lists, corpus)
+    report = LabelReport()
+    sizes = {"list_size": list_size, "concurrency": concurrency, "limit": limit}
+    try:
+        asyncio.run(_ask(chosen, examples, output, report, sizes))
+    except KeyboardInterrupt:
+        err.print("interrupted; the same command goes on")
+        raise typer.Exit(1) from None
+    finally:
+        if report != LabelReport():
+            _tell(report, output, chosen.limit)
+
+
+async def _ask(
+    teacher: Teacher,
+    examples: list[RankingExample],
+    output: Path,
+    report: LabelReport,
+    sizes: Mapping[str, Any],
+) -> None:
+    from e2rank_rag.training.labeling import label_lists
+
+    async with aclosing(teacher):
+        await label_lists(examples, teacher, output, report=report, progress=True, **sizes)
+
+
+def _teacher(
+    name: str,
+    terms: str | None,
+    device: str | None,
+    endpoint: str | None,
+    given: Mapping[str, Any],
+) -> Teacher:
+    if endpoint is None:
+        if given:
+            raise typer.BadParameter(
+                f"for a chat model: {', '.join(given)}; name its --endpoint, or leave them out"
+            )
+        from e2rank_rag.training.cross_encoder_teacher import CrossEncoderTeacher
+
+        return CrossEncoderTeacher(name, terms=terms, device=device)
+    if device is not None:
+        raise typer.BadParameter("--device is for a cross-encoder; --endpoint asks a server")
+    if terms is None:
+        raise typer.BadParameter(
+            "--endpoint needs --terms: what the model's answers may be used for, such as the name "
+            "of a licence or a URL; it goes into the data"
+        )
+    from e2rank_rag.training.chat_teacher import ChatTeacher
+
+    return ChatTeacher(endpoint, name, terms=terms, **given)
+
+
+def _examples(path: Path, corpus: Path | None) -> list[RankingExample]:
+    from e2rank_rag.documents import read_documents
+    from e2rank_rag.training.examples import read_examples
+
+    if corpus is None:
+        return read_examples(path)
+    texts = {document.id: document.text for document in read_documents(corpus)}
+    return read_examples(path, corpus=texts)
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"--body is no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise typer.BadParameter(f"--body must be a JSON object, got {text!r}")
+    return value
+
+
+def _tell(report: LabelReport, output: Path, limit: str) -> None:
+    for line in _told(report, output, limit):
+        out.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _told(report: LabelReport, output: Path, limit: str) -> Iterator[str]:
+    yield f"{report.labelled:,} lists labelled, {report.before:,} were there before, in {output}"
+    if report.repeated:
+        yield f"{report.repeated:,} lists are the same as others and were left out"
+    for problem, count in report.dropped.most_common():
+        said = report.said[problem]
+        yield f"{count:,} dropped: {problem}" + (f"; the first: {said}" if said else "")
+    if report.left:
+        yield f"{report.left:,} left by --limit"
+    if report.cut:
+        yield f"{report.cut:,} documents were longer than {limit} and were cut there"
+    if report.prompt_tokens or report.completion_tokens:
+        yield f"{report.prompt_tokens:,} prompt and {report.completion_tokens:,} completion tokens"
+    if report.unmetered:
+        yield f"{report.unmetered:,} answers came without a count of their tokens"
