@@ -56,7 +56,7 @@ class ListDataset(Dataset[DrawnList]):
     def __getitem__(self, index: int) -> DrawnList:
         example = self.examples[index]
         draw = random.Random(f"{self.seed} {self.epoch} {index}")
-        places = _scored_places(example.labels, self.config.list_size, draw)
+        places = _scored_places(example.labels, self.config.list_size)
         if self.config.positive == "known":
             positive = _known_positive(example, places)
         else:
@@ -82,16 +82,27 @@ class SourceBatches(Sampler[list[int]]):
 
     An epoch takes as many batches as the examples fill; sources are drawn in proportion to their
     size to the power `balance`, and begin anew when they run out.
+
+    together: so many batches in a row are of one source; processes that share their negatives take
+        them side by side.
     """
 
     def __init__(
-        self, sizes: Sequence[int], batch_size: int, *, balance: float, seed: int, dataset: Any
+        self,
+        sizes: Sequence[int],
+        batch_size: int,
+        *,
+        balance: float,
+        seed: int,
+        dataset: Any,
+        together: int = 1,
     ) -> None:
         self.sizes = sizes
         self.batch_size = batch_size
         self.balance = balance
         self.seed = seed
         self.dataset = dataset
+        self.together = together
         self.drop_last = True
         self.epoch = 0
 
@@ -100,7 +111,7 @@ class SourceBatches(Sampler[list[int]]):
         self.epoch = self.dataset.epoch = epoch
 
     def __len__(self) -> int:
-        return max(1, sum(self.sizes) // self.batch_size)
+        return max(1, sum(self.sizes) // self.batch_size // self.together) * self.together
 
     def __iter__(self) -> Iterator[list[int]]:
         draw = random.Random(f"{self.seed} {self.epoch}")
@@ -110,8 +121,9 @@ class SourceBatches(Sampler[list[int]]):
             streams.append(_endless(range(start, start + size), draw))
             start += size
         weights = [size**self.balance for size in self.sizes]
-        for _ in range(len(self)):
-            (stream,) = draw.choices(streams, weights)
+        for number in range(len(self)):
+            if number % self.together == 0:
+                (stream,) = draw.choices(streams, weights)
             yield [next(stream) for _ in range(self.batch_size)]
 
 
@@ -169,14 +181,17 @@ class ListCollator:
         return batch
 
 
-def _scored_places(labels: Sequence[float], size: int, draw: random.Random) -> list[int]:
-    """Up to half the list positives, by chance where there are more; then others, as they come."""
+def _scored_places(labels: Sequence[float], size: int) -> list[int]:
+    """Up to half the list positives, then others, both as they come.
+
+    Not by chance: positives that the retrieval did not find stand at the end, and lists full of
+    them are like nothing that is ranked at test time.
+    """
     positives = [place for place, label in enumerate(labels) if label > 0]
     others = [place for place, label in enumerate(labels) if label <= 0]
     # A teacher's permutation has a label above 0 everywhere.
     most = size - min(len(others), size // 2)
-    if len(positives) > most:
-        positives = draw.sample(positives, most)
+    positives = positives[:most]
     return [*positives, *others[: size - len(positives)]]
 
 

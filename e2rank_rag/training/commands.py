@@ -1,4 +1,4 @@
-"""`e2rank mine | train | adapt`: the training commands."""
+"""`e2rank mine | label | train | adapt`: the training commands."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+
+from e2rank_rag.training.label_command import label
 
 out = Console()
 
@@ -19,7 +21,7 @@ Settings = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    for command in (mine, train, adapt):
+    for command in (mine, label, train, adapt):
         app.command()(command)
 
 
@@ -48,7 +50,7 @@ def mine(
     collection = Collection.open(folder)
     queries, qrels = collection.queries(split), collection.qrels(split)
     with Encoder.from_pretrained(model, device=device) as encoder:
-        embedded = Embedded.of(encoder, list(collection.documents()))
+        embedded = Embedded.of_collection(encoder, collection)
         lists = mine_lists(
             encoder, embedded, queries, qrels, depth=depth, first_negative=first_negative
         )
@@ -64,10 +66,15 @@ def train(
     ] = False,
 ) -> None:
     """Train a model as a configuration says. With torchrun on several devices."""
-    from e2rank_rag.training.config import read_config
+    from e2rank_rag.training.config import ContrastiveConfig, read_config
+    from e2rank_rag.training.contrastive import train_contrastive
     from e2rank_rag.training.trainer import train_listwise
 
-    folder = train_listwise(read_config(config, settings or ()), resume=resume)
+    stage = read_config(config, settings or ())
+    if isinstance(stage, ContrastiveConfig):
+        folder = train_contrastive(stage, resume=resume)
+    else:
+        folder = train_listwise(stage, resume=resume)
     out.print(f"the model is in {folder}, the record of the run in {folder / 'run'}")
 
 

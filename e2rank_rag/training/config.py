@@ -1,4 +1,4 @@
-"""What a listwise training run is told: one YAML file. Unknown keys are errors.
+"""What a training run is told: one YAML file, one stage. Unknown keys are errors.
 
     config = read_config("stage2-adapter.yaml", ["trainer.max_steps=100"])
 
@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from e2rank_rag.prompts import Prompts
+from e2rank_rag.recipe import Pooling
 
 ADAPTER_CONFIG = Path(__file__).parent / "configs" / "adapter.yaml"
 """What `e2rank adapt` trains with."""
@@ -32,6 +35,8 @@ class Source(_Strict):
     split: of a folder. corpus: file of documents, for examples that hold ids only.
     limit: take so many examples, drawn by the seed; None: all.
     depth: candidates of a mined list. first_negative: see `mining.mine_lists`.
+    task: the instruction of queries that name none of their own, for models whose query prompt has
+        one: a name of `prompts.TASKS`, or a sentence. Only stage 1 trains on it.
     """
 
     path: Path
@@ -66,29 +71,70 @@ class LoraOptions(_Strict):
     targets: str | tuple[str, ...] = "all-linear"
 
 
-class ListwiseConfig(_Strict):
-    """Stage 2: InfoNCE + ranknet_weight * RankNet on listwise prompts.
+class StageConfig(_Strict):
+    """What every stage is told.
 
     init_from: the model to begin from, as `Encoder.from_pretrained` takes it.
-    mode: "joint" trains one set of weights for queries, documents and prompts, and needs a new
-        index. "adapter" trains LoRA weights for prompts only, over document vectors that stay.
+    pooling, prompts: of that model, only where its folder does not say; prompts is a record or a
+        name of `prompts.NAMED_PROMPTS`.
     data: trained on; dev: measured on while training, for early stopping.
-    list_size: documents of a list that are scored, positives first, then the nearest others.
-    positive: of the InfoNCE: the document with the highest label, or the one that is known to be
-        relevant where the labels are a teacher's.
-    query_weight: `a` in `a * query + (1 - a) * listwise`, trained through and saved.
     balance: a source is drawn in proportion to its size to this power; 0 is evenly.
     dropout: of the model in training; None leaves its own.
     patience: stop when the dev sets were not better for so many measurements; None: never.
     trainer: arguments of `transformers.TrainingArguments`, as they are.
     """
 
-    stage: Literal["listwise"] = "listwise"
     init_from: str
+    pooling: Pooling | None = None
+    prompts: Prompts | str | None = None
     output: Path
-    mode: Literal["joint", "adapter"]
     data: tuple[Source, ...] = Field(min_length=1)
     dev: tuple[Source, ...] = ()
+    balance: float = Field(default=1.0, ge=0.0)
+    dropout: float | None = Field(default=None, ge=0.0, lt=1.0)
+    lora: LoraOptions | None = None
+    patience: int | None = Field(default=None, ge=1)
+    trainer: dict[str, Any] = {}
+
+
+class ContrastiveConfig(StageConfig):
+    """Stage 1: InfoNCE over the documents of a batch.
+
+    negatives: hard negatives of a query, drawn in each epoch among its documents with a label of 0
+        or below; 0: in-batch negatives only.
+    near_positive: a document whose cosine with the query's positive is this or more is no negative
+        of that query, by the vectors of the step; None: only copies of its positives are none.
+    max_tokens: of a query or document while training; None: the model's own limits, which are
+        saved with it in any case.
+    chunk_size: texts of one forward pass; the gradient stays that of the whole batch (GradCache).
+        None: the batch at once.
+    cross_device_negatives: the documents of all processes are negatives, with the gradient of one
+        process that holds them all.
+    """
+
+    stage: Literal["contrastive"] = "contrastive"
+    negatives: int = Field(default=1, ge=0)
+    temperature: float = Field(default=0.03, gt=0.0)
+    near_positive: float | None = Field(default=None, gt=0.0, le=1.0)
+    max_tokens: int | None = Field(default=None, ge=8)
+    chunk_size: int | None = Field(default=32, ge=1)
+    cross_device_negatives: bool = False
+
+
+class ListwiseConfig(StageConfig):
+    """Stage 2: InfoNCE + ranknet_weight * RankNet on listwise prompts.
+
+    mode: "joint" trains one set of weights for queries, documents and prompts, and needs a new
+        index. "adapter" trains LoRA weights for prompts only, over document vectors that stay.
+    list_size: documents of a list that are scored, positives first, then others, both
+        as they come, up to half of it positives.
+    positive: of the InfoNCE: the document with the highest label, or the one that is known to be
+        relevant where the labels are a teacher's.
+    query_weight: `a` in `a * query + (1 - a) * listwise`, trained through and saved.
+    """
+
+    stage: Literal["listwise"] = "listwise"
+    mode: Literal["joint", "adapter"]
     list_size: int = Field(default=16, ge=2)
     positive: Literal["highest", "known"] = "highest"
     prompt: PromptOptions = PromptOptions()
@@ -97,11 +143,6 @@ class ListwiseConfig(_Strict):
     ranknet_temperature: float = Field(default=0.1, gt=0.0)
     info_nce_weight: float = Field(default=1.0, ge=0.0)
     info_nce_temperature: float = Field(default=0.03, gt=0.0)
-    balance: float = Field(default=1.0, ge=0.0)
-    dropout: float | None = Field(default=None, ge=0.0, lt=1.0)
-    lora: LoraOptions | None = None
-    patience: int | None = Field(default=None, ge=1)
-    trainer: dict[str, Any] = {}
 
     @model_validator(mode="after")
     def _consistent(self) -> ListwiseConfig:
@@ -112,8 +153,20 @@ class ListwiseConfig(_Strict):
         return self
 
 
-def read_config(path: str | Path, overrides: Sequence[str] = ()) -> ListwiseConfig:
+C = TypeVar("C", bound=StageConfig)
+
+STAGES: Mapping[str, type[ContrastiveConfig] | type[ListwiseConfig]] = {
+    "contrastive": ContrastiveConfig,
+    "listwise": ListwiseConfig,
+}
+
+
+def read_config(
+    path: str | Path, overrides: Sequence[str] = ()
+) -> ContrastiveConfig | ListwiseConfig:
     """The configuration of a YAML file, with `key.key=value` in place of what it says.
+
+    Its `stage` says which kind it is; without one it is "listwise".
 
     Relative paths of sources count from the file's folder, `output` from the working directory.
     Raises ValueError that names the file and the key.
@@ -124,14 +177,22 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> ListwiseConf
         for name in ("path", "corpus"):
             if isinstance(source, dict) and source.get(name) is not None:
                 source[name] = path.parent / str(source[name])
-    return _validated(path, settings, overrides)
+    for override in overrides:
+        _override(settings, override)
+    stage = settings.get("stage", "listwise")
+    if not isinstance(stage, str) or stage not in STAGES:
+        raise ValueError(f"{path}: stage: {stage!r} is none of {sorted(STAGES)}")
+    return _validated(STAGES[stage], path, settings)
 
 
 def listwise_config(
     path: Path, overrides: Sequence[str], given: Mapping[str, Any]
 ) -> ListwiseConfig:
     """A configuration that lacks what a command line gives: model, data, output."""
-    return _validated(path, {**_read(path), **given}, overrides)
+    settings = {**_read(path), **given}
+    for override in overrides:
+        _override(settings, override)
+    return _validated(ListwiseConfig, path, settings)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -144,11 +205,9 @@ def _read(path: Path) -> dict[str, Any]:
     return settings
 
 
-def _validated(path: Path, settings: dict[str, Any], overrides: Sequence[str]) -> ListwiseConfig:
-    for override in overrides:
-        _override(settings, override)
+def _validated(kind: type[C], path: Path, settings: dict[str, Any]) -> C:
     try:
-        return ListwiseConfig.model_validate(settings)
+        return kind.model_validate(settings)
     except ValidationError as error:
         raise ValueError(f"{path}: {_told(error)}") from error
 

@@ -44,18 +44,23 @@ class Embedded:
 
     @classmethod
     def of_collection(cls, encoder: TextEncoder, collection: Collection) -> Embedded:
-        """All its documents; records that are none are left out, and a warning says how many."""
-        bad: list[BadRecord] = []
-        documents = list(collection.documents(on_bad=bad.append))
-        if bad:
-            logger.warning(
-                "%d records of %s are no documents and were left out, the first in line %d: %s",
-                len(bad),
-                collection.corpus_path,
-                bad[0].line,
-                bad[0].reason,
-            )
-        return cls.of(encoder, documents)
+        """All its documents, see `collection_documents`."""
+        return cls.of(encoder, collection_documents(collection))
+
+
+def collection_documents(collection: Collection) -> list[Document]:
+    """All of them; records that are none are left out, and a warning says how many."""
+    bad: list[BadRecord] = []
+    documents = list(collection.documents(on_bad=bad.append))
+    if bad:
+        logger.warning(
+            "%d records of %s are no documents and were left out, the first in line %d: %s",
+            len(bad),
+            collection.corpus_path,
+            bad[0].line,
+            bad[0].reason,
+        )
+    return documents
 
 
 def mine_lists(
@@ -75,8 +80,8 @@ def mine_lists(
         left out where they copy a positive (`NEAR_POSITIVE`).
     first_negative: leave out unjudged documents that were found before this place (from 0), where
         judgements are sparse and the best finds are often relevant.
-    add_missing: relevant documents that were not found stand at the end of the list, so that the
-        prompt, which shows the first ones, is as at test time. Leave out to measure on the lists.
+    add_missing: where no relevant document was found, they stand at the end of the list, so that
+        every list has one. Where some were, the others are left out: a list is as at test time.
     """
     rows = {document.id: row for row, document in enumerate(embedded.documents)}
     judged = {
@@ -91,9 +96,8 @@ def mine_lists(
     for query, places in zip(asked, found, strict=True):
         grades = judged[query]
         kept = _without_doubtful(places, grades, embedded.embeddings, first_negative)
-        if add_missing:
-            there = set(kept)
-            kept += [row for row, grade in grades.items() if grade > 0 and row not in there]
+        if add_missing and not any(grades.get(row, 0) > 0 for row in kept):
+            kept += [row for row, grade in grades.items() if grade > 0]
         examples[query] = RankingExample(
             queries[query],
             tuple(embedded.documents[row].text for row in kept),

@@ -14,7 +14,7 @@ from typing import Any
 import e2rank_rag
 from e2rank_rag.lines import read_lines
 from e2rank_rag.models.encoder import Encoder
-from e2rank_rag.training.config import ListwiseConfig, Source
+from e2rank_rag.training.config import Source, StageConfig
 
 logger = logging.getLogger(__name__)
 
@@ -22,11 +22,12 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "numpy"
 
 
 def describe_run(
-    path: Path, config: ListwiseConfig, base: Encoder, examples: Sequence[int]
+    path: Path, config: StageConfig, base: Encoder, examples: Sequence[int], **facts: Any
 ) -> None:
     """Write configuration, base weights, hashes of the data and versions as JSON.
 
     examples: how many each source of `config.data` gave.
+    facts: what else is worth a record, as JSON values.
     """
     sources = [*config.data, *config.dev]
     counts: list[int | None] = [*examples, *[None] * len(config.dev)]
@@ -41,6 +42,7 @@ def describe_run(
             }
             for source, count in zip(sources, counts, strict=True)
         ],
+        **facts,
         "versions": {
             "e2rank-rag": e2rank_rag.__version__,
             "python": platform.python_version(),

@@ -17,7 +17,7 @@ from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.rerankers import ListwiseReranker, score_by_vector
 from e2rank_rag.training.config import Source
 from e2rank_rag.training.examples import read_examples
-from e2rank_rag.training.mining import Embedded, mine_lists
+from e2rank_rag.training.mining import Embedded, collection_documents, mine_lists
 from e2rank_rag.types import Document, Embeddings, Hit, RankingExample, TextEncoder
 
 NDCG = "nDCG@10"
@@ -185,7 +185,7 @@ def _judged(
     source: Source, collection: Collection, queries: Mapping[str, str]
 ) -> list[RankingExample]:
     qrels = collection.qrels(source.split)
-    texts = {d.id: d.text for d in collection.documents(on_bad=lambda bad: None)}
+    texts = {document.id: document.text for document in collection_documents(collection)}
     examples = []
     for id, query in queries.items():
         ids = [name for name, grade in qrels[id].items() if grade > 0 and name in texts]

@@ -6,35 +6,16 @@ encoder = Encoder.from_pretrained(folder)
 
 from __future__ import annotations
 
-import json
-import logging
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from transformers import (
-    EarlyStoppingCallback,
-    PreTrainedModel,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import TrainingArguments
 
-from e2rank_rag.models.adapter import quiet_peft
 from e2rank_rag.models.backbone import Backbone
-from e2rank_rag.models.checkpoint import (
-    load_tokenizer,
-    load_transformer,
-    save_adapter,
-    save_checkpoint,
-)
+from e2rank_rag.models.checkpoint import load_tokenizer, save_adapter
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.recipe import Recipe
 from e2rank_rag.tokenization import TextTokenizer, pad_id, plain_tokenizer
@@ -43,13 +24,24 @@ from e2rank_rag.training.config import ListwiseConfig
 from e2rank_rag.training.live import LiveEncoder
 from e2rank_rag.training.objective import listwise_loss
 from e2rank_rag.training.record import describe_run, plot_run
+from e2rank_rag.training.runs import (
+    METRICS_FILE,
+    StageTrainer,
+    new_run,
+    open_base,
+    save_merged,
+    trainable_model,
+    training_arguments,
+)
 from e2rank_rag.training.sources import DevSet, TextVectors, read_dev, read_training
 from e2rank_rag.types import RankingExample
 
-logger = logging.getLogger(__name__)
-
-RUN_FOLDER = "run"
-METRICS_FILE = "metrics.jsonl"
+ARGUMENTS: Mapping[str, Any] = {
+    "learning_rate": 5e-6,
+    "warmup_steps": 0.03,
+    "per_device_train_batch_size": 8,
+}
+"""The paper's values (arXiv 2510.22733, appendix C), under those of the configuration."""
 
 
 def train_listwise(config: ListwiseConfig, *, resume: bool = False) -> Path:
@@ -59,13 +51,13 @@ def train_listwise(config: ListwiseConfig, *, resume: bool = False) -> Path:
     (`run.json`), everything that was logged (`metrics.jsonl`), a plot and the checkpoints.
     resume: go on from the newest checkpoint there, with the batches that would have come.
 
-    Raises ValueError for data that cannot be trained on, before the first step.
+    Raises before the first step: ValueError for data that cannot be trained on, FileExistsError
+    where `run/` is another run's.
     """
-    run = config.output / RUN_FOLDER
-    run.mkdir(parents=True, exist_ok=True)
-    arguments = _arguments(config, run)
+    run = new_run(config.output, resume=resume)
+    arguments = training_arguments(config, run, ARGUMENTS)
     torch.manual_seed(arguments.seed)
-    with Encoder.from_pretrained(config.init_from, device=str(arguments.device)) as base:
+    with open_base(config, arguments.device) as base:
         base = base.with_recipe(_recipe(base.recipe, config))
         try:
             known = TextVectors(base.dim) if config.mode == "adapter" else None
@@ -81,37 +73,12 @@ def train_listwise(config: ListwiseConfig, *, resume: bool = False) -> Path:
     return config.output
 
 
-class ListTrainer(Trainer):
-    """Minimises `listwise_loss` over batches of one source each; measures dev sets by reranking."""
+class ListTrainer(StageTrainer):
+    """Minimises `listwise_loss`."""
 
-    def __init__(
-        self,
-        *,
-        config: ListwiseConfig,
-        recipe: Recipe,
-        batches: SourceBatches,
-        live: LiveEncoder,
-        dev: Sequence[DevSet],
-        known: TextVectors | None,
-        **arguments: Any,
-    ) -> None:
-        super().__init__(**arguments)
+    def __init__(self, *, config: ListwiseConfig, **arguments: Any) -> None:
+        super().__init__(config=config, **arguments)
         self.config = config
-        self.recipe = recipe
-        self.batches = batches
-        self.live = live
-        self.dev = dev
-        self.known = known
-        # The loss is a mean already: the trainer divides it by the accumulation steps.
-        self.model_accepts_loss_kwargs = False
-        self._parts: dict[str, list[Tensor]] = {}
-
-    def get_train_dataloader(self) -> DataLoader[Any]:
-        loader: DataLoader[Any] = DataLoader(
-            self.batches.dataset, batch_sampler=self.batches, collate_fn=self.data_collator
-        )
-        prepared: DataLoader[Any] = self.accelerator.prepare(loader)
-        return prepared
 
     def compute_loss(
         self,
@@ -127,93 +94,8 @@ class ListTrainer(Trainer):
             self.config,
             self.recipe.query_weight,
         )
-        for name, part in parts.items():
-            self._parts.setdefault(name, []).append(part)
+        self.note(parts)
         return (loss, {}) if return_outputs else loss
-
-    def evaluate(
-        self,
-        eval_dataset: Any = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> dict[str, float]:
-        """nDCG@10 of each dev set, plain and reranked; `eval_mean` decides when to stop."""
-        metrics: dict[str, float] = {}
-        for part in self.dev:
-            for name, value in part.measure(self.live, self.known).items():
-                metrics[f"{metric_key_prefix}_{part.name}_{name}"] = value
-        for name in ("retrieve", "rerank"):
-            metrics[f"{metric_key_prefix}_{name}"] = math.fsum(
-                value for key, value in metrics.items() if key.endswith(f"_{name}")
-            ) / max(len(self.dev), 1)
-        metrics[f"{metric_key_prefix}_mean"] = (
-            metrics[f"{metric_key_prefix}_retrieve"] + metrics[f"{metric_key_prefix}_rerank"]
-        ) / 2
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, metrics
-        )
-        return metrics
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs:
-            for name, values in self._parts.items():
-                logs[name] = float(torch.stack(values).mean())
-            self._parts.clear()
-        super().log(logs, start_time)
-
-
-class MetricsFile(TrainerCallback):
-    """Appends everything that is logged to a file, one JSON object a line."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Mapping[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if state.is_world_process_zero:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
-
-
-def _arguments(config: ListwiseConfig, run: Path) -> TrainingArguments:
-    """The paper's values (arXiv 2510.22733, appendix C), under those of the configuration."""
-    measured: dict[str, Any] = {
-        "eval_strategy": "steps",
-        "eval_steps": 0.1,
-        "save_strategy": "steps",
-        "save_steps": 0.1,
-        "save_total_limit": 2,
-        "load_best_model_at_end": True,
-        "metric_for_best_model": "mean",
-        "greater_is_better": True,
-    }
-    stated: dict[str, Any] = {
-        **(measured if config.dev else {}),
-        "learning_rate": 5e-6,
-        "warmup_steps": 0.03,
-        "num_train_epochs": 1,
-        "per_device_train_batch_size": 8,
-        "logging_steps": 10,
-        "report_to": "none",
-        "dataloader_pin_memory": torch.cuda.is_available(),
-        **config.trainer,
-    }
-    reserved = sorted({"output_dir", "remove_unused_columns"} & set(config.trainer))
-    if reserved:
-        raise ValueError(f"trainer.{reserved[0]} is set by the training itself; use `output`")
-    try:
-        return TrainingArguments(
-            output_dir=str(run / "checkpoints"), remove_unused_columns=False, **stated
-        )
-    except TypeError as error:
-        raise ValueError(f"trainer: {error}") from error
 
 
 def _recipe(base: Recipe, config: ListwiseConfig) -> Recipe:
@@ -240,7 +122,7 @@ def _trainer(
     dev: Sequence[DevSet],
     known: TextVectors | None,
 ) -> ListTrainer:
-    model = _model(config, base)
+    model = trainable_model(config, base.weights_folder)
     folder_tokenizer = load_tokenizer(base.weights_folder)
     padding = pad_id(folder_tokenizer)
     # Its own, because the encoder's belongs to the encoder's thread.
@@ -262,10 +144,6 @@ def _trainer(
         pad_id=padding,
         base=base if config.mode == "adapter" else None,
     )
-    metrics = config.output / RUN_FOLDER / METRICS_FILE
-    callbacks: list[TrainerCallback] = [MetricsFile(metrics)]
-    if dev and config.patience is not None:
-        callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.patience))
     return ListTrainer(
         config=config,
         recipe=base.recipe,
@@ -275,41 +153,13 @@ def _trainer(
         known=known,
         model=model,
         args=arguments,
-        train_dataset=dataset,
-        # `evaluate` measures the dev sets; the trainer only wants to see that there are any.
-        eval_dataset=dataset if dev else None,
         data_collator=ListCollator(
             tokenizer,
             pad_id=padding,
             vectors=None if known is None else (known.rows, known.values),
             query_vectors=None if queries is None else (queries.rows, queries.values),
         ),
-        callbacks=callbacks,
     )
-
-
-def _model(config: ListwiseConfig, base: Encoder) -> PreTrainedModel | PeftModel:
-    model = load_transformer(base.weights_folder, dtype=torch.float32)
-    for name, parameter in model.named_parameters():
-        if "pooler" in name:  # nothing reads it
-            parameter.requires_grad_(False)
-    if config.dropout is not None:
-        for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = config.dropout
-    if config.lora is None:
-        return model
-    targets = config.lora.targets
-    options = LoraConfig(
-        r=config.lora.rank,
-        lora_alpha=config.lora.alpha,
-        lora_dropout=config.lora.dropout,
-        target_modules=targets if isinstance(targets, str) else list(targets),
-        exclude_modules=[name for name, _ in model.named_modules() if "pooler" in name],
-    )
-    with quiet_peft():
-        adapted: PeftModel = get_peft_model(model, options)
-    return adapted
 
 
 def _query_vectors(base: Encoder, train: Sequence[Sequence[RankingExample]]) -> TextVectors:
@@ -326,6 +176,4 @@ def _save(config: ListwiseConfig, trainer: ListTrainer, base: Encoder) -> None:
     if config.mode == "adapter":
         save_adapter(config.output, model, base.recipe, base=base.name, digest=base.digest)
         return
-    if isinstance(model, PeftModel):
-        model = model.merge_and_unload(safe_merge=True)
-    save_checkpoint(config.output, model, load_tokenizer(base.weights_folder), base.recipe)
+    save_merged(config.output, model, base.weights_folder, base.recipe)

@@ -36,14 +36,11 @@ def test_positives_come_first_then_the_nearest_others():
     assert row.relevant == {"d1", "d4"}
 
 
-def test_of_many_positives_half_a_list_is_drawn():
-    labels = [1] * 10 + [0] * 10
-    lists = [drawn(labels, seed=seed, list_size=8) for seed in range(20)]
-    for row in lists:
-        assert row.labels == (1,) * 4 + (0,) * 4
-        assert row.documents[4:] == ("d10", "d11", "d12", "d13")
-    assert len({row.documents for row in lists}) > 10
-    assert lists[0].relevant == {f"d{i}" for i in range(10)}
+def test_of_many_positives_half_a_list_is_taken_as_they_come():
+    row = drawn([0, 0, *[1] * 10, *[0] * 10], list_size=8)
+    assert row.labels == (1,) * 4 + (0,) * 4
+    assert row.documents == ("d2", "d3", "d4", "d5", "d0", "d1", "d12", "d13")
+    assert row.relevant == {f"d{i}" for i in range(2, 12)}
 
 
 def test_a_permutation_fills_the_list_whatever_its_labels():
@@ -80,7 +77,8 @@ def test_shuffled_prompts_show_some_of_twice_as_many():
 
 def test_draws_depend_on_seed_epoch_and_example_alone():
     examples = [[example(name, [1] * 10 + [0] * 10) for name in "ab"]]
-    one, other = (ListDataset(examples, configured(list_size=6), seed=1) for _ in range(2))
+    shuffled = configured(prompt={"depths": [9], "order": "shuffled"})
+    one, other = (ListDataset(examples, shuffled, seed=1) for _ in range(2))
     assert [other[1], other[0]] == [one[1], one[0]]
     before = one[0]
     one.epoch = 1
@@ -89,9 +87,11 @@ def test_draws_depend_on_seed_epoch_and_example_alone():
     assert one[0] == before
 
 
-def batches(sizes, *, size=4, balance=1.0, seed=0):
+def batches(sizes, *, size=4, balance=1.0, seed=0, together=1):
     dataset = ListDataset([[]], configured(), seed=0)
-    return SourceBatches(sizes, size, balance=balance, seed=seed, dataset=dataset)
+    return SourceBatches(
+        sizes, size, balance=balance, seed=seed, dataset=dataset, together=together
+    )
 
 
 def test_a_batch_is_of_one_source_and_a_source_is_used_up_before_it_begins_anew():
@@ -121,6 +121,19 @@ def test_another_epoch_has_other_batches_and_the_same_one_the_same():
     sampler.set_epoch(1)
     assert sampler.dataset.epoch == 1
     assert list(sampler) != first
+
+
+def test_batches_taken_side_by_side_are_one_batch_of_one_source():
+    whole, halves = batches([30, 50], size=8), batches([30, 50], size=4, together=2)
+    rows = list(halves)
+    assert len(rows) == len(halves) == 20
+    pairs = zip(rows[::2], rows[1::2], strict=True)
+    assert [first + second for first, second in pairs] == list(whole)
+
+
+def test_every_process_has_as_many_batches():
+    assert len(batches([44], size=4, together=2)) == 10
+    assert len(batches([3], size=4, together=2)) == 2
 
 
 @pytest.fixture

@@ -37,10 +37,12 @@ def test_a_list_is_the_nearest_documents_in_order_with_their_grades(encoder, emb
     assert example.labels == (0.0, 0.0, 2.0, 0.0)
 
 
-def test_a_positive_that_was_not_found_stands_at_the_end(encoder, embedded):
-    qrels = {"1": {"d4": 1, "d0": -1}}
+def test_positives_stand_at_the_end_where_none_was_found(encoder, embedded):
+    qrels = {"1": {"d4": 1, "d0": -1, "d3": 2}}
     found = mine_lists(encoder, embedded, {"1": "q"}, qrels, depth=2)["1"]
-    assert (found.ids, found.labels) == (("d0", "d1", "d4"), (0.0, 0.0, 1.0))
+    assert (found.ids, found.labels) == (("d0", "d1", "d4", "d3"), (0.0, 0.0, 1.0, 2.0))
+    found = mine_lists(encoder, embedded, {"1": "q"}, qrels, depth=4)["1"]
+    assert found.ids == ("d0", "d1", "d2", "d3")
     bare = mine_lists(encoder, embedded, {"1": "q"}, qrels, depth=2, add_missing=False)["1"]
     assert bare.ids == ("d0", "d1")
 

@@ -216,3 +216,18 @@ def test_what_cannot_be_trained_is_refused_before_the_first_step(
 ):
     with pytest.raises(ValueError, match=reason):
         train_listwise(configured(tiny_bert, lists, tmp_path / "model", **changes))
+
+
+def test_a_run_does_not_write_over_another(tiny_bert, lists, tmp_path):
+    config = configured(tiny_bert, lists, tmp_path / "model", trainer={"max_steps": 1})
+    train_listwise(config)
+    with pytest.raises(FileExistsError, match=r"holds the record of a run: go on with it \(resume"):
+        train_listwise(config)
+
+
+def test_an_adapter_is_not_trained_on_top_of_another(tiny_bert, lists, tmp_path):
+    first = train_listwise(
+        configured(tiny_bert, lists, tmp_path / "first", trainer={"max_steps": 1})
+    )
+    with pytest.raises(ValueError, match=r"has a listwise adapter already.*begin from its base"):
+        train_listwise(configured(first, lists, tmp_path / "second"))

@@ -1,0 +1,235 @@
+"""What the stages share: arguments, the model in training, measuring, logging, the saved model."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from e2rank_rag.models.adapter import quiet_peft
+from e2rank_rag.models.checkpoint import load_tokenizer, load_transformer, save_checkpoint
+from e2rank_rag.models.encoder import Encoder
+from e2rank_rag.recipe import Recipe
+from e2rank_rag.training.batches import SourceBatches
+from e2rank_rag.training.config import StageConfig
+from e2rank_rag.training.live import LiveEncoder
+from e2rank_rag.training.sources import DevSet, TextVectors
+
+RUN_FOLDER = "run"
+METRICS_FILE = "metrics.jsonl"
+
+
+def new_run(output: Path, *, resume: bool) -> Path:
+    """The folder of a run; FileExistsError where another run has left its record there."""
+    run = output / RUN_FOLDER
+    if (run / METRICS_FILE).exists() and not resume:
+        raise FileExistsError(
+            f"{run} holds the record of a run: go on with it (resume), or choose another output"
+        )
+    run.mkdir(parents=True, exist_ok=True)
+    return run
+
+
+def open_base(config: StageConfig, device: torch.device) -> Encoder:
+    """The model that training begins from.
+
+    Raises ValueError for one with a listwise adapter: no stage goes on with it.
+    """
+    base = Encoder.from_pretrained(
+        config.init_from, pooling=config.pooling, prompts=config.prompts, device=str(device)
+    )
+    if base.recipe.adapter is not None:
+        base.close()
+        raise ValueError(
+            f"{config.init_from} has a listwise adapter already, which training does not go on "
+            f"with: begin from its base, {base.recipe.adapter.base!r}"
+        )
+    return base
+
+
+class StageTrainer(Trainer):
+    """Trains on batches of one source each and measures dev sets; a stage adds its loss.
+
+    reranks: whether dev sets are measured reranked too.
+    """
+
+    reranks = True
+
+    def __init__(
+        self,
+        *,
+        config: StageConfig,
+        recipe: Recipe,
+        batches: SourceBatches,
+        live: LiveEncoder,
+        dev: Sequence[DevSet],
+        known: TextVectors | None,
+        **arguments: Any,
+    ) -> None:
+        callbacks: list[TrainerCallback] = [MetricsFile(config.output / RUN_FOLDER / METRICS_FILE)]
+        if dev and config.patience is not None:
+            callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.patience))
+        super().__init__(
+            train_dataset=batches.dataset,
+            # `evaluate` measures the dev sets; the trainer only wants to see that there are any.
+            eval_dataset=batches.dataset if dev else None,
+            callbacks=callbacks,
+            **arguments,
+        )
+        self.recipe = recipe
+        self.batches = batches
+        self.live = live
+        self.dev = dev
+        self.known = known
+        # The loss is a mean already: the trainer divides it by the accumulation steps.
+        self.model_accepts_loss_kwargs = False
+        self._parts: dict[str, list[Tensor]] = {}
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        loader: DataLoader[Any] = DataLoader(
+            self.batches.dataset, batch_sampler=self.batches, collate_fn=self.data_collator
+        )
+        prepared: DataLoader[Any] = self.accelerator.prepare(loader)
+        return prepared
+
+    def note(self, parts: Mapping[str, Tensor]) -> None:
+        """Scalars of a step, detached: their means are logged beside the loss."""
+        for name, part in parts.items():
+            self._parts.setdefault(name, []).append(part)
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """nDCG@10 of each dev set, plain and reranked; `eval_mean` decides when to stop."""
+        names = ("retrieve", "rerank") if self.reranks else ("retrieve",)
+        measured = [part.measure(self.live, self.known, rerank=self.reranks) for part in self.dev]
+        metrics = {
+            f"{metric_key_prefix}_{part.name}_{name}": value
+            for part, values in zip(self.dev, measured, strict=True)
+            for name, value in values.items()
+        }
+        means = [
+            math.fsum(values[name] for values in measured) / max(len(measured), 1) for name in names
+        ]
+        metrics |= {f"{metric_key_prefix}_{name}": m for name, m in zip(names, means, strict=True)}
+        metrics[f"{metric_key_prefix}_mean"] = math.fsum(means) / len(means)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            for name, values in self._parts.items():
+                logs[name] = float(torch.stack(values).mean())
+            self._parts.clear()
+        super().log(logs, start_time)
+
+
+class MetricsFile(TrainerCallback):
+    """Appends everything that is logged to a file, one JSON object a line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if state.is_world_process_zero:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
+
+
+def training_arguments(
+    config: StageConfig, run: Path, stage: Mapping[str, Any]
+) -> TrainingArguments:
+    """Arguments of a stage, under those of the configuration.
+
+    Raises ValueError for one that the trainer does not know, or that is not the user's to set.
+    """
+    measured: dict[str, Any] = {
+        "eval_strategy": "steps",
+        "eval_steps": 0.1,
+        "save_strategy": "steps",
+        "save_steps": 0.1,
+        "save_total_limit": 2,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "mean",
+        "greater_is_better": True,
+    }
+    stated: dict[str, Any] = {
+        **(measured if config.dev else {}),
+        "num_train_epochs": 1,
+        "logging_steps": 10,
+        "report_to": "none",
+        "use_cpu": not torch.cuda.is_available(),
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        **stage,
+        **config.trainer,
+    }
+    reserved = sorted({"output_dir", "remove_unused_columns"} & set(config.trainer))
+    if reserved:
+        raise ValueError(f"trainer.{reserved[0]} is set by the training itself; use `output`")
+    try:
+        return TrainingArguments(
+            output_dir=str(run / "checkpoints"), remove_unused_columns=False, **stated
+        )
+    except TypeError as error:
+        raise ValueError(f"trainer: {error}") from error
+
+
+def trainable_model(config: StageConfig, weights: Path) -> PreTrainedModel | PeftModel:
+    """The transformer of a folder in float32, with LoRA layers where the configuration has them."""
+    model = load_transformer(weights, dtype=torch.float32)
+    for name, parameter in model.named_parameters():
+        if "pooler" in name:  # nothing reads it
+            parameter.requires_grad_(False)
+    if config.dropout is not None:
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = config.dropout
+    if config.lora is None:
+        return model
+    targets = config.lora.targets
+    options = LoraConfig(
+        r=config.lora.rank,
+        lora_alpha=config.lora.alpha,
+        lora_dropout=config.lora.dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        exclude_modules=[name for name, _ in model.named_modules() if "pooler" in name],
+    )
+    with quiet_peft():
+        adapted: PeftModel = get_peft_model(model, options)
+    return adapted
+
+
+def save_merged(folder: Path, model: Any, weights: Path, recipe: Recipe) -> None:
+    """Write the model, LoRA layers merged in, with the tokenizer of the folder `weights`."""
+    if isinstance(model, PeftModel):
+        model = model.merge_and_unload(safe_merge=True)
+    save_checkpoint(folder, model, load_tokenizer(weights), recipe)
