@@ -43,6 +43,17 @@ class TextVectors:
         self.values = np.concatenate([self.values, vectors[kept]])
 
 
+    def encode(self, encoder: TextEncoder, texts: Sequence[str]) -> None:
+        """Those that are not there yet; the train and dev splits of a folder share their corpus."""
+        fresh = [text for text in dict.fromkeys(texts) if text not in self.rows]
+        if fresh:
+            self.add(fresh, encoder.encode_documents(fresh))
+
+    def of(self, texts: Sequence[str]) -> Embeddings:
+        """float32 [n, dim]."""
+        return self.values[[self.rows[text] for text in texts]]
+
+
 @dataclass(frozen=True)
 class DevSet:
     """Queries with their candidates, measured again and again while a model trains."""
@@ -62,9 +73,8 @@ class DevSet:
         """
         vectors = known
         if vectors is None:
-            texts = list({d.text: None for found in self.candidates.values() for d in found})
             vectors = TextVectors(encoder.dim)
-            vectors.add(texts, encoder.encode_documents(texts))
+            vectors.encode(encoder, [d.text for found in self.candidates.values() for d in found])
         ids = list(self.queries)
         asked = encoder.encode_queries([self.queries[id] for id in ids])
         retrieved = {
@@ -165,10 +175,13 @@ def _mined(
     *,
     add_missing: bool,
 ) -> dict[str, RankingExample]:
-    embedded = Embedded.of_collection(encoder, collection)
-    lists = mine_lists(
+    documents = collection_documents(collection)
+    known = TextVectors(encoder.dim) if known is None else known
+    texts = [document.text for document in documents]
+    known.encode(encoder, texts)
+    return mine_lists(
         encoder,
-        embedded,
+        Embedded(documents, known.of(texts)),
         queries,
         collection.qrels(source.split),
         depth=source.depth,
@@ -176,9 +189,6 @@ def _mined(
         add_missing=add_missing,
         task=source.task,
     )
-    if known is not None:
-        known.add([document.text for document in embedded.documents], embedded.embeddings)
-    return lists
 
 
 def _judged(
@@ -208,11 +218,8 @@ def _examples(source: Source, seed: int) -> list[RankingExample]:
 def _encode(
     examples: Sequence[RankingExample], encoder: Encoder, known: TextVectors | None
 ) -> None:
-    if known is None:
-        return
-    texts = dict.fromkeys(text for example in examples for text in example.documents)
-    fresh = [text for text in texts if text not in known.rows]
-    known.add(fresh, encoder.encode_documents(fresh))
+    if known is not None:
+        known.encode(encoder, [text for example in examples for text in example.documents])
 
 
 K = TypeVar("K")
