@@ -1,0 +1,111 @@
+"""The loss of a batch is what its parts say, by loops over lists and pairs."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from e2rank_rag.training.config import ListwiseConfig
+from e2rank_rag.training.objective import listwise_loss
+
+LISTS, DOCUMENTS, DIM = 3, 4, 8
+
+
+def unit(*shape, seed):
+    return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+LISTWISE = unit(LISTS, DIM, seed=0)
+QUERIES = unit(LISTS, DIM, seed=1)
+VECTORS = unit(LISTS * DOCUMENTS, DIM, seed=2)
+RELEVANCE = torch.tensor([[2.0, 1, 0, 0], [1, 0, 0, 0], [3, 2, 1, 0]])
+LISTED = torch.tensor([[True] * 4, [True, True, True, False], [True] * 4])
+POSITIVES = torch.tensor([0, 4, 8])
+COUNTED = torch.ones(LISTS, LISTS * DOCUMENTS, dtype=torch.bool)
+COUNTED[0, 5] = COUNTED[1, 7] = False
+
+
+def configured(mode, **changes):
+    lora = {"rank": 4} if mode == "adapter" else None
+    settings = {
+        "init_from": "m",
+        "output": "o",
+        "mode": mode,
+        "lora": lora,
+        "data": [{"path": "x"}],
+    }
+    return ListwiseConfig.model_validate({**settings, **changes})
+
+
+def batch(mode):
+    tokens = {
+        "prompts": "prompts",
+        "relevance": RELEVANCE,
+        "listed": LISTED,
+        "positives": POSITIVES,
+        "counted": COUNTED,
+    }
+    if mode == "joint":
+        return {**tokens, "queries": "queries", "documents": "documents"}
+    vectors = VECTORS.view(LISTS, DOCUMENTS, DIM)
+    return {**tokens, "query_vectors": QUERIES, "document_vectors": vectors}
+
+
+def embed(tokens):
+    return {"prompts": LISTWISE, "queries": QUERIES, "documents": VECTORS}[tokens]
+
+
+def ranknet(better, temperature):
+    means = []
+    for row in range(LISTS):
+        scores = [float(better[row] @ VECTORS[row * DOCUMENTS + i]) for i in range(DOCUMENTS)]
+        places = [i for i in range(DOCUMENTS) if LISTED[row, i]]
+        pairs = [
+            math.log(1 + math.exp((scores[j] - scores[i]) / temperature))
+            for i in places
+            for j in places
+            if RELEVANCE[row, i] > RELEVANCE[row, j]
+        ]
+        means.append(sum(pairs) / len(pairs))
+    return sum(means) / LISTS
+
+
+def info_nce(queries, temperature):
+    losses = []
+    for row in range(LISTS):
+        exponentials = {
+            place: math.exp(float(queries[row] @ VECTORS[place]) / temperature)
+            for place in range(LISTS * DOCUMENTS)
+            if COUNTED[row, place] or place == POSITIVES[row]
+        }
+        own = exponentials[int(POSITIVES[row])]
+        losses.append(-math.log(own / sum(exponentials.values())))
+    return sum(losses) / LISTS
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.4])
+@pytest.mark.parametrize("mode", ["joint", "adapter"])
+def test_the_loss_is_info_nce_and_twice_ranknet(mode, weight):
+    better = F.normalize(weight * QUERIES + (1 - weight) * LISTWISE, dim=-1)
+    # Plain queries are frozen in adapter mode, so there the vectors that rerank are compared.
+    compared = QUERIES if mode == "joint" else better
+    expected = {"info_nce": info_nce(compared, 0.03), "ranknet": ranknet(better, 0.1)}
+    loss, parts = listwise_loss(embed, batch(mode), configured(mode), weight)
+    assert {name: float(part) for name, part in parts.items()} == pytest.approx(expected, rel=1e-5)
+    assert float(loss) == pytest.approx(expected["info_nce"] + 2 * expected["ranknet"], rel=1e-5)
+
+
+def test_weights_and_temperatures_are_those_of_the_configuration():
+    config = configured(
+        "joint",
+        info_nce_weight=0.5,
+        ranknet_weight=3.0,
+        info_nce_temperature=0.2,
+        ranknet_temperature=0.7,
+    )
+    loss, _ = listwise_loss(embed, batch("joint"), config, 0.0)
+    expected = 0.5 * info_nce(QUERIES, 0.2) + 3.0 * ranknet(LISTWISE, 0.7)
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
