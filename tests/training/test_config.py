@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -130,3 +131,10 @@ def test_stage_2_begins_from_what_stage_1_writes():
     assert one.trainer["per_device_train_batch_size"] == 512
     steps = two.trainer["gradient_accumulation_steps"]
     assert two.trainer["per_device_train_batch_size"] * steps == 128
+
+
+def test_the_configurations_of_the_documentation_are_whole(tmp_path):
+    page = Path(__file__).parents[2] / "docs" / "training.md"
+    blocks = re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    stages = [type(read_config(written(tmp_path, block))) for block in blocks]
+    assert stages == [ContrastiveConfig, ListwiseConfig]
