@@ -12,7 +12,6 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -48,9 +47,6 @@ RELEASED = {
 }
 """Hub ids whose folders say nothing about pooling and prompts; the paper and its code do."""
 
-SHIPPED: tuple[str, ...] = ()
-"""Models inside the package: recipes with a listwise adapter."""
-
 QWEN3_END = "<|endoftext|>"
 
 # Families whose position embeddings start behind the pad token's, two rows in.
@@ -67,8 +63,6 @@ def resolve_folder(
     """A local folder, the model "minilm", or a hub id fetched into the hub's cache."""
     if str(name) == "minilm":
         return minilm_folder()
-    if str(name) in SHIPPED:
-        return Path(str(resources.files("e2rank_rag.data") / str(name)))
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
@@ -233,22 +227,32 @@ def save_checkpoint(
     if adapter is not None and recipe.adapter is not None:
         here = recipe.adapter.model_copy(update={"base": "."})
         recipe = recipe.model_copy(update={"adapter": here})
-        (folder / ADAPTER_FOLDER).mkdir(exist_ok=True)
-        for name in ADAPTER_FILES:
-            shutil.copyfile(adapter / name, folder / ADAPTER_FOLDER / name)
+        shutil.copytree(adapter, folder / ADAPTER_FOLDER, dirs_exist_ok=True)
     with quiet_transformers():
         transformer.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     if recipe.end_token is not None:
         _append_end_token(folder / "tokenizer.json", tokenizer, recipe.end_token)
+    files = {
+        RECIPE_FILE: recipe.model_dump(mode="json"),
+        **_sentence_transformers_files(recipe, transformer.config.hidden_size),
+    }
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return folder
+
+
+def _sentence_transformers_files(recipe: Recipe, dimensions: int) -> dict[str, Any]:
+    """What sentence-transformers reads of a recipe, by file name."""
     pooling = {"last": "lasttoken"}.get(recipe.pooling, recipe.pooling)
     prefixes = {
         "query": recipe.prompts.query_text(""),
         "document": recipe.prompts.document_text(""),
     }
     modules = ["Transformer", "Pooling", "Normalize"]
-    files: dict[str, Any] = {
-        RECIPE_FILE: recipe.model_dump(mode="json"),
+    return {
         "modules.json": [
             {
                 "idx": index,
@@ -264,18 +268,13 @@ def save_checkpoint(
         },
         "config_sentence_transformers.json": {"prompts": prefixes, "similarity_fn_name": "cosine"},
         "1_Pooling/config.json": {
-            "word_embedding_dimension": transformer.config.hidden_size,
+            "word_embedding_dimension": dimensions,
             "pooling_mode_cls_token": pooling == "cls",
             "pooling_mode_mean_tokens": pooling == "mean",
             "pooling_mode_lasttoken": pooling == "lasttoken",
         },
         "2_Normalize/config.json": {},
     }
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return folder
 
 
 def save_adapter(

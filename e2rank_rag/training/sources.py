@@ -42,7 +42,6 @@ class TextVectors:
         kept = [first[text] for text in list(self.rows)[len(self.values) :]]
         self.values = np.concatenate([self.values, vectors[kept]])
 
-
     def encode(self, encoder: TextEncoder, texts: Sequence[str]) -> None:
         """Those that are not there yet; the train and dev splits of a folder share their corpus."""
         fresh = [text for text in dict.fromkeys(texts) if text not in self.rows]
