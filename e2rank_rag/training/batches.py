@@ -7,7 +7,7 @@ with the batches that it would have had.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,8 @@ from torch.utils.data import Dataset, Sampler
 
 from e2rank_rag.tokenization import TextTokenizer, collate
 from e2rank_rag.training.config import ListwiseConfig
-from e2rank_rag.types import Embeddings, RankingExample
+from e2rank_rag.training.sources import TextVectors
+from e2rank_rag.types import RankingExample
 
 SourceExamples = Sequence[Sequence[RankingExample]]
 """The examples of each source."""
@@ -136,7 +137,7 @@ class ListCollator:
     In adapter mode query_vectors [B, D] and document_vectors [B, L, D], in joint mode the tokens of
     queries and of the N documents.
 
-    vectors: of all texts, for adapter mode: rows by text.
+    vectors, query_vectors: of all documents and queries, for adapter mode.
     """
 
     def __init__(
@@ -144,8 +145,8 @@ class ListCollator:
         tokenizer: TextTokenizer,
         *,
         pad_id: int,
-        vectors: tuple[Mapping[str, int], Embeddings] | None = None,
-        query_vectors: tuple[Mapping[str, int], Embeddings] | None = None,
+        vectors: TextVectors | None = None,
+        query_vectors: TextVectors | None = None,
     ) -> None:
         # Not `tokenizer`: the trainer would save it as one of transformers.
         self.text_tokenizer = tokenizer
@@ -176,8 +177,10 @@ class ListCollator:
             batch["queries"] = collate(self.text_tokenizer.queries(queries), pad_id=self.pad_id)
             batch["documents"] = collate(self.text_tokenizer.documents(texts), pad_id=self.pad_id)
             return batch
-        batch["query_vectors"] = _rows(self.query_vectors, queries)
-        batch["document_vectors"] = _rows(self.vectors, texts).view(len(lists), longest, -1)
+        batch["query_vectors"] = torch.from_numpy(self.query_vectors.of(queries))
+        # Any vector will do for padding, which no loss counts.
+        vectors = torch.from_numpy(self.vectors.of([text or texts[0] for text in texts]))
+        batch["document_vectors"] = vectors.view(len(lists), longest, -1)
         return batch
 
 
@@ -230,8 +233,3 @@ def _counted(lists: Sequence[DrawnList], texts: Sequence[str]) -> Tensor:
     return torch.tensor(
         [[text != "" and text not in drawn.relevant for text in texts] for drawn in lists]
     )
-
-
-def _rows(vectors: tuple[Mapping[str, int], Embeddings], texts: Sequence[str]) -> Tensor:
-    places, values = vectors
-    return torch.from_numpy(values[[places[text] if text else 0 for text in texts]])

@@ -152,11 +152,16 @@ def _trainer(
         together=processes() if config.cross_device_negatives else 1,
     )
     tokenizer = load_tokenizer(weights)
-    tokenizers = _tokenizers(config, recipe, weights, {group[0].task for group in tasks})
+    plain = plain_tokenizer(tokenizer)
+    shorter = _training_lengths(recipe, config.max_tokens)
+    tokenizers = {
+        group[0].task: TextTokenizer(tokenizer, plain, task_recipe(shorter, group[0].task))
+        for group in tasks
+    }
     _refuse_wordless(tasks, tokenizers)
     model = trainable_model(config, weights)
     padding = pad_id(tokenizer)
-    serving = TextTokenizer(tokenizer, plain_tokenizer(tokenizer), recipe)
+    serving = TextTokenizer(tokenizer, plain, recipe)
     trainer = ContrastiveTrainer(
         config=config,
         recipe=recipe,
@@ -184,19 +189,14 @@ def _by_task(source: Sequence[RankingExample]) -> list[list[RankingExample]]:
     return list(groups.values())
 
 
-def _tokenizers(
-    config: ContrastiveConfig, recipe: Recipe, weights: Path, tasks: set[str | None]
-) -> dict[str | None, TextTokenizer]:
-    """For each task, with the lengths of the training."""
-    tokenizer = load_tokenizer(weights)
-    plain = plain_tokenizer(tokenizer)
-    if config.max_tokens is not None:
-        lengths = {
-            name: min(getattr(recipe, name), config.max_tokens)
-            for name in ("query_tokens", "document_tokens")
-        }
-        recipe = recipe.model_copy(update=lengths)
-    return {task: TextTokenizer(tokenizer, plain, task_recipe(recipe, task)) for task in tasks}
+def _training_lengths(recipe: Recipe, max_tokens: int | None) -> Recipe:
+    """The recipe with the lengths of the training, which what is saved does not have."""
+    if max_tokens is None:
+        return recipe
+    lengths = {
+        name: min(getattr(recipe, name), max_tokens) for name in ("query_tokens", "document_tokens")
+    }
+    return recipe.model_copy(update=lengths)
 
 
 def _refuse_wordless(

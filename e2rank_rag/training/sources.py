@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -32,21 +32,12 @@ class TextVectors:
         self.rows: dict[str, int] = {}
         self.values: Embeddings = np.empty((0, dim), dtype=np.float32)
 
-    def add(self, texts: Sequence[str], vectors: Embeddings) -> None:
-        """Texts that are there already keep their vector."""
-        fresh = [place for place, text in enumerate(texts) if text not in self.rows]
-        for place in fresh:
-            self.rows.setdefault(texts[place], len(self.rows))
-        # A text may be twice among the fresh ones too.
-        first = {texts[place]: place for place in reversed(fresh)}
-        kept = [first[text] for text in list(self.rows)[len(self.values) :]]
-        self.values = np.concatenate([self.values, vectors[kept]])
-
-    def encode(self, encoder: TextEncoder, texts: Sequence[str]) -> None:
+    def encode(self, texts: Sequence[str], encode: Callable[[Sequence[str]], Embeddings]) -> None:
         """Those that are not there yet; the train and dev splits of a folder share their corpus."""
         fresh = [text for text in dict.fromkeys(texts) if text not in self.rows]
         if fresh:
-            self.add(fresh, encoder.encode_documents(fresh))
+            self.values = np.concatenate([self.values, encode(fresh)])
+            self.rows.update(zip(fresh, range(len(self.rows), len(self.values)), strict=True))
 
     def of(self, texts: Sequence[str]) -> Embeddings:
         """float32 [n, dim]."""
@@ -73,7 +64,8 @@ class DevSet:
         vectors = known
         if vectors is None:
             vectors = TextVectors(encoder.dim)
-            vectors.encode(encoder, [d.text for found in self.candidates.values() for d in found])
+            texts = [d.text for found in self.candidates.values() for d in found]
+            vectors.encode(texts, encoder.encode_documents)
         ids = list(self.queries)
         asked = encoder.encode_queries([self.queries[id] for id in ids])
         retrieved = {
@@ -177,7 +169,7 @@ def _mined(
     documents = collection_documents(collection)
     known = TextVectors(encoder.dim) if known is None else known
     texts = [document.text for document in documents]
-    known.encode(encoder, texts)
+    known.encode(texts, encoder.encode_documents)
     return mine_lists(
         encoder,
         Embedded(documents, known.of(texts)),
@@ -218,7 +210,8 @@ def _encode(
     examples: Sequence[RankingExample], encoder: Encoder, known: TextVectors | None
 ) -> None:
     if known is not None:
-        known.encode(encoder, [text for example in examples for text in example.documents])
+        texts = [text for example in examples for text in example.documents]
+        known.encode(texts, encoder.encode_documents)
 
 
 K = TypeVar("K")

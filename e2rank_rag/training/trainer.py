@@ -156,16 +156,15 @@ def _trainer(
         data_collator=ListCollator(
             tokenizer,
             pad_id=padding,
-            vectors=None if known is None else (known.rows, known.values),
-            query_vectors=None if queries is None else (queries.rows, queries.values),
+            vectors=known,
+            query_vectors=queries,
         ),
     )
 
 
 def _query_vectors(base: Encoder, train: Sequence[Sequence[RankingExample]]) -> TextVectors:
-    queries = list(dict.fromkeys(example.query for part in train for example in part))
     vectors = TextVectors(base.dim)
-    vectors.add(queries, base.encode_queries(queries))
+    vectors.encode([example.query for part in train for example in part], base.encode_queries)
     return vectors
 
 

@@ -11,6 +11,7 @@ import torch
 from e2rank_rag.tokenization import TextTokenizer, pad_id, plain_tokenizer
 from e2rank_rag.training.batches import ListCollator, ListDataset, SourceBatches
 from e2rank_rag.training.config import ListwiseConfig
+from e2rank_rag.training.sources import TextVectors
 from e2rank_rag.types import RankingExample
 
 
@@ -161,12 +162,10 @@ def test_short_lists_are_padded_and_relevant_texts_are_no_negatives(collator):
 
 
 def test_frozen_vectors_come_with_their_texts(collator):
-    rows = {"a": 0, "b": 1}
-    values = np.array([[1, 0], [0, 1]], dtype=np.float32)
-    queries = ({"cats": 0}, np.array([[0.6, 0.8]], dtype=np.float32))
-    frozen = ListCollator(
-        collator.text_tokenizer, pad_id=0, vectors=(rows, values), query_vectors=queries
-    )
+    known, queries = TextVectors(2), TextVectors(2)
+    known.encode(["a", "b"], lambda texts: np.array([[1, 0], [0, 1]], dtype=np.float32))
+    queries.encode(["cats"], lambda texts: np.array([[0.6, 0.8]], dtype=np.float32))
+    frozen = ListCollator(collator.text_tokenizer, pad_id=0, vectors=known, query_vectors=queries)
     dataset = ListDataset([[RankingExample("cats", ("b", "a"), (0.0, 1.0))]], configured(), seed=0)
     batch = frozen([dataset[0]])
     torch.testing.assert_close(batch["document_vectors"], torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]))
