@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from e2rank_rag.feedback import Feedback
 from e2rank_rag.prompts import Prompts
 
 Pooling = Literal["last", "cls", "mean"]
@@ -52,6 +53,8 @@ class Recipe(BaseModel):
     query_tokens, document_tokens: limits, special tokens included.
     truncate_dim: leading dimensions kept before scaling to unit length (Matryoshka models).
     query_weight: `a` in `a * query + (1 - a) * listwise`, the vector that reranks.
+    feedback: which candidates a prompt shows, and how much their vectors count beside it; None: the
+        first ones as they come, and nothing.
     adapter: of a model whose listwise prompts have LoRA weights of their own, in the folder
         `ADAPTER_FOLDER` beside the recipe; queries and documents keep those of the base.
     """
@@ -68,6 +71,7 @@ class Recipe(BaseModel):
     listwise: ListwiseBudget = ListwiseBudget()
     truncate_dim: int | None = Field(default=None, ge=1)
     query_weight: float = Field(default=0.0, ge=0.0, le=1.0)
+    feedback: Feedback | None = None
     adapter: AdapterOf | None = None
 
     def document_fingerprint(self, weights: str) -> str:

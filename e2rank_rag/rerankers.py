@@ -14,9 +14,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
+from e2rank_rag.feedback import Feedback, order
 from e2rank_rag.stored_vectors import CandidateVectors, StoredVectors, VectorCounts
 from e2rank_rag.types import Embeddings, Hit, PromptUsage, TextEncoder
 
@@ -125,10 +128,7 @@ class EnhancedQueryReranker(ABC):
         if not lists:
             return [], ()
         vectors, prompts = self.enhance(queries, lists)
-        rankings = [
-            score_by_vector(hits, vector) for hits, vector in zip(lists, vectors, strict=True)
-        ]
-        return rankings, prompts
+        return _ranked(lists, vectors), prompts
 
 
 def score_by_vector(candidates: Sequence[Hit], vector: Embeddings) -> list[Hit]:
@@ -139,11 +139,13 @@ def score_by_vector(candidates: Sequence[Hit], vector: Embeddings) -> list[Hit]:
 
 
 class ListwiseReranker(EnhancedQueryReranker):
-    """E2Rank: cosine with the embedding of a prompt that holds the query and the first candidates.
+    """E2Rank: cosine with the embedding of a prompt that holds the query and the best candidates.
 
     prompt_depth: candidates shown in the prompt (all are scored); None takes the model's own.
     query_weight: `a` in `a * query + (1 - a) * listwise`; None takes the model's own.
-    passes: how often, each time with the first candidates of the order before.
+    feedback: which candidates are the best, and how much the mean of their vectors counts beside
+        the prompt; None takes the model's own, False shows the first as they come.
+    passes: how often, each time with the best candidates of the order before.
     window: prompts over a sliding window instead of the first candidates only, each showing the
         first prompt_depth of what it covers and ordering all of that; many times the cost of one
         prompt. Scores then come from different prompts, so each is lowered to the score of the
@@ -157,6 +159,7 @@ class ListwiseReranker(EnhancedQueryReranker):
         *,
         prompt_depth: int | None = None,
         query_weight: float | None = None,
+        feedback: Feedback | Literal[False] | None = None,
         passes: int = 1,
         window: Window | None = None,
         stored_vectors: StoredVectors = "check",
@@ -170,6 +173,7 @@ class ListwiseReranker(EnhancedQueryReranker):
             raise ValueError(f"passes must be 1 or more, got {passes}")
         self.prompt_depth = prompt_depth
         self.query_weight = query_weight
+        self.feedback = feedback
         self.passes = passes
         self.window = window
 
@@ -177,7 +181,38 @@ class ListwiseReranker(EnhancedQueryReranker):
         self, queries: Sequence[str], candidates: Sequence[Sequence[Hit]]
     ) -> tuple[Embeddings, tuple[PromptUsage, ...]]:
         """The listwise vectors of the queries over these candidates, and what each prompt held."""
+        if self._feedback() is not None:
+            # What found the candidates may have scored them by anything.
+            candidates = _ranked(candidates, self.encoder.encode_queries(queries))
+        return self._enhance_ranked(queries, candidates)
+
+    def _enhance_ranked(
+        self, queries: Sequence[str], candidates: Sequence[Sequence[Hit]]
+    ) -> tuple[Embeddings, tuple[PromptUsage, ...]]:
+        """With feedback, the scores of the candidates are cosines."""
+        feedback = self._feedback()
         texts = [[hit.document.text for hit in hits] for hits in candidates]
+        if feedback is None:
+            return self._listwise(queries, texts)
+        evidence = [
+            feedback.evidence(query, shown, np.array([hit.score for hit in hits]))
+            for query, shown, hits in zip(queries, texts, candidates, strict=True)
+        ]
+        best = [[shown[i] for i in order(e)] for shown, e in zip(texts, evidence, strict=True)]
+        listwise, usage = self._listwise(queries, best)
+        means = [
+            feedback.mean(np.stack([_embedding(hit) for hit in hits]), e)
+            for hits, e in zip(candidates, evidence, strict=True)
+        ]
+        return _unit(listwise + feedback.weight * np.stack(means)), usage
+
+    def _feedback(self) -> Feedback | None:
+        own = self.encoder.feedback if self.feedback is None else self.feedback
+        return own or None
+
+    def _listwise(
+        self, queries: Sequence[str], texts: Sequence[Sequence[str]]
+    ) -> tuple[Embeddings, tuple[PromptUsage, ...]]:
         encoding = self.encoder.encode_listwise(
             queries, texts, depth=self.prompt_depth, query_weight=self.query_weight
         )
@@ -188,11 +223,13 @@ class ListwiseReranker(EnhancedQueryReranker):
     ) -> tuple[list[list[Hit]], tuple[PromptUsage, ...]]:
         rankings = list(lists)
         prompts: list[PromptUsage] = []
-        for _ in range(self.passes):
-            if self.window is None:
-                rankings, used = super()._order(queries, rankings)
-            else:
+        for turn in range(self.passes if lists else 0):
+            if self.window is not None:
                 rankings, used = self._slide(queries, rankings, self.window)
+            else:
+                enhance = self.enhance if turn == 0 else self._enhance_ranked
+                vectors, used = enhance(queries, rankings)
+                rankings = _ranked(rankings, vectors)
             prompts += used
         return rankings, tuple(prompts)
 
@@ -245,9 +282,16 @@ class RocchioReranker(EnhancedQueryReranker):
             np.mean([_embedding(hit) for hit in hits[: self.feedback_documents]], axis=0)
             for hits in candidates
         ]
-        vectors = self.encoder.encode_queries(queries) + self.beta * np.stack(feedback)
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        return vectors.astype(np.float32), ()
+        return _unit(self.encoder.encode_queries(queries) + self.beta * np.stack(feedback)), ()
+
+
+def _ranked(lists: Sequence[Sequence[Hit]], vectors: Embeddings) -> list[list[Hit]]:
+    return [score_by_vector(hits, vector) for hits, vector in zip(lists, vectors, strict=True)]
+
+
+def _unit(vectors: NDArray[np.floating]) -> Embeddings:
+    scaled: Embeddings = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return scaled.astype(np.float32, copy=False)
 
 
 def _embedding(hit: Hit) -> Embeddings:

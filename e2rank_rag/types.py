@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from e2rank_rag.feedback import Feedback
 
 Embeddings = NDArray[np.float32]
 """float32 [n, dim] (a batch) or [dim] (one), unit length."""
@@ -113,6 +116,11 @@ class TextEncoder(Protocol):
     @property
     def fingerprint(self) -> str:
         """Changes with whatever changes a document vector: weights, prompt, length, pooling."""
+        ...
+
+    @property
+    def feedback(self) -> Feedback | None:
+        """What its reranking takes from the candidates beside the prompt; None: nothing."""
         ...
 
     def encode_queries(self, queries: Sequence[str]) -> Embeddings: ...

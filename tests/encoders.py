@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from e2rank_rag.feedback import Feedback
 from e2rank_rag.types import ListwiseEncoding, PromptUsage
 
 
@@ -21,6 +22,7 @@ class CountingEncoder:
         self.name = inner.name if turn is None else f"{inner.name}-turned"
         self.dim = inner.dim
         self.fingerprint = inner.fingerprint if turn is None else "turned"
+        self.feedback = inner.feedback
         self.documents: list[str] = []
         self.queries: list[str] = []
         self.prompts: list[dict] = []
@@ -53,7 +55,15 @@ class TableEncoder:
 
     name = "table"
 
-    def __init__(self, vectors: Mapping[str, Sequence[float]], *, fingerprint: str = "t") -> None:
+    def __init__(
+        self,
+        vectors: Mapping[str, Sequence[float]],
+        *,
+        fingerprint: str = "t",
+        feedback: Feedback | None = None,
+    ) -> None:
+        self.feedback = feedback
+        self.shown: list[list[str]] = []
         self._vectors = {
             text: np.asarray(vector, dtype=np.float32) / np.float32(np.linalg.norm(vector))
             for text, vector in vectors.items()
@@ -68,6 +78,7 @@ class TableEncoder:
         return self.encode_queries(documents)
 
     def encode_listwise(self, queries, candidates, *, depth=None, query_weight=None):
+        self.shown += [list(texts[:depth]) for texts in candidates]
         usage = tuple(PromptUsage(len(texts[:depth]), 0, 1) for texts in candidates)
         return ListwiseEncoding(
             np.array([self._vectors[f"listwise {q}"] for q in queries], np.float32), usage

@@ -72,6 +72,7 @@ class Encoder:
                 f"truncate_dim is {recipe.truncate_dim}, {name} has {hidden} dimensions"
             )
         self.dim = recipe.truncate_dim or hidden
+        self.feedback = recipe.feedback
         self.digest = model.digest
         self.fingerprint = recipe.document_fingerprint(model.digest)
 

@@ -11,14 +11,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from e2rank_rag.feedback import Feedback, order
 from e2rank_rag.tokenization import TextTokenizer, collate
 from e2rank_rag.training.config import ListwiseConfig
-from e2rank_rag.training.sources import TextVectors
-from e2rank_rag.types import RankingExample
+from e2rank_rag.training.vectors import TextVectors
+from e2rank_rag.types import Embeddings, RankingExample
 
 SourceExamples = Sequence[Sequence[RankingExample]]
 """The examples of each source."""
@@ -31,6 +33,7 @@ class DrawnList:
     documents: texts that are scored; labels: theirs; positive: the place of the InfoNCE positive.
     shown: texts for the prompt, in its order, more than it may take.
     relevant: all texts with a label above 0, which are no negatives for this query.
+    feedback: float32 [dim], what the candidates' vectors add to the query's; None: nothing.
     """
 
     query: str
@@ -40,16 +43,44 @@ class DrawnList:
     shown: tuple[str, ...]
     depth: int
     relevant: frozenset[str]
+    feedback: Embeddings | None = None
+
+
+class ListFeedback:
+    """What a reranker takes from the vectors of a list, see `feedback.Feedback`."""
+
+    def __init__(
+        self, feedback: Feedback, vectors: TextVectors, query_vectors: TextVectors
+    ) -> None:
+        self.feedback = feedback
+        self.vectors = vectors
+        self.query_vectors = query_vectors
+
+    def of(self, example: RankingExample) -> tuple[list[str], Embeddings]:
+        """The documents, best first, and the vector that is added: float32 [dim]."""
+        vectors = self.vectors.of(example.documents)
+        (query,) = self.query_vectors.of([example.query])
+        evidence = self.feedback.evidence(example.query, example.documents, vectors @ query)
+        added = self.feedback.weight * self.feedback.mean(vectors, evidence)
+        return [example.documents[place] for place in order(evidence)], added
 
 
 class ListDataset(Dataset[DrawnList]):
     """The lists of all sources, one after the other, drawn anew in each epoch."""
 
-    def __init__(self, sources: SourceExamples, config: ListwiseConfig, *, seed: int) -> None:
+    def __init__(
+        self,
+        sources: SourceExamples,
+        config: ListwiseConfig,
+        *,
+        seed: int,
+        feedback: ListFeedback | None = None,
+    ) -> None:
         self.examples = [example for source in sources for example in source]
         self.config = config
         self.seed = seed
         self.epoch = 0
+        self.feedback = feedback
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -63,18 +94,23 @@ class ListDataset(Dataset[DrawnList]):
         else:
             positive = max(range(len(places)), key=lambda i: example.labels[places[i]])
         deepest = max(self.config.prompt.depths)
+        best: Sequence[str] = example.documents
+        added = None
+        if self.feedback is not None:
+            best, added = self.feedback.of(example)
         return DrawnList(
             query=example.query,
             documents=tuple(example.documents[place] for place in places),
             labels=tuple(example.labels[place] for place in places),
             positive=positive,
-            shown=_shown(example.documents, deepest, self.config.prompt.order, draw),
+            shown=_shown(best, deepest, self.config.prompt.order, draw),
             depth=draw.choice(self.config.prompt.depths),
             relevant=frozenset(
                 text
                 for text, label in zip(example.documents, example.labels, strict=True)
                 if label > 0
             ),
+            feedback=added,
         )
 
 
@@ -134,8 +170,8 @@ class ListCollator:
     prompts: tokens of the listwise prompts, see `tokenization.collate`.
     relevance, listed: float and bool [B, L]: labels, and which places hold a document.
     positives: int [B], in 0..N. counted: bool [B, N]: documents that the InfoNCE of a query takes.
-    In adapter mode query_vectors [B, D] and document_vectors [B, L, D], in joint mode the tokens of
-    queries and of the N documents.
+    In adapter mode query_vectors [B, D], document_vectors [B, L, D] and, with it, feedback [B, D];
+    in joint mode the tokens of queries and of the N documents.
 
     vectors, query_vectors: of all documents and queries, for adapter mode.
     """
@@ -181,6 +217,9 @@ class ListCollator:
         # Any vector will do for padding, which no loss counts.
         vectors = torch.from_numpy(self.vectors.of([text or texts[0] for text in texts]))
         batch["document_vectors"] = vectors.view(len(lists), longest, -1)
+        feedback = [drawn.feedback for drawn in lists if drawn.feedback is not None]
+        if feedback:
+            batch["feedback"] = torch.from_numpy(np.stack(feedback))
         return batch
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from e2rank_rag.feedback import Feedback
 from e2rank_rag.prompts import Prompts
 from e2rank_rag.recipe import Pooling
 
@@ -131,6 +132,9 @@ class ListwiseConfig(StageConfig):
     positive: of the InfoNCE: the document with the highest label, or the one that is known to be
         relevant where the labels are a teacher's.
     query_weight: `a` in `a * query + (1 - a) * listwise`, trained through and saved.
+    feedback: see `feedback.Feedback`; trained through and saved. Of frozen documents only.
+    vectors: a folder that keeps the frozen vectors of documents for the next run; None: each run
+        encodes them anew.
     """
 
     stage: Literal["listwise"] = "listwise"
@@ -139,6 +143,8 @@ class ListwiseConfig(StageConfig):
     positive: Literal["highest", "known"] = "highest"
     prompt: PromptOptions = PromptOptions()
     query_weight: float | None = Field(default=None, ge=0.0, lt=1.0)
+    feedback: Feedback | None = None
+    vectors: Path | None = None
     ranknet_weight: float = Field(default=2.0, ge=0.0)
     ranknet_temperature: float = Field(default=0.1, gt=0.0)
     info_nce_weight: float = Field(default=1.0, ge=0.0)
@@ -148,6 +154,9 @@ class ListwiseConfig(StageConfig):
     def _consistent(self) -> ListwiseConfig:
         if self.mode == "adapter" and self.lora is None:
             raise ValueError('mode "adapter" trains LoRA weights: give lora, such as {rank: 16}')
+        for name in ("vectors", "feedback"):
+            if self.mode == "joint" and getattr(self, name) is not None:
+                raise ValueError(f'{name}: in mode "joint" documents are not frozen; leave it out')
         if self.ranknet_weight == self.info_nce_weight == 0.0:
             raise ValueError("ranknet_weight and info_nce_weight are both 0: nothing is trained")
         return self

@@ -40,6 +40,7 @@ class LiveEncoder:
         self.recipe = recipe
         self.pad_id = pad_id
         self.base = base
+        self.feedback = recipe.feedback
         self.dim = int(recipe.truncate_dim or model.config.hidden_size)  # type: ignore[union-attr, arg-type]
 
     def encode_queries(self, queries: Sequence[str]) -> Embeddings:

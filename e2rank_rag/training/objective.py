@@ -30,6 +30,8 @@ def listwise_loss(
     better = listwise
     if query_weight > 0.0:
         better = F.normalize(query_weight * queries + (1.0 - query_weight) * listwise, dim=-1)
+    if "feedback" in batch:
+        better = F.normalize(better + batch["feedback"], dim=-1)
     relevance, listed = batch["relevance"], batch["listed"]
     lists = documents.view(*relevance.shape, -1)
     cosines = (lists @ better.unsqueeze(-1)).squeeze(-1)

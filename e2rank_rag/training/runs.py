@@ -29,7 +29,8 @@ from e2rank_rag.recipe import Recipe
 from e2rank_rag.training.batches import SourceBatches
 from e2rank_rag.training.config import StageConfig
 from e2rank_rag.training.live import LiveEncoder
-from e2rank_rag.training.sources import DevSet, TextVectors
+from e2rank_rag.training.sources import DevSet
+from e2rank_rag.training.vectors import TextVectors
 
 RUN_FOLDER = "run"
 METRICS_FILE = "metrics.jsonl"

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
-
-import numpy as np
 
 from e2rank_rag.documents import read_documents
 from e2rank_rag.evaluation.collections import Collection
@@ -18,30 +16,12 @@ from e2rank_rag.rerankers import ListwiseReranker, score_by_vector
 from e2rank_rag.training.config import Source
 from e2rank_rag.training.examples import read_examples
 from e2rank_rag.training.mining import Embedded, collection_documents, mine_lists
-from e2rank_rag.types import Document, Embeddings, Hit, RankingExample, TextEncoder
+from e2rank_rag.training.vectors import TextVectors
+from e2rank_rag.types import Document, Hit, RankingExample, TextEncoder
 
 NDCG = "nDCG@10"
 
 T = TypeVar("T")
-
-
-class TextVectors:
-    """Vectors of texts, each encoded once: float32 [n, dim], and the row of each text."""
-
-    def __init__(self, dim: int) -> None:
-        self.rows: dict[str, int] = {}
-        self.values: Embeddings = np.empty((0, dim), dtype=np.float32)
-
-    def encode(self, texts: Sequence[str], encode: Callable[[Sequence[str]], Embeddings]) -> None:
-        """Those that are not there yet; the train and dev splits of a folder share their corpus."""
-        fresh = [text for text in dict.fromkeys(texts) if text not in self.rows]
-        if fresh:
-            self.values = np.concatenate([self.values, encode(fresh)])
-            self.rows.update(zip(fresh, range(len(self.rows), len(self.values)), strict=True))
-
-    def of(self, texts: Sequence[str]) -> Embeddings:
-        """float32 [n, dim]."""
-        return self.values[[self.rows[text] for text in texts]]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from e2rank_rag.models.checkpoint import load_tokenizer, save_adapter
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.recipe import Recipe
 from e2rank_rag.tokenization import TextTokenizer, pad_id, plain_tokenizer
-from e2rank_rag.training.batches import ListCollator, ListDataset, SourceBatches
+from e2rank_rag.training.batches import ListCollator, ListDataset, ListFeedback, SourceBatches
 from e2rank_rag.training.config import ListwiseConfig
 from e2rank_rag.training.live import LiveEncoder
 from e2rank_rag.training.objective import listwise_loss
@@ -33,7 +33,8 @@ from e2rank_rag.training.runs import (
     trainable_model,
     training_arguments,
 )
-from e2rank_rag.training.sources import DevSet, TextVectors, read_dev, read_training
+from e2rank_rag.training.sources import DevSet, read_dev, read_training
+from e2rank_rag.training.vectors import TextVectors
 from e2rank_rag.types import RankingExample
 
 ARGUMENTS: Mapping[str, Any] = {
@@ -60,7 +61,7 @@ def train_listwise(config: ListwiseConfig, *, resume: bool = False) -> Path:
     with open_base(config, arguments.device) as base:
         base = base.with_recipe(_recipe(base.recipe, config))
         try:
-            known = TextVectors(base.dim) if config.mode == "adapter" else None
+            known = _known_vectors(config, base)
             train = read_training(config.data, base, known, seed=arguments.seed)
             dev = read_dev(config.dev, base, known, seed=arguments.seed)
             describe_run(run / "run.json", config, base, [len(part) for part in train])
@@ -111,7 +112,8 @@ def _recipe(base: Recipe, config: ListwiseConfig) -> Recipe:
         }
     )
     weight = base.query_weight if config.query_weight is None else config.query_weight
-    return base.model_copy(update={"listwise": budget, "query_weight": weight, "adapter": None})
+    changes = {"listwise": budget, "query_weight": weight, "feedback": config.feedback}
+    return base.model_copy(update={**changes, "adapter": None})
 
 
 def _trainer(
@@ -128,7 +130,10 @@ def _trainer(
     # Its own, because the encoder's belongs to the encoder's thread.
     tokenizer = TextTokenizer(folder_tokenizer, plain_tokenizer(folder_tokenizer), base.recipe)
     queries = None if known is None else _query_vectors(base, train)
-    dataset = ListDataset(train, config, seed=arguments.seed)
+    feedback = None
+    if config.feedback is not None and known is not None and queries is not None:
+        feedback = ListFeedback(config.feedback, known, queries)
+    dataset = ListDataset(train, config, seed=arguments.seed, feedback=feedback)
     sizes = [len(part) for part in train]
     batches = SourceBatches(
         sizes,
@@ -160,6 +165,14 @@ def _trainer(
             query_vectors=queries,
         ),
     )
+
+
+def _known_vectors(config: ListwiseConfig, base: Encoder) -> TextVectors | None:
+    if config.mode == "joint":
+        return None
+    if config.vectors is None:
+        return TextVectors(base.dim)
+    return TextVectors(base.dim, cache=config.vectors / f"{base.fingerprint}.npz")
 
 
 def _query_vectors(base: Encoder, train: Sequence[Sequence[RankingExample]]) -> TextVectors:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from e2rank_rag.feedback import Feedback
 from e2rank_rag.tokenization import TextTokenizer, pad_id, plain_tokenizer
-from e2rank_rag.training.batches import ListCollator, ListDataset, SourceBatches
+from e2rank_rag.training.batches import ListCollator, ListDataset, ListFeedback, SourceBatches
 from e2rank_rag.training.config import ListwiseConfig
-from e2rank_rag.training.sources import TextVectors
+from e2rank_rag.training.vectors import TextVectors
 from e2rank_rag.types import RankingExample
 
 
@@ -60,6 +61,30 @@ def test_the_known_positive_is_in_the_list_and_is_the_positive():
 
 def test_the_prompt_shows_the_first_documents_as_retrieved():
     assert drawn([0, 1, 0, 0, 0, 0, 0]).shown == ("d0", "d1", "d2")
+
+
+def vectors_of(table):
+    known = TextVectors(2)
+    known.encode(list(table), lambda texts: np.array([table[text] for text in texts], np.float32))
+    return known
+
+
+def test_with_feedback_the_prompt_shows_the_best_and_their_mean_is_added(collator):
+    feedback = Feedback(lexical_weight=1.0, temperature=0.5, weight=0.4)
+    vectors = vectors_of({"a bridge": [1.0, 0.0], "the ferry": [0.8, 0.6], "bread": [0.0, 1.0]})
+    queries = vectors_of({"ferry": [1.0, 0.0]})
+    documents = tuple(vectors.rows)
+    lists = [RankingExample("ferry", documents, (0.0, 1.0, 0.0))]
+    config = configured(mode="adapter", lora={"rank": 4})
+    dataset = ListDataset(
+        [lists], config, seed=0, feedback=ListFeedback(feedback, vectors, queries)
+    )
+    evidence = feedback.evidence("ferry", documents, np.array([1.0, 0.8, 0.0]))
+    assert dataset[0].shown == ("the ferry", "a bridge", "bread")
+    collator.vectors, collator.query_vectors = vectors, queries
+    batch = collator([dataset[0]])
+    expected = 0.4 * feedback.mean(vectors.values, evidence)
+    np.testing.assert_allclose(batch["feedback"], expected[None], rtol=1e-6)
 
 
 def test_shuffled_prompts_show_some_of_twice_as_many():

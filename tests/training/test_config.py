@@ -93,6 +93,8 @@ def test_settings_on_the_command_line_replace_those_of_the_file(tmp_path):
         (MINIMAL, ["mode.x=1"], "'mode.x=1': mode is no block of settings"),
         (MINIMAL, ["mode=adapter"], 'mode "adapter" trains LoRA weights: give lora'),
         (MINIMAL, ["ranknet_weight=0", "info_nce_weight=0"], "are both 0: nothing is trained"),
+        (MINIMAL, ["mode=joint", "vectors=kept"], 'vectors: in mode "joint" documents are not fr'),
+        (MINIMAL, ["mode=joint", "feedback={}"], 'feedback: in mode "joint" documents are not f'),
         (STAGE1, ["mode=joint"], "mode: Extra inputs are not permitted"),
         (STAGE1, ["chunk_size=0"], "chunk_size: Input should be greater than or equal to 1"),
         (STAGE1, ["near_positive=1.5"], "near_positive: Input should be less than or equal to 1"),

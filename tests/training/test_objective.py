@@ -98,6 +98,17 @@ def test_the_loss_is_info_nce_and_twice_ranknet(mode, weight):
     assert float(loss) == pytest.approx(expected["info_nce"] + 2 * expected["ranknet"], rel=1e-5)
 
 
+def test_feedback_is_added_to_the_unit_vector_that_reranks():
+    feedback = 0.4 * unit(LISTS, DIM, seed=3)
+    blended = F.normalize(0.5 * QUERIES + 0.5 * LISTWISE, dim=-1)
+    better = F.normalize(blended + feedback, dim=-1)
+    _, parts = listwise_loss(
+        embed, {**batch("adapter"), "feedback": feedback}, configured("adapter"), 0.5
+    )
+    expected = {"info_nce": info_nce(better, 0.03), "ranknet": ranknet(better, 0.1)}
+    assert {name: float(part) for name, part in parts.items()} == pytest.approx(expected, rel=1e-5)
+
+
 def test_weights_and_temperatures_are_those_of_the_configuration():
     config = configured(
         "joint",

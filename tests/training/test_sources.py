@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from e2rank_rag.training.config import Source
-from e2rank_rag.training.sources import DevSet, TextVectors, read_dev, read_training
+from e2rank_rag.training.sources import DevSet, read_dev, read_training
+from e2rank_rag.training.vectors import TextVectors
 from e2rank_rag.types import Document, ListwiseEncoding, PromptUsage
 from tests.encoders import CountingEncoder, TableEncoder
 

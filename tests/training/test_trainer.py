@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from e2rank_rag.evaluation.metrics import evaluate
 from e2rank_rag.evaluation.runs import run_from_rankings
+from e2rank_rag.feedback import Feedback
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.rerankers import ListwiseReranker
 from e2rank_rag.training.config import ListwiseConfig
@@ -87,6 +88,22 @@ def test_an_adapter_leaves_the_vectors_of_the_base_and_its_files(tiny_bert, list
         np.testing.assert_array_equal(
             trained.encode_documents(TOPICS), base.encode_documents(TOPICS)
         )
+
+
+def test_feedback_is_trained_through_and_saved(tiny_bert, lists, tmp_path):
+    feedback = {"lexical_weight": 0.7, "temperature": 0.4, "weight": 0.3}
+    kept = tmp_path / "vectors"
+    config = configured(
+        tiny_bert, lists, tmp_path / "model", feedback=feedback, vectors=kept, query_weight=0.5
+    )
+    with Encoder.from_pretrained(train_listwise(config)) as trained:
+        assert trained.recipe.feedback == Feedback(**feedback)
+        assert [path.name for path in kept.iterdir()] == [f"{trained.fingerprint}.npz"]
+    plain = configured(tiny_bert, lists, tmp_path / "plain", query_weight=0.5)
+    with Encoder.from_pretrained(train_listwise(plain)) as trained:
+        assert trained.recipe.feedback is None
+    found, other = adapter_weights(tmp_path / "model"), adapter_weights(tmp_path / "plain")
+    assert any(not torch.equal(found[name], other[name]) for name in found)
 
 
 def test_joint_training_moves_documents_and_says_so(tiny_bert, lists, tmp_path):

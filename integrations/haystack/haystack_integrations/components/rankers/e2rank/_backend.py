@@ -14,6 +14,7 @@ from haystack import default_to_dict
 from haystack.utils import ComponentDevice
 from pydantic import BaseModel
 
+from e2rank_rag.feedback import Feedback
 from e2rank_rag.prompts import Prompts, Task
 from e2rank_rag.types import Cut, Embeddings, ListwiseEncoding, TextEncoder
 
@@ -79,6 +80,10 @@ class LazyEncoder:
     @property
     def fingerprint(self) -> str:
         return self.open().fingerprint
+
+    @property
+    def feedback(self) -> Feedback | None:
+        return self.open().feedback
 
     def encode_queries(self, queries: Sequence[str]) -> Embeddings:
         return self.open().encode_queries(queries)

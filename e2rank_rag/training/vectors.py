@@ -1,0 +1,62 @@
+"""Vectors of texts, each encoded once; with a folder, once for all runs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from e2rank_rag.types import Embeddings
+
+
+class TextVectors:
+    """Vectors of texts, each encoded once: float32 [n, dim], and the row of each text.
+
+    cache: a file that keeps them between runs, by the hash of the text: one file per way of
+        encoding (`Encoder.fingerprint`). None: they are forgotten.
+    """
+
+    def __init__(self, dim: int, *, cache: Path | None = None) -> None:
+        self.rows: dict[str, int] = {}
+        self.values: Embeddings = np.empty((0, dim), dtype=np.float32)
+        self.cache = cache
+        self._kept: dict[bytes, Embeddings] = {}
+        if cache is not None and cache.is_file():
+            with np.load(cache, allow_pickle=False) as file:
+                keys, values = file["keys"], file["values"]
+            self._kept = dict(zip((key.tobytes() for key in keys), values, strict=True))
+
+    def encode(self, texts: Sequence[str], encode: Callable[[Sequence[str]], Embeddings]) -> None:
+        """Those that are not there yet; the train and dev splits of a folder share their corpus."""
+        fresh = [text for text in dict.fromkeys(texts) if text not in self.rows]
+        if not fresh:
+            return
+        unknown = [text for text in fresh if _key(text) not in self._kept]
+        if unknown:
+            encoded = encode(unknown)
+            self._kept.update(zip(map(_key, unknown), encoded, strict=True))
+            self._write()
+        values = np.stack([self._kept[_key(text)] for text in fresh])
+        self.values = np.concatenate([self.values, values])
+        self.rows.update(zip(fresh, range(len(self.rows), len(self.values)), strict=True))
+
+    def of(self, texts: Sequence[str]) -> Embeddings:
+        """float32 [n, dim]."""
+        return self.values[[self.rows[text] for text in texts]]
+
+    def _write(self) -> None:
+        if self.cache is None:
+            return
+        self.cache.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.cache.with_suffix(".partial")
+        keys = np.stack([np.frombuffer(key, dtype=np.uint8) for key in self._kept])
+        with partial.open("wb") as file:
+            np.savez(file, keys=keys, values=np.stack(list(self._kept.values())))
+        os.replace(partial, self.cache)
+
+
+def _key(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
