@@ -1,0 +1,88 @@
+"""Trains e2rank-minilm: all-MiniLM-L6-v2 with a listwise adapter, from four open collections.
+
+    python benchmarks/train_minilm.py DATA OUTPUT [key=value ...]
+
+DATA holds BEIR folders; OUTPUT gets the model, and OUTPUT-work what is made on the way: MedQuAD
+without the answers that LiveQA is judged on, and vectors of documents, which a second run reuses.
+Settings are those of e2rank_rag/training/configs/e2rank-minilm.yaml unless given. Trained on `train`
+splits of collections under CC BY or ODC-By only; measured on `dev` splits while training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+from pathlib import Path
+
+from e2rank_rag.training.config import listwise_config
+from e2rank_rag.training.trainer import train_listwise
+
+CONFIG = Path(__file__).parents[1] / "e2rank_rag" / "training" / "configs" / "e2rank-minilm.yaml"
+MEDQUAD = "medquad_without_liveqa"
+TRAIN = {"scifact": None, "bioasq_snippets": None, "squadshifts_new_wiki": None, MEDQUAD: 5000}
+DEV = {"nfcorpus": 150, "wikiqa": None, "bioasq_snippets": None, "squadshifts_new_wiki": 150}
+
+
+def without_answers(source: Path, answers: Path, target: Path) -> None:
+    """The collection without documents whose first 150 letters begin an answer; idempotent.
+
+    Their judgements go too, and with them queries that have no other.
+    """
+    begins = {_letters(record["text"]) for record in _records(answers / "corpus.jsonl")}
+    target.mkdir(parents=True, exist_ok=True)
+    shutil.copy(source / "queries.jsonl", target / "queries.jsonl")
+    left_out = set()
+    with (target / "corpus.jsonl").open("w", encoding="utf-8") as file:
+        for record in _records(source / "corpus.jsonl"):
+            if _letters(record["text"]) in begins:
+                left_out.add(record["_id"])
+            else:
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    (target / "qrels").mkdir(exist_ok=True)
+    for path in (source / "qrels").glob("*.tsv"):
+        header, *lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if line.split("\t")[1] not in left_out]
+        (target / "qrels" / path.name).write_text("".join([header, *kept]), encoding="utf-8")
+    print(
+        f"{len(left_out)} documents of {source.name} answer questions of {answers.name}: left out"
+    )
+
+
+def _records(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"\W+", "", text.lower())[:150]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("settings", nargs="*")
+    arguments = parser.parse_args()
+    data, work = arguments.data, arguments.output.with_name(f"{arguments.output.name}-work")
+    without_answers(data / "medquad", data / "liveqa_med", work / MEDQUAD)
+
+    def sources(names: dict[str, int | None], split: str) -> list[dict[str, object]]:
+        parents = {name: work if name == MEDQUAD else data for name in names}
+        return [
+            {"path": parents[name] / name, "split": split, "limit": limit}
+            for name, limit in names.items()
+        ]
+
+    given = {
+        "output": arguments.output,
+        "data": sources(TRAIN, "train"),
+        "dev": sources(DEV | {MEDQUAD: 150}, "dev"),
+        "vectors": work / "vectors",
+    }
+    print(train_listwise(listwise_config(CONFIG, arguments.settings, given)))
+
+
+if __name__ == "__main__":
+    main()
