@@ -4,8 +4,8 @@
 
 DATA holds BEIR folders; OUTPUT gets the model, and OUTPUT-work what is made on the way: MedQuAD
 without the answers that LiveQA is judged on, and vectors of documents, which a second run reuses.
-Settings are those of e2rank_rag/training/configs/e2rank-minilm.yaml unless given. Trained on `train`
-splits of collections under CC BY or ODC-By only; measured on `dev` splits while training.
+Settings are those of e2rank_rag/training/configs/e2rank-minilm.yaml unless given. Trained on
+`train` splits of collections under CC BY or ODC-By only; measured on `dev` splits while training.
 """
 
 from __future__ import annotations
