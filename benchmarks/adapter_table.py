@@ -3,11 +3,13 @@
     python benchmarks/adapter_table.py DATA e2rank-minilm --query-adapter FOLDER [--cache FOLDER]
 
 DATA holds BEIR folders. Every system ranks the same 100 candidates (the base's own retrieval; for
-MS MARCO the BM25 runs of TREC DL 2019 and 2020, with NIST's whole qrels): the plain cosine, Rocchio
-feedback, an adapter trained on the same data without documents in its prompts, and the adapter as
-its folder says. Rocchio's two numbers and the query adapter's blend are tuned here, on the dev
-splits pooled. p-values: paired randomisation test against the plain cosine, with Holm's correction
-over the collections. Then the same prompts in other orders.
+MS MARCO the BM25 runs of TREC DL 2019 and 2020, with NIST's whole qrels): `retrieve` the plain
+cosine; `rocchio`; `feedback`, the model's own without any prompt; `listwise`, the model as its
+folder says; `query adapter`, trained on the same data without documents in its prompts. Rocchio's
+two numbers and the blend of the query adapter are tuned here, on the dev splits pooled. p: paired
+randomisation test of `listwise` against `retrieve`, with Holm's correction over the collections
+that training has not seen. Then prompts with their documents in other orders. `--dev-only` prints
+what the weights of query and feedback bring on dev instead.
 
 Writes benchmarks/results/adapter_table.json and prints markdown.
 """
@@ -18,9 +20,10 @@ import argparse
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 from machine import machine
@@ -29,8 +32,9 @@ from e2rank_rag.evaluation.metrics import evaluate_by_query
 from e2rank_rag.evaluation.report import Experiment
 from e2rank_rag.evaluation.runs import run_from_rankings
 from e2rank_rag.evaluation.significance import holm_correction, paired_randomization_test
+from e2rank_rag.feedback import order
 from e2rank_rag.models.encoder import Encoder
-from e2rank_rag.rerankers import score_by_vector
+from e2rank_rag.rerankers import ListwiseReranker, score_by_vector
 from e2rank_rag.training.mining import nearest
 from e2rank_rag.training.vectors import TextVectors
 from e2rank_rag.types import Document, Embeddings, Hit
@@ -54,8 +58,12 @@ OTHERS = ("medquad", "squadshifts_new_wiki", "wikiqa", "multihop_small", "nq_qed
 DEV = ("nfcorpus", "wikiqa", "bioasq_snippets", "squadshifts_new_wiki", "medquad")
 
 ROCCHIO = [(count, beta) for count in (1, 2, 3, 5, 10) for beta in (0.1, 0.2, 0.4, 0.6, 0.8)]
+QUERY_WEIGHTS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
+FEEDBACK_WEIGHTS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
 WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 SHUFFLES = 5
+
+Arrange = Callable[[list[str]], list[str]]
 
 
 @dataclass(frozen=True)
@@ -78,9 +86,17 @@ class Task:
         values = evaluate_by_query(run_from_rankings(rankings), self.qrels, [NDCG])
         return {id: 100 * each[NDCG] for id, each in values.items()}
 
-    def texts(self, arrange: Callable[[list[str]], list[str]] | None = None) -> list[list[str]]:
-        lists = [[hit.document.text for hit in hits] for hits in self.candidates]
-        return lists if arrange is None else [arrange(texts) for texts in lists]
+    def first(self, count: int) -> Task:
+        """The same with so many queries at most."""
+        ids = self.ids[:count]
+        return Task(
+            self.name,
+            self.queries[:count],
+            self.asked[:count],
+            self.candidates[:count],
+            ids,
+            {id: self.qrels[id] for id in ids},
+        )
 
     def rocchio(self, count: int, beta: float) -> Embeddings:
         means = [np.mean([h.embedding for h in hits[:count]], axis=0) for hits in self.candidates]
@@ -134,8 +150,33 @@ def _light(candidates: list[list[Hit]]) -> list[list[Hit]]:
     ]
 
 
-def blended(task: Task, listwise: Embeddings, weight: float) -> Embeddings:
-    return weight * task.asked + (1 - weight) * listwise
+@dataclass(frozen=True)
+class Listwise:
+    """Listwise vectors of a task, their prompts' documents in an order of choice, and feedback."""
+
+    task: Task
+    vectors: Embeddings
+    means: Embeddings
+
+    @classmethod
+    def of(cls, task: Task, encoder: Encoder, arrange: Arrange | None = None) -> Listwise:
+        """As `ListwiseReranker` has them, but for `arrange`, which is given the shown texts."""
+        feedback, depth = encoder.feedback, encoder.recipe.listwise.depth
+        assert feedback is not None
+        shown, means = [], []
+        for query, hits in zip(task.queries, task.candidates, strict=True):
+            texts = [hit.document.text for hit in hits]
+            evidence = feedback.evidence(query, texts, np.array([hit.score for hit in hits]))
+            means.append(feedback.mean(np.stack([hit.embedding for hit in hits]), evidence))
+            best = [texts[place] for place in order(evidence)[:depth]]
+            shown.append(best if arrange is None else arrange(best))
+        vectors = encoder.encode_listwise(task.queries, shown, query_weight=0.0).embeddings
+        return cls(task, vectors, np.stack(means))
+
+    def blended(self, query_weight: float, feedback_weight: float) -> Embeddings:
+        vectors = query_weight * self.task.asked + (1 - query_weight) * self.vectors
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors + feedback_weight * self.means
 
 
 def tuned_rocchio(dev: Sequence[Task]) -> tuple[int, float]:
@@ -145,29 +186,56 @@ def tuned_rocchio(dev: Sequence[Task]) -> tuple[int, float]:
 def tuned_weight(dev: Sequence[Task], vectors: Sequence[Embeddings]) -> float:
     def dev_mean(weight: float) -> float:
         pairs = zip(dev, vectors, strict=True)
-        return fmean(_mean(task.ndcg(blended(task, v, weight))) for task, v in pairs)
+        return fmean(_mean(t.ndcg(weight * t.asked + (1 - weight) * v)) for t, v in pairs)
 
     return max(WEIGHTS, key=dev_mean)
 
 
-def orders(task: Task, encoder: Encoder) -> dict[str, float]:
-    """Means with the prompt's documents in other orders; `all` also changes which ones they are."""
-    depth = encoder.recipe.listwise.depth
+def grid(dev: Sequence[Listwise]) -> dict[str, dict[str, float]]:
+    """Dev means by collection for every pair of weights of query and feedback."""
+    return {
+        f"query_weight {query}, feedback.weight {feedback}": {
+            each.task.name: _mean(each.task.ndcg(each.blended(query, feedback))) for each in dev
+        }
+        for query in QUERY_WEIGHTS
+        for feedback in FEEDBACK_WEIGHTS
+    }
 
-    def mean(arrange: Callable[[list[str]], list[str]]) -> float:
-        return _mean(
-            task.ndcg(encoder.encode_listwise(task.queries, task.texts(arrange)).embeddings)
-        )
 
-    def shuffled(count: int, seed: int) -> Callable[[list[str]], list[str]]:
+def moved(task: Task, encoder: Encoder) -> dict[str, float]:
+    """nDCG@10 with the documents of the prompt in other orders; at most 500 queries of a task."""
+    task = task.first(500)
+
+    def mean(arrange: Arrange | None) -> float:
+        return _mean(task.ndcg(ranked(Listwise.of(task, encoder, arrange), encoder)))
+
+    def shuffled(seed: int) -> Arrange:
         draw = random.Random(seed)
-        return lambda texts: draw.sample(texts[:count], len(texts[:count])) + texts[count:]
+        return lambda texts: draw.sample(texts, len(texts))
 
     return {
-        **{f"shuffled {seed}": mean(shuffled(depth, seed)) for seed in range(SHUFFLES)},
-        "reversed": mean(lambda texts: texts[:depth][::-1]),
-        "all 100 shuffled": mean(shuffled(CANDIDATES, 0)),
+        "as it is": mean(None),
+        **{f"shuffled {seed}": mean(shuffled(seed)) for seed in range(SHUFFLES)},
+        "reversed": mean(lambda texts: texts[::-1]),
+        "100 candidates shuffled": _shuffled_candidates(task, encoder),
     }
+
+
+def _shuffled_candidates(task: Task, encoder: Encoder) -> float:
+    draw = random.Random(0)
+    lists = [draw.sample(hits, len(hits)) for hits in task.candidates]
+    return _mean(replace(task, candidates=lists).ndcg(reranked(task, encoder, lists)))
+
+
+def reranked(task: Task, encoder: Encoder, candidates: list[list[Hit]]) -> Embeddings:
+    """The vectors that the product ranks by."""
+    reranker = ListwiseReranker(encoder, stored_vectors="trust")
+    return reranker.enhance(task.queries, candidates)[0]
+
+
+def ranked(listwise: Listwise, encoder: Encoder) -> Embeddings:
+    assert encoder.feedback is not None
+    return listwise.blended(encoder.recipe.query_weight, encoder.feedback.weight)
 
 
 def _mean(values: Mapping[str, float]) -> float:
@@ -181,82 +249,106 @@ def main() -> None:
     parser.add_argument("--base", default="minilm")
     parser.add_argument("--query-adapter", type=Path, help="trained with prompt.depths=[0]")
     parser.add_argument("--cache", type=Path, help="keeps the vectors of documents")
-    parser.add_argument("--orders", action="store_true", help="prompts in other orders too")
+    parser.add_argument("--dev-only", action="store_true", help="the grid of weights on dev")
+    parser.add_argument("--unseen-only", action="store_true", help="no other collections, orders")
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     base, model = Encoder.from_pretrained(arguments.base), Encoder.from_pretrained(arguments.model)
     cache = arguments.cache and arguments.cache / f"{base.fingerprint}.npz"
     known = TextVectors(base.dim, cache=cache)
-    query_only = arguments.query_adapter and Encoder.from_pretrained(arguments.query_adapter)
+
+    def read(name: str, split: str) -> Task:
+        return read_task(arguments.data, name, split, base, known)
+
+    dev = [read(name, "dev") for name in DEV]
+    record: dict[str, Any] = {"model": arguments.model, "machine": machine()}
+    if arguments.dev_only:
+        record["dev"] = grid([Listwise.of(task, model) for task in dev])
+        for setting, by_collection in record["dev"].items():
+            figures = " ".join(f"{value:.2f}" for value in by_collection.values())
+            print(f"{setting}: {figures} | {fmean(by_collection.values()):.2f}")
+    else:
+        record |= table(arguments, dev, read, model)
+    arguments.output.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def table(
+    arguments: argparse.Namespace,
+    dev: Sequence[Task],
+    read: Callable[[str, str], Task],
+    model: Encoder,
+) -> dict[str, Any]:
+    query_adapter = arguments.query_adapter and Encoder.from_pretrained(arguments.query_adapter)
 
     def without_documents(task: Task) -> Embeddings:
         nothing: list[list[str]] = [[] for _ in task.queries]
-        return query_only.encode_listwise(
-            task.queries, nothing, depth=0, query_weight=0.0
-        ).embeddings
+        encode = query_adapter.encode_listwise
+        return encode(task.queries, nothing, depth=0, query_weight=0.0).embeddings
 
-    dev = [read_task(arguments.data, name, "dev", base, known) for name in DEV]
+    def feedback_alone(task: Task) -> Embeddings:
+        feedback = model.feedback
+        assert feedback is not None
+        added = []
+        for query, hits in zip(task.queries, task.candidates, strict=True):
+            texts = [hit.document.text for hit in hits]
+            evidence = feedback.evidence(query, texts, np.array([hit.score for hit in hits]))
+            added.append(feedback.mean(np.stack([hit.embedding for hit in hits]), evidence))
+        return task.asked + feedback.weight * np.stack(added)
+
     count, beta = tuned_rocchio(dev)
+    settings: dict[str, Any] = {"rocchio": {"documents": count, "beta": beta}}
     systems: dict[str, Callable[[Task], Embeddings]] = {
         "retrieve": lambda task: task.asked,
         "rocchio": lambda task: task.rocchio(count, beta),
+        "feedback": feedback_alone,
+        "listwise": lambda task: reranked(task, model, task.candidates),
     }
-    settings: dict[str, object] = {"rocchio": {"documents": count, "beta": beta}}
-    if query_only is not None:
+    if query_adapter is not None:
         weight = tuned_weight(dev, [without_documents(task) for task in dev])
         settings["query adapter"] = {"query_weight": weight}
-        systems["query adapter"] = lambda task: blended(task, without_documents(task), weight)
-    systems["listwise"] = lambda task: model.encode_listwise(task.queries, task.texts()).embeddings
+        systems["query adapter"] = lambda task: (
+            weight * task.asked + (1 - weight) * without_documents(task)
+        )
     print(f"tuned on dev: {settings}")
-
+    groups = {"unseen collections": UNSEEN_COLLECTIONS, "unseen splits": UNSEEN_SPLITS}
+    if not arguments.unseen_only:
+        groups["others"] = OTHERS
     rows: dict[str, dict[str, float]] = {}
-    p_values: dict[str, float] = {}
-    moved: dict[str, dict[str, float]] = {}
-    for task in dev:
-        rows[f"{task.name} dev"] = {
-            name: _mean(task.ndcg(of(task))) for name, of in systems.items()
-        }
+    p: dict[str, float] = {}
+    orders: dict[str, dict[str, float]] = {}
     print(f"| nDCG@10 | queries | {' | '.join(systems)} | change | p |", flush=True)
     print(f"|---|---|{'---|' * (len(systems) + 2)}")
-    for name in (*UNSEEN_COLLECTIONS, *UNSEEN_SPLITS, *OTHERS):
-        task = read_task(arguments.data, name, "test", base, known)
+    for name in [name for names in groups.values() for name in names]:
+        task = read(name, "test")
         values = {system: task.ndcg(of(task)) for system, of in systems.items()}
-        rows[name] = {"queries": len(task.ids)} | {s: _mean(v) for s, v in values.items()}
-        p_values[name] = paired_randomization_test(values["listwise"], values["retrieve"])
-        if arguments.orders and name in UNSEEN_COLLECTIONS + UNSEEN_SPLITS:
-            moved[name] = orders(task, model)
-        change = rows[name]["listwise"] - rows[name]["retrieve"]
-        figures = " | ".join(f"{rows[name][system]:.2f}" for system in systems)
-        print(
-            f"| {name} | {len(task.ids)} | {figures} | {change:+.2f} | {p_values[name]:.4f} |",
-            flush=True,
-        )
-    adjusted = holm_correction(
-        {name: p_values[name] for name in UNSEEN_COLLECTIONS + UNSEEN_SPLITS}
-    )
-    for title, names in (
-        ("unseen collections", UNSEEN_COLLECTIONS),
-        ("unseen splits", UNSEEN_SPLITS),
-        ("others", OTHERS),
-    ):
-        means = {system: fmean(rows[name][system] for name in names) for system in systems}
-        rows[f"mean of {title}"] = means
-        figures = " | ".join(f"{value:.2f}" for value in means.values())
-        print(f"| **{title}** | | {figures} | {means['listwise'] - means['retrieve']:+.2f} | |")
-    print("Holm:", {name: round(p, 4) for name, p in adjusted.items()})
-    for order in next(iter(moved.values()), {}):
-        shift = fmean(moved[name][order] - rows[name]["listwise"] for name in UNSEEN_COLLECTIONS)
-        print(f"order: {order}: {shift:+.2f} on the mean of the unseen collections")
-    record = {
-        "model": arguments.model,
-        "machine": machine(),
+        rows[name] = {"queries": len(task.ids), **{s: _mean(v) for s, v in values.items()}}
+        p[name] = paired_randomization_test(values["listwise"], values["retrieve"])
+        _print_row(name, rows[name], systems, f"{len(task.ids)}", f"{p[name]:.4f}")
+        if name in UNSEEN_COLLECTIONS and not arguments.unseen_only:
+            orders[name] = moved(task, model)
+    for title, names in groups.items():
+        rows[title] = {system: fmean(rows[name][system] for name in names) for system in systems}
+        _print_row(f"**{title}**", rows[title], systems, "", "")
+    adjusted = holm_correction({name: p[name] for name in UNSEEN_COLLECTIONS + UNSEEN_SPLITS})
+    print("Holm:", {name: round(value, 4) for name, value in adjusted.items()})
+    for way in next(iter(orders.values()), {}):
+        shift = fmean(each[way] - each["as it is"] for each in orders.values())
+        print(f"prompts {way}: {shift:+.2f} on the mean of the unseen collections")
+    return {
         "tuned on dev": settings,
         NDCG: rows,
-        "p": p_values,
+        "p": p,
         "p, Holm": adjusted,
-        "orders": moved,
+        "orders": orders,
     }
-    arguments.output.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def _print_row(
+    name: str, row: Mapping[str, float], systems: Mapping[str, Any], queries: str, p: str
+) -> None:
+    figures = " | ".join(f"{row[system]:.2f}" for system in systems)
+    change = row["listwise"] - row["retrieve"]
+    print(f"| {name} | {queries} | {figures} | {change:+.2f} | {p} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from e2rank_rag.models.minilm import DEFAULT_MODEL
 from e2rank_rag.training import commands
 
 if TYPE_CHECKING:
@@ -31,11 +32,15 @@ app = typer.Typer(
 out = Console()
 err = Console(stderr=True)
 
+MODEL_HELP = (
+    'A model folder, a hub id, "minilm" (all-MiniLM-L6-v2), or "e2rank-minilm" (that with a '
+    "listwise adapter)."
+)
 Index = Annotated[
     str, typer.Option("--index", help="A folder, made if need be, or the URL of a Qdrant server.")
 ]
 CollectionName = Annotated[str, typer.Option("--collection", help="Name of the collection in it.")]
-Model = Annotated[str, typer.Option("--model", "-m", help='A model folder, a hub id, or "minilm".')]
+Model = Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; CUDA if there is one.")]
 ApiKey = Annotated[
     str | None, typer.Option("--api-key", envvar="QDRANT_API_KEY", help="Of the Qdrant server.")
@@ -65,7 +70,7 @@ def common(
 
 @app.command()
 def demo(
-    model: Model = "minilm",
+    model: Model = DEFAULT_MODEL,
     index: Annotated[Path | None, typer.Option(help="Folder for the index.")] = None,
 ) -> None:
     """Index SciFact (it ships with the package), search it, rerank, and measure."""
@@ -81,7 +86,7 @@ def index(
     ],
     index: Index,
     collection: CollectionName = "documents",
-    model: Model = "minilm",
+    model: Model = DEFAULT_MODEL,
     prune: Annotated[
         bool, typer.Option("--prune", help="Delete documents that the source no longer has.")
     ] = False,
@@ -158,7 +163,7 @@ def search(
     conditions = parse_filters(filter or [])
     store = _store(index, collection, api_key, must_exist=True)
     try:
-        with _encoder(model or store.model or "minilm", device) as encoder:
+        with _encoder(model or store.model or DEFAULT_MODEL, device) as encoder:
             pipeline = SearchPipeline(encoder, store, ListwiseReranker(encoder) if rerank else None)
             hits = pipeline.search(
                 query,
@@ -190,7 +195,7 @@ def evaluate(
         Path, typer.Argument(help="A BEIR folder: corpus, queries, qrels/SPLIT.tsv.")
     ],
     split: Annotated[str, typer.Option(help="Which judgements to use.")] = "test",
-    model: Model = "minilm",
+    model: Model = DEFAULT_MODEL,
     systems: Annotated[
         str, typer.Option(help="Comma-separated: retrieve, rocchio, listwise.")
     ] = "retrieve,rocchio,listwise",

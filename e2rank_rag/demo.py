@@ -17,6 +17,7 @@ from e2rank_rag.evaluation.collections import Collection
 from e2rank_rag.evaluation.systems import SYSTEMS, run_system
 from e2rank_rag.indexing import index_file
 from e2rank_rag.models.encoder import Encoder
+from e2rank_rag.models.minilm import DEFAULT_MODEL
 from e2rank_rag.pipeline import SearchPipeline
 from e2rank_rag.rendering import before_after_table, systems_table
 from e2rank_rag.rerankers import ListwiseReranker
@@ -35,7 +36,7 @@ def index_folder() -> Path:
 def run_demo(
     console: Console,
     *,
-    model: str = "minilm",
+    model: str = DEFAULT_MODEL,
     folder: Path | None = None,
     collection: Collection | None = None,
 ) -> None:
@@ -134,5 +135,3 @@ def _measure(
         "● relevant; ↑↓ places moved; ms/query from the query's text to 100 ranked hits.",
         highlight=False,
     )
-    if encoder.name == "minilm":
-        console.print("all-MiniLM-L6-v2 was never trained on listwise prompts.", highlight=False)

@@ -30,7 +30,7 @@ from transformers.utils import logging as transformers_logging
 
 from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.adapter import ADAPTER_FILES
-from e2rank_rag.models.minilm import minilm_folder
+from e2rank_rag.models.minilm import ADAPTED_FOLDER, DEFAULT_MODEL, minilm_folder
 from e2rank_rag.prompts import E2RANK, ChatListwise, Prompts, SpanListwise
 from e2rank_rag.recipe import ADAPTER_FOLDER, AdapterOf, ListwiseBudget, Pooling, Recipe
 from e2rank_rag.tokenization import special_frame
@@ -60,7 +60,9 @@ _SPAN_QUERY_WEIGHT = 0.5
 def resolve_folder(
     name: str | Path, *, revision: str | None = None, local_files_only: bool = False
 ) -> Path:
-    """A local folder, the model "minilm", or a hub id fetched into the hub's cache."""
+    """A local folder, "e2rank-minilm", "minilm", or a hub id fetched into the hub's cache."""
+    if str(name) == DEFAULT_MODEL:
+        return ADAPTED_FOLDER
     if str(name) == "minilm":
         return minilm_folder()
     folder = Path(name).expanduser()

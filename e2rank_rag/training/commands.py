@@ -88,6 +88,13 @@ def adapt(
         Path | None,
         typer.Option(help="Measure on this while training; default: the dev split of a folder."),
     ] = None,
+    mine: Annotated[
+        bool,
+        typer.Option(
+            "--mine/--as-they-are",
+            help="Mine lists from all documents of a file of pairs, or take its lists as they are.",
+        ),
+    ] = True,
     settings: Settings = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run.")
@@ -100,19 +107,19 @@ def adapt(
     given: dict[str, Any] = {
         "init_from": base,
         "output": output,
-        "data": [{"path": data}],
-        "dev": _dev_source(data, dev),
+        "data": [{"path": data, "mine": mine and not data.is_dir()}],
+        "dev": _dev_source(data, dev, mine=mine),
     }
     config = listwise_config(ADAPTER_CONFIG, settings or (), given)
     folder = train_listwise(config, resume=resume)
     out.print(f"the model is in {folder}: name it where your pipeline names {base}")
 
 
-def _dev_source(data: Path, dev: Path | None) -> list[dict[str, Any]]:
+def _dev_source(data: Path, dev: Path | None, *, mine: bool) -> list[dict[str, Any]]:
     from e2rank_rag.evaluation.collections import Collection
 
     if dev is not None:
-        return [{"path": dev, "split": "dev"}]
+        return [{"path": dev, "split": "dev", "mine": mine and not dev.is_dir()}]
     if data.is_dir() and "dev" in Collection.open(data).splits:
         return [{"path": data, "split": "dev", "limit": 200}]
     return []

@@ -35,6 +35,8 @@ class Source(_Strict):
         that `examples.read_examples` reads.
     split: of a folder. corpus: file of documents, for examples that hold ids only.
     limit: take so many examples, drawn by the seed; None: all.
+    mine: of a file, for pairs and triples: lists are mined from all its documents together, and its
+        labels are the judgements. False: its lists are taken as they are.
     depth: candidates of a mined list. first_negative: see `mining.mine_lists`.
     task: the instruction of queries that name none of their own, for models whose query prompt has
         one: a name of `prompts.TASKS`, or a sentence. Only stage 1 trains on it.
@@ -44,6 +46,7 @@ class Source(_Strict):
     split: str = "train"
     corpus: Path | None = None
     limit: int | None = Field(default=None, ge=1)
+    mine: bool = False
     depth: int = Field(default=100, ge=2)
     first_negative: int = Field(default=0, ge=0)
     task: str | None = None

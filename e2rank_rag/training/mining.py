@@ -19,7 +19,6 @@ import numpy as np
 
 from e2rank_rag.documents import BadRecord
 from e2rank_rag.evaluation.collections import Collection
-from e2rank_rag.evaluation.runs import Qrels
 from e2rank_rag.types import Document, Embeddings, RankingExample, TextEncoder
 
 logger = logging.getLogger(__name__)
@@ -67,7 +66,7 @@ def mine_lists(
     encoder: TextEncoder,
     embedded: Embedded,
     queries: Mapping[str, str],
-    qrels: Qrels,
+    qrels: Mapping[str, Mapping[str, float]],
     *,
     depth: int = 100,
     first_negative: int = 0,
@@ -121,7 +120,7 @@ def nearest(queries: Embeddings, documents: Embeddings, count: int) -> list[list
 
 
 def _without_doubtful(
-    places: Sequence[int], grades: Mapping[int, int], vectors: Embeddings, first_negative: int
+    places: Sequence[int], grades: Mapping[int, float], vectors: Embeddings, first_negative: int
 ) -> list[int]:
     positives = [row for row, grade in grades.items() if grade > 0]
     closest = (vectors[places] @ vectors[positives].T).max(axis=1)

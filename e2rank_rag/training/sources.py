@@ -88,12 +88,19 @@ def read_training(
             collection = Collection.open(source.path)
             queries = _drawn(collection.queries(source.split), source.limit, seed)
             if mine:
-                lists = _mined(source, collection, queries, encoder, known, add_missing=True)
+                found = Judged(
+                    collection_documents(collection), queries, collection.qrels(source.split)
+                )
+                lists = _mined(source, found, encoder, known, add_missing=True)
                 examples = list(lists.values())
             else:
                 examples = _judged(source, collection, queries)
         else:
             examples = _examples(source, seed)
+            if source.mine and mine:
+                found = Judged.of(examples)
+                lists = _mined(source, found, encoder, known, add_missing=True)
+                examples = list(lists.values())
             _encode(examples, encoder, known)
         if not examples:
             raise ValueError(f"{source.path} has no query with a relevant document to train on")
@@ -113,8 +120,15 @@ def _dev_set(source: Source, encoder: Encoder, known: TextVectors | None, seed: 
         collection = Collection.open(source.path)
         queries = _drawn(collection.queries(source.split), source.limit, seed)
         qrels = collection.qrels(source.split)
-        lists = _mined(source, collection, queries, encoder, known, add_missing=False)
+        judged = Judged(collection_documents(collection), queries, qrels)
+        lists = _mined(source, judged, encoder, known, add_missing=False)
         qrels = {id: qrels[id] for id in lists}
+    elif source.mine:
+        judged = Judged.of(_examples(source, seed))
+        lists = _mined(source, judged, encoder, known, add_missing=False)
+        qrels = {
+            id: {name: int(label) for name, label in judged.labels[id].items()} for id in lists
+        }
     else:
         examples = _examples(source, seed)
         _encode(examples, encoder, known)
@@ -137,24 +151,45 @@ def _dev_set(source: Source, encoder: Encoder, known: TextVectors | None, seed: 
     )
 
 
+@dataclass(frozen=True)
+class Judged:
+    """Documents to mine, queries by id, and by query and document ids what is judged."""
+
+    documents: Sequence[Document]
+    queries: Mapping[str, str]
+    labels: Mapping[str, Mapping[str, float]]
+
+    @classmethod
+    def of(cls, examples: Sequence[RankingExample]) -> Judged:
+        """All documents of these examples together; a query of several has the labels of all."""
+        texts = dict.fromkeys(text for example in examples for text in example.documents)
+        ids = {text: str(row) for row, text in enumerate(texts)}
+        labels: dict[str, dict[str, float]] = {}
+        for example in examples:
+            judged = zip(example.documents, example.labels, strict=True)
+            labels.setdefault(example.query, {}).update(
+                (ids[text], label) for text, label in judged
+            )
+        documents = [Document(id, text) for text, id in ids.items()]
+        return cls(documents, {query: query for query in labels}, labels)
+
+
 def _mined(
     source: Source,
-    collection: Collection,
-    queries: Mapping[str, str],
+    judged: Judged,
     encoder: Encoder,
     known: TextVectors | None,
     *,
     add_missing: bool,
 ) -> dict[str, RankingExample]:
-    documents = collection_documents(collection)
     known = TextVectors(encoder.dim) if known is None else known
-    texts = [document.text for document in documents]
+    texts = [document.text for document in judged.documents]
     known.encode(texts, encoder.encode_documents)
     return mine_lists(
         encoder,
-        Embedded(documents, known.of(texts)),
-        queries,
-        collection.qrels(source.split),
+        Embedded(judged.documents, known.of(texts)),
+        judged.queries,
+        judged.labels,
         depth=source.depth,
         first_negative=source.first_negative,
         add_missing=add_missing,

@@ -79,12 +79,17 @@ def test_adapt_gives_a_model_over_the_same_index(run, folder, tmp_path, tiny_ber
         assert adapted.fingerprint == base.fingerprint
 
 
-def test_adapt_takes_a_file_of_examples_and_then_measures_nothing(run, folder, tmp_path, tiny_bert):
+@pytest.mark.parametrize("option", ["--mine", "--as-they-are"])
+def test_adapt_takes_a_file_of_examples_and_then_measures_nothing(
+    run, folder, tmp_path, tiny_bert, option
+):
     lists, output = tmp_path / "lists.jsonl", tmp_path / "adapted"
     assert run("mine", folder, lists, "--model", tiny_bert)[0] == 0
-    code, _, errors = run("adapt", tiny_bert, lists, output, *STEPS, "list_size=4")
+    code, _, errors = run("adapt", option, tiny_bert, lists, output, *STEPS, "list_size=4")
     assert code == 0, errors
     assert "eval" not in (output / "run" / "metrics.jsonl").read_text()
+    (source,) = json.loads((output / "run" / "run.json").read_text())["config"]["data"]
+    assert source["mine"] == (option == "--mine")
 
 
 def test_train_runs_a_configuration(run, folder, tmp_path, tiny_bert):

@@ -58,6 +58,38 @@ def test_a_limit_draws_by_the_seed_and_keeps_the_order(tmp_path, bert):
     assert drawn(1) != drawn(2)
 
 
+def pairs_file(folder, pairs):
+    path = folder / "pairs.jsonl"
+    path.write_text("".join(json.dumps({"query": q, "pos": p}) + "\n" for q, p in pairs))
+    return path
+
+
+def test_pairs_are_mined_from_the_documents_of_all(tmp_path, bert):
+    pairs = [("purring", "cats purr"), ("barking", "dogs bark"), ("purring", "a cat that purrs")]
+    source = Source(path=pairs_file(tmp_path, pairs), mine=True)
+    known = TextVectors(bert.dim)
+    (train,) = read_training([source], bert, known, seed=0)
+    assert [example.query for example in train] == ["purring", "barking"]
+    purring, barking = (
+        {d: label for d, label in zip(e.documents, e.labels, strict=True)} for e in train
+    )
+    assert purring == {"cats purr": 1, "a cat that purrs": 1, "dogs bark": 0}
+    assert barking == {"cats purr": 0, "a cat that purrs": 0, "dogs bark": 1}
+    # As retrieved, not positives first: a place in the prompt must not tell the label.
+    queries = bert.encode_queries([example.query for example in train])
+    for example, query in zip(train, queries, strict=True):
+        cosines = known.of(example.documents) @ query
+        assert cosines.tolist() == sorted(cosines, reverse=True)
+    (dev,) = read_dev([source], bert, known, seed=0)
+    assert dev.qrels == {"purring": {"0": 1, "2": 1}, "barking": {"1": 1}}
+
+
+def test_a_file_is_taken_as_it_is_unless_it_says_otherwise(tmp_path, bert):
+    path = pairs_file(tmp_path, [("purring", "cats purr"), ("barking", "dogs bark")])
+    (train,) = read_training([Source(path=path)], bert, None, seed=0)
+    assert [example.documents for example in train] == [("cats purr",), ("dogs bark",)]
+
+
 def test_a_folder_without_a_relevant_document_is_refused(folder, bert):
     (folder / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\n1\tcats\t0\n")
     with pytest.raises(ValueError, match="animals has no query with a relevant document"):

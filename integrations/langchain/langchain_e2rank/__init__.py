@@ -1,6 +1,6 @@
 """E2Rank in LangChain: one model embeds, retrieves and listwise-reranks.
 
-    store = E2RankVectorStore.from_texts(texts, E2RankEmbeddings(model="minilm"))
+    store = E2RankVectorStore.from_texts(texts, E2RankEmbeddings(model="e2rank-minilm"))
     retriever = E2RankRetriever(vectorstore=store, k=5)
     documents = retriever.invoke("does vitamin D prevent falls?")
 

@@ -17,6 +17,7 @@ from langchain_core.runnables.config import (
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from e2rank_rag import types
+from e2rank_rag.models.minilm import DEFAULT_MODEL
 from e2rank_rag.prompts import Prompts, Task
 from e2rank_rag.recipe import Pooling
 
@@ -34,7 +35,8 @@ class E2RankModel(BaseModel):
 
     All components that name the same weights, dtype and device share one model in memory.
 
-    model: a model folder, a hub id, or "minilm" (all-MiniLM-L6-v2 from the `minilm` extra).
+    model: a model folder, a hub id, "minilm" (all-MiniLM-L6-v2, from the `minilm` extra), or
+        "e2rank-minilm", which has a listwise adapter beside it.
     task: the instruction of causal models, by name or as a `Task`.
     device, dtype: None takes CUDA where there is one, with bfloat16, else the CPU with float32.
     max_length: limit for queries and documents, in tokens.
@@ -43,7 +45,7 @@ class E2RankModel(BaseModel):
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
-    model: str | Path = "minilm"
+    model: str | Path = DEFAULT_MODEL
     task: Task | str | None = None
     device: str | None = None
     dtype: str | None = None

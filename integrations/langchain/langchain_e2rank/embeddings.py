@@ -10,7 +10,7 @@ from langchain_e2rank._shared import E2RankModel
 class E2RankEmbeddings(E2RankModel, Embeddings):
     """Vectors of unit length for documents and queries; see `E2RankModel` for the parameters.
 
-    embeddings = E2RankEmbeddings(model="minilm")
+    embeddings = E2RankEmbeddings(model="e2rank-minilm")
     vector = embeddings.embed_query("does vitamin D prevent falls?")
     """
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from haystack import Document, component, default_from_dict
 from haystack.utils import ComponentDevice
 
+from e2rank_rag.models.minilm import DEFAULT_MODEL
+
 if TYPE_CHECKING:
     from haystack.components.embedders.types import DocumentEmbedder
 
@@ -24,7 +26,7 @@ class E2RankDocumentEmbedder:
     from haystack import Document
     from haystack_integrations.components.embedders.e2rank import E2RankDocumentEmbedder
 
-    embedder = E2RankDocumentEmbedder(model="minilm", meta_fields_to_embed=["title"])
+    embedder = E2RankDocumentEmbedder(model="e2rank-minilm", meta_fields_to_embed=["title"])
     embedded = embedder.run([Document(content="...", meta={"title": "Eiger"})])["documents"]
     ```
     """
@@ -32,7 +34,7 @@ class E2RankDocumentEmbedder:
     def __init__(
         self,
         *,
-        model: str | Path = "minilm",
+        model: str | Path = DEFAULT_MODEL,
         meta_fields_to_embed: list[str] | None = None,
         embedding_separator: str = "\n",
         prefix: str = "",
@@ -44,7 +46,7 @@ class E2RankDocumentEmbedder:
     ) -> None:
         """Nothing is loaded before the first run, or `warm_up`.
 
-        model: "minilm", a model folder or a hub id; its own document prompt is applied.
+        model: "e2rank-minilm", a model folder or a hub id; its own document prompt is applied.
         meta_fields_to_embed: put before the content, joined by `embedding_separator`; give the same
             to the ranker or retriever that reuses the vectors.
         prefix, suffix: put around that text.

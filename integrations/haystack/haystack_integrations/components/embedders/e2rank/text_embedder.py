@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from haystack import component, default_from_dict
 from haystack.utils import ComponentDevice
 
+from e2rank_rag.models.minilm import DEFAULT_MODEL
+
 if TYPE_CHECKING:
     from haystack.components.embedders.types import TextEmbedder
 
@@ -21,14 +23,14 @@ class E2RankTextEmbedder:
     ```python
     from haystack_integrations.components.embedders.e2rank import E2RankTextEmbedder
 
-    embedding = E2RankTextEmbedder(model="minilm").run("who climbed it first?")["embedding"]
+    embedding = E2RankTextEmbedder(model="e2rank-minilm").run("who climbed it first?")["embedding"]
     ```
     """
 
     def __init__(
         self,
         *,
-        model: str | Path = "minilm",
+        model: str | Path = DEFAULT_MODEL,
         prefix: str = "",
         suffix: str = "",
         device: ComponentDevice | None = None,
@@ -37,7 +39,7 @@ class E2RankTextEmbedder:
     ) -> None:
         """Nothing is loaded before the first run, or `warm_up`.
 
-        model: "minilm", a model folder or a hub id; its own query prompt is applied.
+        model: "e2rank-minilm", a model folder or a hub id; its own query prompt is applied.
         prefix, suffix: put around the text, inside that prompt.
         device: None takes CUDA where there is one, else the CPU, on the machine that runs it.
         encoder_kwargs: further arguments of `e2rank_rag.Encoder.from_pretrained`, such as task,

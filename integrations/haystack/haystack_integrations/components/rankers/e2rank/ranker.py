@@ -17,6 +17,7 @@ from haystack_integrations.components.rankers.e2rank._candidates import (
 )
 from haystack_integrations.components.rankers.e2rank._stores import StoreHandle
 
+from e2rank_rag.models.minilm import DEFAULT_MODEL
 from e2rank_rag.rerankers import ListwiseReranker
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ class E2RankRanker:
     from haystack import Document
     from haystack_integrations.components.rankers.e2rank import E2RankRanker
 
-    ranker = E2RankRanker(model="minilm", top_k=5)
+    ranker = E2RankRanker(model="e2rank-minilm", top_k=5)
     found = ranker.run(query="which city lies on the Seine?", documents=[
         Document(content="Paris lies on the Seine."), Document(content="Berlin has a zoo."),
     ])
@@ -48,7 +49,7 @@ class E2RankRanker:
     def __init__(
         self,
         *,
-        model: str | Path = "minilm",
+        model: str | Path = DEFAULT_MODEL,
         top_k: int = 10,
         score_threshold: float | None = None,
         prompt_depth: int | None = None,
@@ -67,7 +68,7 @@ class E2RankRanker:
     ) -> None:
         """Nothing is loaded before the first run, or `warm_up`.
 
-        model: "minilm", a model folder or a hub id: the model that wrote the vectors.
+        model: "e2rank-minilm", a model folder or a hub id: the model that wrote the vectors.
         score_threshold: leave out documents that score less.
         prompt_depth: how many documents, the first as they come, are shown in the prompt (all are
             scored); None takes the model's own.

@@ -14,6 +14,7 @@ from haystack_integrations.components.rankers.e2rank._stores import Searched, St
 from haystack_integrations.components.retrievers.e2rank import _results
 from qdrant_client import models
 
+from e2rank_rag.models.minilm import DEFAULT_MODEL
 from e2rank_rag.pipeline import SearchPipeline
 from e2rank_rag.rerankers import ListwiseReranker
 from e2rank_rag.types import Hit
@@ -31,7 +32,7 @@ class E2RankRetriever:
     from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 
     store = QdrantDocumentStore(path="./index", index="news", embedding_dim=384)
-    retriever = E2RankRetriever(document_store=store, model="minilm", top_k=10, retrieve_k=100)
+    retriever = E2RankRetriever(document_store=store, model="e2rank-minilm", top_k=10)
     documents = retriever.run(query="storm in the north")["documents"]
     ```
 
@@ -44,7 +45,7 @@ class E2RankRetriever:
         self,
         document_store: Any,
         *,
-        model: str | Path = "minilm",
+        model: str | Path = DEFAULT_MODEL,
         top_k: int = 10,
         retrieve_k: int = 100,
         filters: dict[str, Any] | models.Filter | None = None,
@@ -71,7 +72,7 @@ class E2RankRetriever:
 
         document_store: a QdrantDocumentStore with an existing collection (its client is shared), an
             e2rank_rag store, or the arguments of `QdrantStore.open` as a dict.
-        model: "minilm", a model folder or a hub id: the model that wrote the vectors.
+        model: "e2rank-minilm", a model folder or a hub id: the model that wrote the vectors.
         retrieve_k: candidates retrieved and reranked.
         filters: Haystack's, or a native Qdrant filter. filter_policy: "replace" or "merge" them
             with those of a run.
