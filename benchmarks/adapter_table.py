@@ -55,6 +55,7 @@ UNSEEN_COLLECTIONS = (
 )
 UNSEEN_SPLITS = ("scifact", "bioasq_snippets")
 OTHERS = ("medquad", "squadshifts_new_wiki", "wikiqa", "multihop_small", "nq_qed_dev")
+UNSEEN_DEV = ("nfcorpus", "wikiqa")
 DEV = ("nfcorpus", "wikiqa", "bioasq_snippets", "squadshifts_new_wiki", "medquad")
 
 ROCCHIO = [(count, beta) for count in (1, 2, 3, 5, 10) for beta in (0.1, 0.2, 0.4, 0.6, 0.8)]
@@ -105,16 +106,22 @@ class Task:
 
 def read_task(data: Path, name: str, split: str, base: Encoder, known: TextVectors) -> Task:
     if name == "dl19+dl20":
-        parts = [_msmarco(data, year, base, known) for year in ("dl19", "dl20")]
-        return Task(
-            name,
-            [query for part in parts for query in part.queries],
-            np.concatenate([part.asked for part in parts]),
-            [hits for part in parts for hits in part.candidates],
-            [id for part in parts for id in part.ids],
-            {id: grades for part in parts for id, grades in part.qrels.items()},
-        )
-    return _task(name, Experiment.read(data / name, split), base, known)
+        return _merged(name, [_msmarco(data, year, base, known) for year in ("dl19", "dl20")])
+    # Nothing is trained on wikiqa, and its dev split is small.
+    splits = ("dev", "train") if (name, split) == ("wikiqa", "dev") else (split,)
+    parts = [_task(name, Experiment.read(data / name, each), base, known) for each in splits]
+    return _merged(name, parts)
+
+
+def _merged(name: str, parts: Sequence[Task]) -> Task:
+    return Task(
+        name,
+        [query for part in parts for query in part.queries],
+        np.concatenate([part.asked for part in parts]),
+        [hits for part in parts for hits in part.candidates],
+        [id for part in parts for id in part.ids],
+        {id: grades for part in parts for id, grades in part.qrels.items()},
+    )
 
 
 def _msmarco(data: Path, year: str, base: Encoder, known: TextVectors) -> Task:
@@ -266,7 +273,8 @@ def main() -> None:
         record["dev"] = grid([Listwise.of(task, model) for task in dev])
         for setting, by_collection in record["dev"].items():
             figures = " ".join(f"{value:.2f}" for value in by_collection.values())
-            print(f"{setting}: {figures} | {fmean(by_collection.values()):.2f}")
+            unseen = fmean(by_collection[name] for name in UNSEEN_DEV)
+            print(f"{setting}: {figures} | {fmean(by_collection.values()):.2f} | {unseen:.2f}")
     else:
         record |= table(arguments, dev, read, model)
     arguments.output.write_text(json.dumps(record, indent=2) + "\n")

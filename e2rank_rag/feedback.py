@@ -34,7 +34,7 @@ class Feedback(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    lexical_weight: float = Field(default=0.5, ge=0.0)
+    lexical_weight: float = Field(default=0.8, ge=0.0)
     temperature: float = Field(default=0.6, gt=0.0)
     weight: float = Field(default=0.5, ge=0.0)
 

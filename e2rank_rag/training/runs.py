@@ -190,6 +190,7 @@ def training_arguments(
         "report_to": "none",
         "use_cpu": not torch.cuda.is_available(),
         "dataloader_pin_memory": torch.cuda.is_available(),
+        "ddp_find_unused_parameters": False,  # none is: what no loss reads is frozen
         **stage,
         **config.trainer,
     }
