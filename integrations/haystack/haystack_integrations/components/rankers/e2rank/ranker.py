@@ -70,8 +70,8 @@ class E2RankRanker:
 
         model: "e2rank-minilm", a model folder or a hub id: the model that wrote the vectors.
         score_threshold: leave out documents that score less.
-        prompt_depth: how many documents, the best or the first as the model says, are shown in the prompt (all are
-            scored); None takes the model's own.
+        prompt_depth: how many documents, the best or the first as the model says, are shown in the
+            prompt (all are scored); None takes the model's own.
         query_weight: how much of the plain query is in the vector; None takes the model's own.
         stored_vectors: probe two of the vectors once ("check"), use them unseen ("trust"), or
             encode every document anew ("ignore").
