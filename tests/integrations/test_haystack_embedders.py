@@ -23,7 +23,7 @@ from tests.integrations.haystack_kit import QUERY, Encoded, alike, documents
 
 HOME = "haystack_integrations.components.embedders.e2rank"
 TEXT = {
-    "model": "minilm",
+    "model": "e2rank-minilm",
     "prefix": "",
     "suffix": "",
     "device": None,

@@ -35,7 +35,7 @@ from tests.integrations.haystack_kit import (
 
 TYPE = "haystack_integrations.components.rankers.e2rank.ranker.E2RankRanker"
 DEFAULTS = {
-    "model": "minilm",
+    "model": "e2rank-minilm",
     "top_k": 10,
     "score_threshold": None,
     "prompt_depth": None,

@@ -38,7 +38,7 @@ from tests.integrations.haystack_kit import (
 TYPE = "haystack_integrations.components.retrievers.e2rank.retriever.E2RankRetriever"
 STORE_TYPE = "haystack_integrations.document_stores.qdrant.document_store.QdrantDocumentStore"
 DEFAULTS = {
-    "model": "minilm",
+    "model": "e2rank-minilm",
     "top_k": 10,
     "retrieve_k": 100,
     "filters": None,
