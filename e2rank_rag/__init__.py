@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from e2rank_rag.errors import CheckpointError, StoredVectorMismatch, StoreError
+    from e2rank_rag.feedback import Feedback
     from e2rank_rag.indexing import IndexReport, index_documents, index_file
     from e2rank_rag.models.encoder import Encoder
     from e2rank_rag.pipeline import SearchPipeline
@@ -26,6 +27,7 @@ _HOMES = {
     "Document": "types",
     "Hit": "types",
     "Encoder": "models.encoder",
+    "Feedback": "feedback",
     "ListwiseReranker": "rerankers",
     "RocchioReranker": "rerankers",
     "Window": "rerankers",
@@ -42,6 +44,7 @@ __all__ = [
     "CheckpointError",
     "Document",
     "Encoder",
+    "Feedback",
     "Hit",
     "IndexReport",
     "LANGCHAIN_LAYOUT",
