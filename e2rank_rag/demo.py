@@ -114,7 +114,7 @@ def _show_queries(
         )
         console.print(
             f"{len(found)} candidates reranked in {1000 * seconds:.0f} ms: one prompt of "
-            f"{prompt.tokens} tokens with the first {prompt.documents} documents; "
+            f"{prompt.tokens} tokens with {prompt.documents} of the documents; "
             "no document was encoded.",
             highlight=False,
         )
