@@ -32,7 +32,7 @@ from e2rank_rag.evaluation.metrics import evaluate_by_query
 from e2rank_rag.evaluation.report import Experiment
 from e2rank_rag.evaluation.runs import run_from_rankings
 from e2rank_rag.evaluation.significance import holm_correction, paired_randomization_test
-from e2rank_rag.feedback import order
+from e2rank_rag.feedback import Scores, order
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.rerankers import ListwiseReranker, score_by_vector
 from e2rank_rag.training.mining import nearest
@@ -157,6 +157,19 @@ def _light(candidates: list[list[Hit]]) -> list[list[Hit]]:
     ]
 
 
+def fed_back(task: Task, encoder: Encoder) -> tuple[list[Scores], Embeddings]:
+    """Per query the evidence of each candidate, and the candidates' mean vector."""
+    feedback = encoder.feedback
+    assert feedback is not None
+    evidence, means = [], []
+    for query, hits in zip(task.queries, task.candidates, strict=True):
+        texts = [hit.document.text for hit in hits]
+        scores = feedback.evidence(query, texts, np.array([hit.score for hit in hits]))
+        evidence.append(scores)
+        means.append(feedback.mean(np.stack([hit.embedding for hit in hits]), scores))
+    return evidence, np.stack(means)
+
+
 @dataclass(frozen=True)
 class Listwise:
     """Listwise vectors of a task, their prompts' documents in an order of choice, and feedback."""
@@ -168,17 +181,14 @@ class Listwise:
     @classmethod
     def of(cls, task: Task, encoder: Encoder, arrange: Arrange | None = None) -> Listwise:
         """As `ListwiseReranker` has them, but for `arrange`, which is given the shown texts."""
-        feedback, depth = encoder.feedback, encoder.recipe.listwise.depth
-        assert feedback is not None
-        shown, means = [], []
-        for query, hits in zip(task.queries, task.candidates, strict=True):
-            texts = [hit.document.text for hit in hits]
-            evidence = feedback.evidence(query, texts, np.array([hit.score for hit in hits]))
-            means.append(feedback.mean(np.stack([hit.embedding for hit in hits]), evidence))
-            best = [texts[place] for place in order(evidence)[:depth]]
+        evidence, means = fed_back(task, encoder)
+        shown = []
+        for hits, scores in zip(task.candidates, evidence, strict=True):
+            places = order(scores)[: encoder.recipe.listwise.depth]
+            best = [hits[place].document.text for place in places]
             shown.append(best if arrange is None else arrange(best))
         vectors = encoder.encode_listwise(task.queries, shown, query_weight=0.0).embeddings
-        return cls(task, vectors, np.stack(means))
+        return cls(task, vectors, means)
 
     def blended(self, query_weight: float, feedback_weight: float) -> Embeddings:
         vectors = query_weight * self.task.asked + (1 - query_weight) * self.vectors
@@ -294,14 +304,8 @@ def table(
         return encode(task.queries, nothing, depth=0, query_weight=0.0).embeddings
 
     def feedback_alone(task: Task) -> Embeddings:
-        feedback = model.feedback
-        assert feedback is not None
-        added = []
-        for query, hits in zip(task.queries, task.candidates, strict=True):
-            texts = [hit.document.text for hit in hits]
-            evidence = feedback.evidence(query, texts, np.array([hit.score for hit in hits]))
-            added.append(feedback.mean(np.stack([hit.embedding for hit in hits]), evidence))
-        return task.asked + feedback.weight * np.stack(added)
+        assert model.feedback is not None
+        return task.asked + model.feedback.weight * fed_back(task, model)[1]
 
     count, beta = tuned_rocchio(dev)
     settings: dict[str, Any] = {"rocchio": {"documents": count, "beta": beta}}
