@@ -1,11 +1,12 @@
 """Trains e2rank-minilm: all-MiniLM-L6-v2 with a listwise adapter, from four open collections.
 
-    python benchmarks/train_minilm.py DATA OUTPUT [key=value ...]
+    python benchmarks/train_minilm.py DATA OUTPUT [--also NAME ...] [key=value ...]
 
 DATA holds BEIR folders; OUTPUT gets the model, and OUTPUT-work what is made on the way: MedQuAD
 without the answers that LiveQA is judged on, and vectors of documents, which a second run reuses.
 Settings are those of e2rank_rag/training/configs/e2rank-minilm.yaml unless given. Trained on
-`train` splits of collections under CC BY or ODC-By only; measured on `dev` splits while training.
+`train` splits of collections under CC BY or ODC-By only, and of those that `--also` names;
+measured on `dev` splits while training.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("settings", nargs="*")
+    parser.add_argument("--also", action="append", default=[], help="a collection of DATA")
     arguments = parser.parse_args()
     data, work = arguments.data, arguments.output.with_name(f"{arguments.output.name}-work")
     without_answers(data / "medquad", data / "liveqa_med", work / MEDQUAD)
@@ -77,7 +79,7 @@ def main() -> None:
 
     given = {
         "output": arguments.output,
-        "data": sources(TRAIN, "train"),
+        "data": sources(TRAIN | dict.fromkeys(arguments.also), "train"),
         "dev": sources(DEV | {MEDQUAD: 150}, "dev"),
         "vectors": work / "vectors",
     }
