@@ -12,6 +12,9 @@ from e2rank_rag.prompts import Prompts
 
 Pooling = Literal["last", "cls", "mean"]
 
+System = Literal["e2rank", "resrank", "rankt5"]
+"""What a model folder holds, as `e2rank.json` says: an encoder, an encoder with a reranker that
+reads its vectors, or a ranker of pairs."""
 
 ADAPTER_FOLDER = "listwise_adapter"
 

@@ -11,10 +11,10 @@ or no pass at all (Rocchio). A cosine is comparable within one query, not across
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from e2rank_rag.feedback import Feedback, order
 from e2rank_rag.stored_vectors import CandidateVectors, StoredVectors, VectorCounts
 from e2rank_rag.types import Embeddings, Hit, PromptUsage, TextEncoder
+
+T = TypeVar("T")
 
 
 def rank(candidates: Sequence[Hit], scores: Sequence[float] | np.ndarray) -> list[Hit]:
@@ -66,24 +68,27 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class RerankReport:
-    """What one call read: document vectors reused and encoded, and what each prompt held."""
+    """What one call read: document vectors reused and encoded, and what each prompt held.
+
+    A cross-encoder has one prompt per pair: its usage of a query is the sum over them.
+    """
 
     vectors: VectorCounts
     prompts: tuple[PromptUsage, ...]
 
 
-class EnhancedQueryReranker(ABC):
-    """What the rerankers share: a better query vector per list, cosines with it, one sort."""
-
-    def __init__(self, encoder: TextEncoder, *, stored_vectors: StoredVectors = "check") -> None:
-        self.encoder = encoder
-        self.vectors = CandidateVectors(encoder, stored_vectors)
+class BaseReranker(ABC):
+    """What every reranker offers, whatever it reads: the forms of one call."""
 
     @abstractmethod
-    def enhance(
+    def explain_batch(
         self, queries: Sequence[str], candidates: Sequence[Sequence[Hit]]
-    ) -> tuple[Embeddings, tuple[PromptUsage, ...]]:
-        """One vector per query, float32 [n, dim]; candidates come with their embeddings."""
+    ) -> tuple[list[list[Hit]], RerankReport]:
+        """`rerank_batch`, and what it read."""
+
+    @abstractmethod
+    async def run_async(self, call: Callable[[], T]) -> T:
+        """Run a call in the thread of the model, whose methods run at once when called there."""
 
     def rerank(self, query: str, candidates: Sequence[Hit]) -> list[Hit]:
         """The candidates of one query, best first; see `rerank_batch`."""
@@ -94,23 +99,9 @@ class EnhancedQueryReranker(ABC):
     ) -> list[list[Hit]]:
         """Every candidate exactly once, with its new score, best first. Inputs are not changed.
 
-        Raises StoredVectorMismatch when their vectors are another model's.
+        Raises StoredVectorMismatch when their vectors are read and are another model's.
         """
         return self.explain_batch(queries, candidates)[0]
-
-    def explain_batch(
-        self, queries: Sequence[str], candidates: Sequence[Sequence[Hit]]
-    ) -> tuple[list[list[Hit]], RerankReport]:
-        """`rerank_batch`, and what it read."""
-        if len(queries) != len(candidates):
-            raise ValueError(f"{len(queries)} queries came with {len(candidates)} candidate lists")
-        filled, counts = self.vectors.fill(candidates)
-        # A query without candidates costs no prompt.
-        rows = [row for row, hits in enumerate(filled) if hits]
-        rankings, prompts = self._order([queries[r] for r in rows], [filled[r] for r in rows])
-        for row, ranking in zip(rows, rankings, strict=True):
-            filled[row] = ranking
-        return filled, RerankReport(counts, prompts)
 
     async def arerank(self, query: str, candidates: Sequence[Hit]) -> list[Hit]:
         """`rerank` without blocking the event loop."""
@@ -120,7 +111,46 @@ class EnhancedQueryReranker(ABC):
         self, queries: Sequence[str], candidates: Sequence[Sequence[Hit]]
     ) -> list[list[Hit]]:
         """`rerank_batch` without blocking the event loop."""
-        return await self.encoder.run_async(partial(self.rerank_batch, queries, candidates))
+        return await self.run_async(partial(self.rerank_batch, queries, candidates))
+
+
+class VectorReranker(BaseReranker):
+    """A reranker that reads the vectors of the candidates, and encodes only those that lack one."""
+
+    def __init__(self, encoder: TextEncoder, *, stored_vectors: StoredVectors = "check") -> None:
+        self.encoder = encoder
+        self.vectors = CandidateVectors(encoder, stored_vectors)
+
+    def explain_batch(
+        self, queries: Sequence[str], candidates: Sequence[Sequence[Hit]]
+    ) -> tuple[list[list[Hit]], RerankReport]:
+        check_lists(queries, candidates)
+        filled, counts = self.vectors.fill(candidates)
+        # A query without candidates costs no prompt.
+        rows = [row for row, hits in enumerate(filled) if hits]
+        rankings, prompts = self._order([queries[r] for r in rows], [filled[r] for r in rows])
+        for row, ranking in zip(rows, rankings, strict=True):
+            filled[row] = ranking
+        return filled, RerankReport(counts, prompts)
+
+    async def run_async(self, call: Callable[[], T]) -> T:
+        return await self.encoder.run_async(call)
+
+    @abstractmethod
+    def _order(
+        self, queries: Sequence[str], lists: Sequence[list[Hit]]
+    ) -> tuple[list[list[Hit]], tuple[PromptUsage, ...]]:
+        """The rankings of lists with at least one candidate each; all have their embeddings."""
+
+
+class EnhancedQueryReranker(VectorReranker):
+    """What these share: a better query vector per list, cosines with it, one sort."""
+
+    @abstractmethod
+    def enhance(
+        self, queries: Sequence[str], candidates: Sequence[Sequence[Hit]]
+    ) -> tuple[Embeddings, tuple[PromptUsage, ...]]:
+        """One vector per query, float32 [n, dim]; candidates come with their embeddings."""
 
     def _order(
         self, queries: Sequence[str], lists: Sequence[list[Hit]]
@@ -129,6 +159,12 @@ class EnhancedQueryReranker(ABC):
             return [], ()
         vectors, prompts = self.enhance(queries, lists)
         return _ranked(lists, vectors), prompts
+
+
+def check_lists(queries: Sequence[str], candidates: Sequence[Sequence[Hit]]) -> None:
+    """ValueError unless each query has a list."""
+    if len(queries) != len(candidates):
+        raise ValueError(f"{len(queries)} queries came with {len(candidates)} candidate lists")
 
 
 def score_by_vector(candidates: Sequence[Hit], vector: Embeddings) -> list[Hit]:

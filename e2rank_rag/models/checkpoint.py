@@ -32,7 +32,7 @@ from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.adapter import ADAPTER_FILES
 from e2rank_rag.models.minilm import ADAPTED_FOLDER, DEFAULT_MODEL, minilm_folder
 from e2rank_rag.prompts import E2RANK, ChatListwise, Prompts, SpanListwise
-from e2rank_rag.recipe import ADAPTER_FOLDER, AdapterOf, ListwiseBudget, Pooling, Recipe
+from e2rank_rag.recipe import ADAPTER_FOLDER, AdapterOf, ListwiseBudget, Pooling, Recipe, System
 from e2rank_rag.tokenization import special_frame
 
 if TYPE_CHECKING:
@@ -123,6 +123,19 @@ def read_recipe(
     budget = _listwise_budget(prompts, positions(config), stated["document_tokens"])
     weight = _SPAN_QUERY_WEIGHT if isinstance(prompts.listwise, SpanListwise) else 0.0
     return Recipe(**stated, listwise=budget, query_weight=weight)
+
+
+def read_system(folder: Path) -> System | None:
+    """What the folder's `e2rank.json` says it is; None without one."""
+    path = folder / RECIPE_FILE
+    if not path.is_file():
+        return None
+    stated = _read_json(path)
+    system = stated.get("system", "e2rank") if isinstance(stated, dict) else stated
+    if system not in get_args(System):
+        raise CheckpointError(f"{path}: system is {system!r}, not one of {list(get_args(System))}")
+    found: System = system
+    return found
 
 
 def model_folders(

@@ -31,7 +31,14 @@ from e2rank_rag.models.checkpoint import (
     resolve_folder,
     save_checkpoint,
 )
-from e2rank_rag.models.loaded import LoadedModel, LoadKey, acquire, release, stamp
+from e2rank_rag.models.loaded import (
+    LoadedModel,
+    LoadKey,
+    acquire,
+    load_encoder,
+    release,
+    stamp,
+)
 from e2rank_rag.prompts import Prompts, Task, resolve_prompts, resolve_task
 from e2rank_rag.recipe import Pooling, Recipe
 from e2rank_rag.tokenization import TextTokenizer, Tokens, collate, pad_id
@@ -123,7 +130,7 @@ class Encoder:
         dtype_here = _torch_dtype(dtype, where)
         files = stamp(weights, adapter)
         key = LoadKey(weights, files, dtype_here, where, attn_implementation, adapter)
-        loaded = acquire(key)
+        loaded = acquire(key, load_encoder)
         try:
             _check_base(recipe, loaded, name=str(model))
             _check_lengths(recipe, loaded, name=str(model))
@@ -137,7 +144,7 @@ class Encoder:
     def with_recipe(self, recipe: Recipe) -> Encoder:
         """The same weights under another recipe (prompts, lengths); close both when done."""
         _check_lengths(recipe, self._loaded, name=self.name)
-        loaded = acquire(self._key)
+        loaded = acquire(self._key, load_encoder)
         try:
             return Encoder(self._key, loaded, recipe, name=self.name)
         except BaseException:

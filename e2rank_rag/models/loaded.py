@@ -1,4 +1,4 @@
-"""Models in memory: one copy of the weights and one worker thread for all their encoders."""
+"""Models in memory: one copy of the weights and one worker thread for all that use them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from tokenizers import Tokenizer
@@ -25,6 +26,7 @@ class LoadKey:
     stamp: sizes and times of the weight files, so that a folder which training has overwritten is
     another model.
     adapter: folder of the listwise adapter, where there is one.
+    system: what is made of the weights, see `recipe.System`.
     """
 
     folder: Path
@@ -33,6 +35,7 @@ class LoadKey:
     device: torch.device
     attn_implementation: str | None
     adapter: Path | None = None
+    system: str = "e2rank"
 
 
 def stamp(*folders: Path | None) -> tuple[tuple[str, int, int], ...]:
@@ -41,36 +44,45 @@ def stamp(*folders: Path | None) -> tuple[tuple[str, int, int], ...]:
     return tuple((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files)
 
 
-@dataclass
-class LoadedModel:
-    """Weights, tokenizer and the one thread that may use them.
+@dataclass(kw_only=True)
+class Shared:
+    """A tokenizer and the one thread that may use it; a system adds its weights."""
+
+    tokenizer: PreTrainedTokenizerBase
+    plain: Tokenizer
+    worker: Worker
+    users: int = field(default=0)
+
+
+@dataclass(kw_only=True)
+class LoadedModel(Shared):
+    """What an encoder needs.
 
     listwise: what reads listwise prompts; the transformer itself, unless there is an adapter.
     """
 
     transformer: PreTrainedModel
     listwise: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    plain: Tokenizer
     digest: str
-    worker: Worker
-    users: int = field(default=0)
 
 
-_loaded: dict[LoadKey, LoadedModel] = {}
+M = TypeVar("M", bound=Shared)
+
+_loaded: dict[LoadKey, Any] = {}
 _lock = threading.Lock()
 
 
-def acquire(key: LoadKey) -> LoadedModel:
+def acquire(key: LoadKey, load: Callable[[LoadKey], M]) -> M:
     """The model of this key, loaded at the first request; pair each call with `release`."""
     with _lock:
         if key not in _loaded:
-            _loaded[key] = _load(key)
-        _loaded[key].users += 1
-        return _loaded[key]
+            _loaded[key] = load(key)
+        found: M = _loaded[key]
+        found.users += 1
+        return found
 
 
-def release(key: LoadKey, model: LoadedModel) -> None:
+def release(key: LoadKey, model: Shared) -> None:
     """Give one use back; the last one frees the weights and ends the thread."""
     with _lock:
         model.users -= 1
@@ -79,7 +91,7 @@ def release(key: LoadKey, model: LoadedModel) -> None:
             del _loaded[key]
     if last:
         model.worker.close()
-        del model.transformer, model.listwise
+        vars(model).clear()  # a closed encoder may live on, its weights not
         if key.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -89,7 +101,8 @@ def loaded_models() -> int:
     return len(_loaded)
 
 
-def _load(key: LoadKey) -> LoadedModel:
+def load_encoder(key: LoadKey) -> LoadedModel:
+    """Weights, listwise adapter and tokenizer of an encoder."""
     tokenizer = load_tokenizer(key.folder)
     transformer = load_transformer(
         key.folder, dtype=key.dtype, attn_implementation=key.attn_implementation

@@ -66,15 +66,10 @@ def train(
     ] = False,
 ) -> None:
     """Train a model as a configuration says. With torchrun on several devices."""
-    from e2rank_rag.training.config import ContrastiveConfig, read_config
-    from e2rank_rag.training.contrastive import train_contrastive
-    from e2rank_rag.training.trainer import train_listwise
+    from e2rank_rag.training.config import read_config
+    from e2rank_rag.training.stages import train_stage
 
-    stage = read_config(config, settings or ())
-    if isinstance(stage, ContrastiveConfig):
-        folder = train_contrastive(stage, resume=resume)
-    else:
-        folder = train_listwise(stage, resume=resume)
+    folder = train_stage(read_config(config, settings or ()), resume=resume)
     out.print(f"the model is in {folder}, the record of the run in {folder / 'run'}")
 
 

@@ -78,9 +78,7 @@ class LoraOptions(_Strict):
 class StageConfig(_Strict):
     """What every stage is told.
 
-    init_from: the model to begin from, as `Encoder.from_pretrained` takes it.
-    pooling, prompts: of that model, only where its folder does not say; prompts is a record or a
-        name of `prompts.NAMED_PROMPTS`.
+    init_from: the model to begin from.
     data: trained on; dev: measured on while training, for early stopping.
     balance: a source is drawn in proportion to its size to this power; 0 is evenly.
     dropout: of the model in training; None leaves its own.
@@ -89,8 +87,6 @@ class StageConfig(_Strict):
     """
 
     init_from: str
-    pooling: Pooling | None = None
-    prompts: Prompts | str | None = None
     output: Path
     data: tuple[Source, ...] = Field(min_length=1)
     dev: tuple[Source, ...] = ()
@@ -101,7 +97,18 @@ class StageConfig(_Strict):
     trainer: dict[str, Any] = {}
 
 
-class ContrastiveConfig(StageConfig):
+class EncoderConfig(StageConfig):
+    """A stage that trains an encoder.
+
+    pooling, prompts: of the model to begin from, only where its folder does not say; prompts is a
+        record or a name of `prompts.NAMED_PROMPTS`.
+    """
+
+    pooling: Pooling | None = None
+    prompts: Prompts | str | None = None
+
+
+class ContrastiveConfig(EncoderConfig):
     """Stage 1: InfoNCE over the documents of a batch.
 
     negatives: hard negatives of a query, drawn in each epoch among its documents with a label of 0
@@ -125,7 +132,7 @@ class ContrastiveConfig(StageConfig):
     cross_device_negatives: bool = False
 
 
-class ListwiseConfig(StageConfig):
+class ListwiseConfig(EncoderConfig):
     """Stage 2: InfoNCE + ranknet_weight * RankNet on listwise prompts.
 
     mode: "joint" trains one set of weights for queries, documents and prompts, and needs a new
@@ -167,18 +174,16 @@ class ListwiseConfig(StageConfig):
 
 C = TypeVar("C", bound=StageConfig)
 
-STAGES: Mapping[str, type[ContrastiveConfig] | type[ListwiseConfig]] = {
+STAGES: Mapping[str, type[StageConfig]] = {
     "contrastive": ContrastiveConfig,
     "listwise": ListwiseConfig,
 }
 
 
-def read_config(
-    path: str | Path, overrides: Sequence[str] = ()
-) -> ContrastiveConfig | ListwiseConfig:
+def read_config(path: str | Path, overrides: Sequence[str] = ()) -> StageConfig:
     """The configuration of a YAML file, with `key.key=value` in place of what it says.
 
-    Its `stage` says which kind it is; without one it is "listwise".
+    Its `stage` says which kind of `STAGES` it is; without one it is "listwise".
 
     Relative paths of sources count from the file's folder, `output` from the working directory.
     Raises ValueError that names the file and the key.

@@ -69,7 +69,7 @@ def train_contrastive(config: ContrastiveConfig, *, resume: bool = False) -> Pat
     trainer = _trainer(config, arguments, base.recipe, base.weights_folder, train, dev)
     if trainer.is_world_process_zero():
         sizes = [len(part) for part in train]
-        describe_run(run / "run.json", config, base, sizes, negatives=trainer.negatives())
+        describe_run(run / "run.json", config, base.digest, sizes, negatives=trainer.negatives())
     trainer.train(resume_from_checkpoint=resume or None)
     if trainer.is_world_process_zero():
         model = trainer.accelerator.unwrap_model(trainer.model)
@@ -81,11 +81,14 @@ def train_contrastive(config: ContrastiveConfig, *, resume: bool = False) -> Pat
 class ContrastiveTrainer(StageTrainer):
     """Minimises `contrastive_loss`. Dev sets are measured plain: no listwise prompt is trained."""
 
-    reranks = False
-
-    def __init__(self, *, config: ContrastiveConfig, **arguments: Any) -> None:
-        super().__init__(config=config, **arguments)
+    def __init__(self, *, config: ContrastiveConfig, live: LiveEncoder, **arguments: Any) -> None:
+        super().__init__(
+            config=config,
+            measure=lambda part: part.measure(live, None, rerank=False),
+            **arguments,
+        )
         self.config = config
+        self.live = live
 
     def compute_loss(
         self,
@@ -95,7 +98,7 @@ class ContrastiveTrainer(StageTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         queries, documents = (
-            embed(model, inputs[side], truncate_dim=self.recipe.truncate_dim)
+            embed(model, inputs[side], truncate_dim=self.live.recipe.truncate_dim)
             for side in ("queries", "documents")
         )
         loss, parts = contrastive_loss(queries, documents, inputs, self.config)
@@ -162,13 +165,12 @@ def _trainer(
     model = trainable_model(config, weights)
     padding = pad_id(tokenizer)
     serving = TextTokenizer(tokenizer, plain, recipe)
+    live = LiveEncoder(model, serving, recipe, pad_id=padding, base=None)
     trainer = ContrastiveTrainer(
         config=config,
-        recipe=recipe,
+        live=live,
         batches=batches,
-        live=LiveEncoder(model, serving, recipe, pad_id=padding, base=None),
         dev=dev,
-        known=None,
         model=model,
         args=arguments,
         data_collator=PairCollator(

@@ -13,7 +13,6 @@ from typing import Any
 
 import e2rank_rag
 from e2rank_rag.lines import read_lines
-from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.training.config import Source, StageConfig
 
 logger = logging.getLogger(__name__)
@@ -22,10 +21,11 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "numpy"
 
 
 def describe_run(
-    path: Path, config: StageConfig, base: Encoder, examples: Sequence[int], **facts: Any
+    path: Path, config: StageConfig, digest: str, examples: Sequence[int], **facts: Any
 ) -> None:
     """Write configuration, base weights, hashes of the data and versions as JSON.
 
+    digest: of the weights that training began from.
     examples: how many each source of `config.data` gave.
     facts: what else is worth a record, as JSON values.
     """
@@ -33,7 +33,7 @@ def describe_run(
     counts: list[int | None] = [*examples, *[None] * len(config.dev)]
     record: dict[str, Any] = {
         "config": config.model_dump(mode="json"),
-        "base": {"name": base.name, "weights": base.digest},
+        "base": {"name": config.init_from, "weights": digest},
         "data": [
             {
                 "path": str(source.path),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,10 @@ from e2rank_rag.models.checkpoint import load_tokenizer, load_transformer, save_
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.recipe import Recipe
 from e2rank_rag.training.batches import SourceBatches
-from e2rank_rag.training.config import StageConfig
-from e2rank_rag.training.live import LiveEncoder
+from e2rank_rag.training.config import EncoderConfig, StageConfig
 from e2rank_rag.training.sources import DevSet
-from e2rank_rag.training.vectors import TextVectors
+
+Measure = Callable[[DevSet], dict[str, float]]
 
 RUN_FOLDER = "run"
 METRICS_FILE = "metrics.jsonl"
@@ -47,7 +47,7 @@ def new_run(output: Path, *, resume: bool) -> Path:
     return run
 
 
-def open_base(config: StageConfig, device: torch.device) -> Encoder:
+def open_base(config: EncoderConfig, device: torch.device) -> Encoder:
     """The model that training begins from.
 
     Raises ValueError for one with a listwise adapter: no stage goes on with it.
@@ -67,20 +67,17 @@ def open_base(config: StageConfig, device: torch.device) -> Encoder:
 class StageTrainer(Trainer):
     """Trains on batches of one source each and measures dev sets; a stage adds its loss.
 
-    reranks: whether dev sets are measured reranked too.
+    measure: a dev set's figures by name, of the model as it is; the mean of all of them over the
+        dev sets decides which state is kept, and when to stop.
     """
-
-    reranks = True
 
     def __init__(
         self,
         *,
         config: StageConfig,
-        recipe: Recipe,
         batches: SourceBatches,
-        live: LiveEncoder,
         dev: Sequence[DevSet],
-        known: TextVectors | None,
+        measure: Measure,
         **arguments: Any,
     ) -> None:
         callbacks: list[TrainerCallback] = [MetricsFile(config.output / RUN_FOLDER / METRICS_FILE)]
@@ -93,11 +90,9 @@ class StageTrainer(Trainer):
             callbacks=callbacks,
             **arguments,
         )
-        self.recipe = recipe
         self.batches = batches
-        self.live = live
         self.dev = dev
-        self.known = known
+        self.measure = measure
         # The loss is a mean already: the trainer divides it by the accumulation steps.
         self.model_accepts_loss_kwargs = False
         self._parts: dict[str, list[Tensor]] = {}
@@ -120,19 +115,17 @@ class StageTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """nDCG@10 of each dev set, plain and reranked; `eval_mean` decides when to stop."""
-        names = ("retrieve", "rerank") if self.reranks else ("retrieve",)
-        measured = [part.measure(self.live, self.known, rerank=self.reranks) for part in self.dev]
+        """The figures of each dev set, and their means; `eval_mean` decides when to stop."""
+        measured = [self.measure(part) for part in self.dev]
+        names = list(measured[0]) if measured else []
         metrics = {
             f"{metric_key_prefix}_{part.name}_{name}": value
             for part, values in zip(self.dev, measured, strict=True)
             for name, value in values.items()
         }
-        means = [
-            math.fsum(values[name] for values in measured) / max(len(measured), 1) for name in names
-        ]
+        means = [math.fsum(values[name] for values in measured) / len(measured) for name in names]
         metrics |= {f"{metric_key_prefix}_{name}": m for name, m in zip(names, means, strict=True)}
-        metrics[f"{metric_key_prefix}_mean"] = math.fsum(means) / len(means)
+        metrics[f"{metric_key_prefix}_mean"] = math.fsum(means) / max(len(means), 1)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics

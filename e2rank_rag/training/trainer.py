@@ -64,7 +64,7 @@ def train_listwise(config: ListwiseConfig, *, resume: bool = False) -> Path:
             known = _known_vectors(config, base)
             train = read_training(config.data, base, known, seed=arguments.seed)
             dev = read_dev(config.dev, base, known, seed=arguments.seed)
-            describe_run(run / "run.json", config, base, [len(part) for part in train])
+            describe_run(run / "run.json", config, base.digest, [len(part) for part in train])
             trainer = _trainer(config, arguments, base, train, dev, known)
             trainer.train(resume_from_checkpoint=resume or None)
             _save(config, trainer, base)
@@ -77,9 +77,10 @@ def train_listwise(config: ListwiseConfig, *, resume: bool = False) -> Path:
 class ListTrainer(StageTrainer):
     """Minimises `listwise_loss`."""
 
-    def __init__(self, *, config: ListwiseConfig, **arguments: Any) -> None:
+    def __init__(self, *, config: ListwiseConfig, recipe: Recipe, **arguments: Any) -> None:
         super().__init__(config=config, **arguments)
         self.config = config
+        self.recipe = recipe
 
     def compute_loss(
         self,
@@ -153,9 +154,8 @@ def _trainer(
         config=config,
         recipe=base.recipe,
         batches=batches,
-        live=live,
         dev=dev,
-        known=known,
+        measure=lambda part: part.measure(live, known),
         model=model,
         args=arguments,
         data_collator=ListCollator(

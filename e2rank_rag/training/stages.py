@@ -1,0 +1,21 @@
+"""Which function trains which stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from e2rank_rag.training.config import ContrastiveConfig, ListwiseConfig, StageConfig
+
+
+def train_stage(config: StageConfig, *, resume: bool = False) -> Path:
+    """Train as the configuration says; returns the folder of the model."""
+    match config:
+        case ContrastiveConfig():
+            from e2rank_rag.training.contrastive import train_contrastive
+
+            return train_contrastive(config, resume=resume)
+        case ListwiseConfig():
+            from e2rank_rag.training.trainer import train_listwise
+
+            return train_listwise(config, resume=resume)
+    raise TypeError(f"{type(config).__name__} is no stage of `config.STAGES`")
