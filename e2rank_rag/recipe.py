@@ -1,4 +1,4 @@
-"""How a model encodes, apart from its weights: pooling, prompts, lengths; kept in `e2rank.json`."""
+"""What a model folder says of itself in `e2rank.json`: prompts, lengths, how a list is read."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ System = Literal["e2rank", "resrank", "rankt5"]
 reads its vectors, or a ranker of pairs."""
 
 ADAPTER_FOLDER = "listwise_adapter"
+ENCODER_FOLDER = "encoder"
+RERANKER_FOLDER = "reranker"
 
 
 class ListwiseBudget(BaseModel):
@@ -88,3 +90,57 @@ class Recipe(BaseModel):
             self.truncate_dim,
         )
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+class ResidualLayout(BaseModel):
+    """How a ResRank reads a list. The paper's abstract leaves these open; docs/resrank.md compares.
+
+    query_position: of the query's text, `before` or `after` the passages. Passages of a causal
+        model see a query that stands before them only.
+    query_vector: which hidden state stands for the query: the `span` of its text, pooled as the
+        backbone pools, or the `end` of the whole input, which in a causal model has seen the list.
+    passage_positions: one position `shared` by all passages, so that their order says nothing, or
+        one each, as they are `ranked`.
+    passage_attention: passages see `all` others, or beside the text only their `own` place.
+    residual: `gated` adds the hidden state times a learned number, `sum` adds it as it is, `none`
+        takes the hidden state alone.
+    query_residual: whether the query's vector begins from the encoder's, as the passages' do.
+    unit_hidden: whether hidden states are scaled to unit length before they are added.
+    projection: `linear` maps vectors into the reranker and back; `none` needs equal widths.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    query_position: Literal["before", "after"] = "before"
+    query_vector: Literal["span", "end"] = "span"
+    passage_positions: Literal["shared", "ranked"] = "shared"
+    passage_attention: Literal["all", "own"] = "all"
+    residual: Literal["gated", "sum", "none"] = "gated"
+    query_residual: bool = True
+    unit_hidden: bool = True
+    projection: Literal["none", "linear"] = "none"
+
+
+class EncoderOf(BaseModel):
+    """The encoder whose vectors a ResRank reads.
+
+    base: a hub id, a folder, "minilm", or "." for the folder `ENCODER_FOLDER` beside the recipe.
+    digest: of its weights (`checkpoint.weights_digest`).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base: str
+    digest: str
+
+
+class ResRankRecipe(BaseModel):
+    """A ResRank: the encoder, and how its reranker reads a list. The reranker's own recipe, prompts
+    and lengths, is in the folder `RERANKER_FOLDER`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    system: Literal["resrank"] = "resrank"
+    encoder: EncoderOf
+    layout: ResidualLayout = ResidualLayout()

@@ -14,16 +14,24 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from e2rank_rag.feedback import Feedback, order
+from e2rank_rag.recipe import System
 from e2rank_rag.stored_vectors import CandidateVectors, StoredVectors, VectorCounts
 from e2rank_rag.types import Embeddings, Hit, PromptUsage, TextEncoder
 
+if TYPE_CHECKING:
+    from e2rank_rag.models.resrank import ListEncoder
+
 T = TypeVar("T")
+
+Ordered = tuple[list[list[Hit]], tuple[PromptUsage, ...]]
+"""Rankings, and what each prompt held."""
 
 
 def rank(candidates: Sequence[Hit], scores: Sequence[float] | np.ndarray) -> list[Hit]:
@@ -137,9 +145,7 @@ class VectorReranker(BaseReranker):
         return await self.encoder.run_async(call)
 
     @abstractmethod
-    def _order(
-        self, queries: Sequence[str], lists: Sequence[list[Hit]]
-    ) -> tuple[list[list[Hit]], tuple[PromptUsage, ...]]:
+    def _order(self, queries: Sequence[str], lists: Sequence[list[Hit]]) -> Ordered:
         """The rankings of lists with at least one candidate each; all have their embeddings."""
 
 
@@ -152,9 +158,7 @@ class EnhancedQueryReranker(VectorReranker):
     ) -> tuple[Embeddings, tuple[PromptUsage, ...]]:
         """One vector per query, float32 [n, dim]; candidates come with their embeddings."""
 
-    def _order(
-        self, queries: Sequence[str], lists: Sequence[list[Hit]]
-    ) -> tuple[list[list[Hit]], tuple[PromptUsage, ...]]:
+    def _order(self, queries: Sequence[str], lists: Sequence[list[Hit]]) -> Ordered:
         if not lists:
             return [], ()
         vectors, prompts = self.enhance(queries, lists)
@@ -254,14 +258,12 @@ class ListwiseReranker(EnhancedQueryReranker):
         )
         return encoding.embeddings, encoding.usage
 
-    def _order(
-        self, queries: Sequence[str], lists: Sequence[list[Hit]]
-    ) -> tuple[list[list[Hit]], tuple[PromptUsage, ...]]:
+    def _order(self, queries: Sequence[str], lists: Sequence[list[Hit]]) -> Ordered:
         rankings = list(lists)
         prompts: list[PromptUsage] = []
         for turn in range(self.passes if lists else 0):
             if self.window is not None:
-                rankings, used = self._slide(queries, rankings, self.window)
+                rankings, used = slide(super()._order, queries, rankings, self.window)
             else:
                 enhance = self.enhance if turn == 0 else self._enhance_ranked
                 vectors, used = enhance(queries, rankings)
@@ -269,23 +271,43 @@ class ListwiseReranker(EnhancedQueryReranker):
             prompts += used
         return rankings, tuple(prompts)
 
-    def _slide(
-        self, queries: Sequence[str], lists: Sequence[list[Hit]], window: Window
-    ) -> tuple[list[list[Hit]], tuple[PromptUsage, ...]]:
-        rankings = [list(hits) for hits in lists]
-        starts = [window.starts(len(hits)) for hits in rankings]
-        prompts: list[PromptUsage] = []
-        for turn in range(max(map(len, starts), default=0)):
-            rows = [row for row, places in enumerate(starts) if turn < len(places)]
-            spans = [slice(starts[row][turn], starts[row][turn] + window.size) for row in rows]
-            parts, used = super()._order(
-                [queries[row] for row in rows],
-                [rankings[row][span] for row, span in zip(rows, spans, strict=True)],
-            )
-            prompts += used
-            for row, span, part in zip(rows, spans, parts, strict=True):
-                rankings[row][span] = part
-        return [_descending(ranking) for ranking in rankings], tuple(prompts)
+
+class ResidualReranker(VectorReranker):
+    """ResRank: one pass over the query's text and one vector per candidate, cosines with residuals.
+
+    No text of a candidate is read, but where it comes without its vector, or for the probe.
+
+    window: lists of any length through a model whose positions allow fewer candidates, or only to
+        compare fewer at once; see `slide`. None: longer lists are refused.
+    stored_vectors: see `StoredVectors`.
+    """
+
+    def __init__(
+        self,
+        model: ListEncoder,
+        *,
+        window: Window | None = None,
+        stored_vectors: StoredVectors = "check",
+    ) -> None:
+        super().__init__(model.encoder, stored_vectors=stored_vectors)
+        self.model = model
+        self.window = window
+
+    def _order(self, queries: Sequence[str], lists: Sequence[list[Hit]]) -> Ordered:
+        if self.window is not None:
+            return slide(self._order_once, queries, lists, self.window)
+        return self._order_once(queries, lists)
+
+    def _order_once(self, queries: Sequence[str], lists: Sequence[list[Hit]]) -> Ordered:
+        if not lists:
+            return [], ()
+        passages = [np.stack([_embedding(hit) for hit in hits]) for hits in lists]
+        found = self.model.encode_lists(queries, passages)
+        rankings = [
+            rank(hits, np.einsum("nd,d->n", vectors, query))
+            for hits, vectors, query in zip(lists, found.passages, found.queries, strict=True)
+        ]
+        return rankings, found.usage
 
 
 class RocchioReranker(EnhancedQueryReranker):
@@ -319,6 +341,70 @@ class RocchioReranker(EnhancedQueryReranker):
             for hits in candidates
         ]
         return _unit(self.encoder.encode_queries(queries) + self.beta * np.stack(feedback)), ()
+
+
+def load_reranker(
+    model: str | Path,
+    *,
+    system: System | None = None,
+    stored_vectors: StoredVectors = "check",
+    **options: Any,
+) -> BaseReranker:
+    """The reranker of a model folder or hub id, whichever system its `e2rank.json` says it is.
+
+    system: only where there is no such file: "rankt5" for a T5 or a cross-encoder of others;
+        without it such a folder is opened as an encoder.
+    options: of that system's `from_pretrained`, such as device and dtype.
+
+    `close` it to free the model. Raises CheckpointError where it cannot be opened, ValueError for
+    a `system` that is not what the file says.
+    """
+    # Here, because a pipeline with its reranker is built without torch.
+    from e2rank_rag.models.checkpoint import read_system, resolve_folder
+
+    keys = ("revision", "local_files_only")
+    folder = resolve_folder(model, **{key: options[key] for key in keys if key in options})
+    found = read_system(folder)
+    if system is not None and found not in (None, system):
+        raise ValueError(f"{model} says that it is {found!r}, not {system!r}")
+    match system or found:
+        case "rankt5":
+            from e2rank_rag.models.rankt5 import RankT5
+
+            return CrossEncoderReranker(RankT5.from_pretrained(model, **options))
+        case "resrank":
+            from e2rank_rag.models.resrank import ResRank
+
+            resrank = ResRank.from_pretrained(model, **options)
+            return ResidualReranker(resrank, stored_vectors=stored_vectors)
+    from e2rank_rag.models.encoder import Encoder
+
+    encoder = Encoder.from_pretrained(model, **options)
+    return ListwiseReranker(encoder, stored_vectors=stored_vectors)
+
+
+def slide(
+    order: Callable[[Sequence[str], Sequence[list[Hit]]], Ordered],
+    queries: Sequence[str],
+    lists: Sequence[list[Hit]],
+    window: Window,
+) -> Ordered:
+    """Order what the window covers, last to first. Scores of different windows stay descending:
+    each is lowered to that of the place before it where it would be higher."""
+    rankings = [list(hits) for hits in lists]
+    starts = [window.starts(len(hits)) for hits in rankings]
+    prompts: list[PromptUsage] = []
+    for turn in range(max(map(len, starts), default=0)):
+        rows = [row for row, places in enumerate(starts) if turn < len(places)]
+        spans = [slice(starts[row][turn], starts[row][turn] + window.size) for row in rows]
+        parts, used = order(
+            [queries[row] for row in rows],
+            [rankings[row][span] for row, span in zip(rows, spans, strict=True)],
+        )
+        prompts += used
+        for row, span, part in zip(rows, spans, parts, strict=True):
+            rankings[row][span] = part
+    return [_descending(ranking) for ranking in rankings], tuple(prompts)
 
 
 def _ranked(lists: Sequence[Sequence[Hit]], vectors: Embeddings) -> list[list[Hit]]:

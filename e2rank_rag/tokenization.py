@@ -69,7 +69,7 @@ class TextTokenizer:
         self.recipe = recipe
         self._tokenizer = tokenizer
         self._plain = plain
-        self._prefix, self._suffix = special_frame(tokenizer, recipe.end_token)
+        self._prefix, self.suffix = special_frame(tokenizer, recipe.end_token)
         self._chat: tuple[list[int], list[int]] = ([], [])
         if isinstance(recipe.prompts.listwise, ChatListwise):
             template = recipe.prompts.listwise
@@ -90,7 +90,7 @@ class TextTokenizer:
     @property
     def overhead(self) -> int:
         """Special tokens around a plain text."""
-        return len(self._prefix) + len(self._suffix)
+        return len(self._prefix) + len(self.suffix)
 
     def queries(self, queries: Sequence[str]) -> list[Tokens]:
         """Plain queries. A query without a single token is an error."""
@@ -146,7 +146,7 @@ class TextTokenizer:
         room = limit - self.overhead
         tokens = []
         for ids in self._encode(texts, room):
-            framed = [*self._prefix, *ids[:room], *self._suffix]
+            framed = [*self._prefix, *ids[:room], *self.suffix]
             tokens.append(Tokens(framed, self._slots(len(framed)), cut=len(ids) > room))
         return tokens
 
@@ -179,7 +179,7 @@ class TextTokenizer:
         texts = [self.recipe.prompts.document_text(document) for document in documents]
         rows = self._encode(texts, budget.document_tokens)
         room = budget.max_tokens - len(question.ids)
-        closing = len(self._suffix)
+        closing = len(self.suffix)
         while rows and room - closing * len(rows) < MIN_SHARE * len(rows):
             rows.pop()
         room -= closing * len(rows)
@@ -187,7 +187,7 @@ class TextTokenizer:
         ids = list(question.ids)
         for row in rows:
             ids += row[:share]
-            ids += self._suffix
+            ids += self.suffix
         usage = PromptUsage(
             documents=len(rows),
             documents_cut=sum(len(row) > share for row in rows),

@@ -13,10 +13,10 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -32,7 +32,16 @@ from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.adapter import ADAPTER_FILES
 from e2rank_rag.models.minilm import ADAPTED_FOLDER, DEFAULT_MODEL, minilm_folder
 from e2rank_rag.prompts import E2RANK, ChatListwise, Prompts, SpanListwise
-from e2rank_rag.recipe import ADAPTER_FOLDER, AdapterOf, ListwiseBudget, Pooling, Recipe, System
+from e2rank_rag.recipe import (
+    ADAPTER_FOLDER,
+    ENCODER_FOLDER,
+    AdapterOf,
+    ListwiseBudget,
+    Pooling,
+    Recipe,
+    ResRankRecipe,
+    System,
+)
 from e2rank_rag.tokenization import special_frame
 
 if TYPE_CHECKING:
@@ -101,7 +110,7 @@ def read_recipe(
     if pooling is not None and pooling not in get_args(Pooling):
         raise ValueError(f"pooling must be one of {list(get_args(Pooling))}, got {pooling!r}")
     if (folder / RECIPE_FILE).is_file():
-        recipe = _own_recipe(folder / RECIPE_FILE)
+        recipe = _read_recipe_file(folder / RECIPE_FILE, Recipe)
         changes = {"pooling": pooling, "prompts": prompts}
         return recipe.model_copy(update={k: v for k, v in changes.items() if v is not None})
     config, tokenizer = _read_config(folder), load_tokenizer(folder)
@@ -138,6 +147,34 @@ def read_system(folder: Path) -> System | None:
     return found
 
 
+def encoder_folder(folder: Path, *, local_files_only: bool = False) -> tuple[Path, str | None]:
+    """Where the encoder is: the folder itself, or that of a ResRank's, whose weights have a digest.
+
+    Raises CheckpointError for a folder that has no encoder.
+    """
+    system = read_system(folder)
+    if system == "rankt5":
+        raise CheckpointError(
+            f"{folder} holds a RankT5, which scores pairs and has no vectors: name the model of "
+            "the index here, and this one as the reranker"
+        )
+    if system != "resrank":
+        return folder, None
+    encoder = _read_recipe_file(folder / RECIPE_FILE, ResRankRecipe).encoder
+    if encoder.base == ".":
+        return folder / ENCODER_FOLDER, encoder.digest
+    return resolve_folder(encoder.base, local_files_only=local_files_only), encoder.digest
+
+
+def read_resrank_recipe(folder: Path) -> ResRankRecipe:
+    """What `e2rank.json` says; CheckpointError when the folder holds no ResRank."""
+    system = read_system(folder)
+    if system != "resrank":
+        found = f"says that it is {system!r}" if system else f"has no {RECIPE_FILE}"
+        raise CheckpointError(f"{folder} holds no ResRank: it {found}")
+    return _read_recipe_file(folder / RECIPE_FILE, ResRankRecipe)
+
+
 def model_folders(
     folder: Path, recipe: Recipe, *, local_files_only: bool = False
 ) -> tuple[Path, Path | None]:
@@ -153,8 +190,12 @@ def model_folders(
 
 def positions(config: PretrainedConfig) -> int:
     """How many tokens the model can place."""
-    limit = int(getattr(config, "max_position_embeddings", 512))
-    return limit - 2 if config.model_type in _OFFSET_POSITIONS else limit
+    return int(getattr(config, "max_position_embeddings", 512)) - first_position(config)
+
+
+def first_position(config: PretrainedConfig) -> int:
+    """The number of the first token's position."""
+    return 2 if config.model_type in _OFFSET_POSITIONS else 0
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -333,9 +374,12 @@ def _append_end_token(path: Path, tokenizer: PreTrainedTokenizerBase, end_token:
     path.write_text(json.dumps(state, ensure_ascii=False), encoding="utf-8")
 
 
-def _own_recipe(path: Path) -> Recipe:
+R = TypeVar("R", bound=BaseModel)
+
+
+def _read_recipe_file(path: Path, kind: type[R]) -> R:
     try:
-        return Recipe.model_validate_json(path.read_text(encoding="utf-8"))
+        return kind.model_validate_json(path.read_text(encoding="utf-8"))
     except (ValidationError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is not a recipe this version reads: {error}") from error
 

@@ -25,6 +25,7 @@ from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.backbone import Backbone
 from e2rank_rag.models.checkpoint import (
     RECIPE_FILE,
+    encoder_folder,
     model_folders,
     positions,
     read_recipe,
@@ -70,15 +71,15 @@ class Encoder:
         self._closing = threading.Lock()
         self._backbone = Backbone(model.transformer, truncate_dim=recipe.truncate_dim)
         self._listwise_backbone = Backbone(model.listwise, truncate_dim=recipe.truncate_dim)
-        self._tokenizer = model.worker.run(
+        self.tokenizer = model.worker.run(
             lambda: TextTokenizer(model.tokenizer, model.plain, recipe)
         )
-        hidden = int(model.transformer.config.hidden_size)
-        if recipe.truncate_dim is not None and recipe.truncate_dim > hidden:
+        self.hidden_size = int(model.transformer.config.hidden_size)
+        if recipe.truncate_dim is not None and recipe.truncate_dim > self.hidden_size:
             raise ValueError(
-                f"truncate_dim is {recipe.truncate_dim}, {name} has {hidden} dimensions"
+                f"truncate_dim is {recipe.truncate_dim}, {name} has {self.hidden_size} dimensions"
             )
-        self.dim = recipe.truncate_dim or hidden
+        self.dim = recipe.truncate_dim or self.hidden_size
         self.feedback = recipe.feedback
         self.digest = model.digest
         self.fingerprint = recipe.document_fingerprint(model.digest)
@@ -103,6 +104,7 @@ class Encoder:
 
         "minilm" is all-MiniLM-L6-v2, from the `minilm` extra; "e2rank-minilm" is that with a
         listwise adapter of ours: the same vectors of documents and queries, a better reranking.
+        Of a ResRank folder this opens the encoder.
 
         pooling, prompts: only where the folder does not say (see `checkpoint.read_recipe`).
         task: the instruction of causal models, one of `prompts.TASKS` or a Task of your own.
@@ -113,7 +115,8 @@ class Encoder:
 
         Raises CheckpointError when the folder is missing, damaged, or does not say how it encodes.
         """
-        folder = resolve_folder(model, revision=revision, local_files_only=local_files_only)
+        opened = resolve_folder(model, revision=revision, local_files_only=local_files_only)
+        folder, digest = encoder_folder(opened, local_files_only=local_files_only)
         stated = None if prompts is None else resolve_prompts(prompts)
         recipe = read_recipe(folder, name=str(model), pooling=pooling, prompts=stated)
         changes: dict[str, object] = {}
@@ -133,17 +136,18 @@ class Encoder:
         loaded = acquire(key, load_encoder)
         try:
             _check_base(recipe, loaded, name=str(model))
+            _check_encoder(digest, loaded, name=str(model))
             _check_lengths(recipe, loaded, name=str(model))
             # An index records this name: a folder must be found from elsewhere too.
             local = Path(model).expanduser().is_dir()
-            return cls(key, loaded, recipe, name=str(folder) if local else str(model))
+            return cls(key, loaded, recipe, name=str(opened.resolve()) if local else str(model))
         except BaseException:
             release(key, loaded)
             raise
 
     def with_recipe(self, recipe: Recipe) -> Encoder:
         """The same weights under another recipe (prompts, lengths); close both when done."""
-        _check_lengths(recipe, self._loaded, name=self.name)
+        _check_lengths(recipe, self.loaded, name=self.name)
         loaded = acquire(self._key, load_encoder)
         try:
             return Encoder(self._key, loaded, recipe, name=self.name)
@@ -156,7 +160,7 @@ class Encoder:
         texts = _checked(queries, "query")
         limit = self.recipe.query_tokens
         return self._encode_logged(
-            "queries", limit, lambda: self._tokenizer.queries(texts), progress
+            "queries", limit, lambda: self.tokenizer.queries(texts), progress
         )
 
     def encode_documents(
@@ -174,7 +178,7 @@ class Encoder:
         texts = _checked(documents, "document")
         limit = self.recipe.document_tokens
         return self._encode_logged(
-            "documents", limit, lambda: self._tokenizer.documents(texts), progress, on_cut
+            "documents", limit, lambda: self.tokenizer.documents(texts), progress, on_cut
         )
 
     def encode_listwise(
@@ -204,10 +208,10 @@ class Encoder:
         lists = [_checked(documents[:depth], "candidate") for documents in candidates]
 
         def encode() -> ListwiseEncoding:
-            tokens, usage = self._tokenizer.listwise(texts, lists, depth)
+            tokens, usage = self.tokenizer.listwise(texts, lists, depth)
             vectors = self._forward(tokens, self._listwise_backbone)
             if weight > 0.0 and texts:
-                plain = self._forward(self._tokenizer.queries(texts), self._backbone)
+                plain = self._forward(self.tokenizer.queries(texts), self._backbone)
                 vectors = weight * plain + (1.0 - weight) * vectors
                 vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
             return ListwiseEncoding(vectors.astype(np.float32, copy=False), tuple(usage))
@@ -218,7 +222,7 @@ class Encoder:
         """Finished prompts whose special tokens are meant: for checks against published vectors."""
         return self._worker_run(
             lambda: self._forward(
-                [self._tokenizer.verbatim(prompt) for prompt in prompts], self._listwise_backbone
+                [self.tokenizer.verbatim(prompt) for prompt in prompts], self._listwise_backbone
             )
         )
 
@@ -248,11 +252,11 @@ class Encoder:
 
     async def run_async(self, call: Callable[[], T]) -> T:
         """Run a call in the thread of this encoder, whose methods run at once when called there."""
-        return await self._loaded.worker.run_async(call)
+        return await self.loaded.worker.run_async(call)
 
     def save(self, folder: str | Path) -> Path:
         """Write model and recipe; `SentenceTransformer(folder)` opens it with the same vectors."""
-        loaded = self._loaded
+        loaded = self.loaded
         return loaded.worker.run(
             lambda: save_checkpoint(
                 folder,
@@ -288,15 +292,21 @@ class Encoder:
         return self._key.folder
 
     @property
-    def _loaded(self) -> LoadedModel:
+    def loaded(self) -> LoadedModel:
+        """Weights, tokenizer and thread, which all encoders of the model share."""
         if self._model is None:
             raise RuntimeError(
                 f"{self.name} was closed; open it again with Encoder.from_pretrained"
             )
         return self._model
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self._key.device
+
     def _worker_run(self, call: Callable[[], T]) -> T:
-        return self._loaded.worker.run(call)
+        return self.loaded.worker.run(call)
 
     def _encode_logged(
         self,
@@ -327,7 +337,7 @@ class Encoder:
         self, tokens: Sequence[Tokens], backbone: Backbone, *, progress: bool | None = False
     ) -> Embeddings:
         """Batches of similar length through the model; runs in the worker thread."""
-        loaded, device = self._loaded, self._key.device
+        loaded, device = self.loaded, self._key.device
         vectors = np.empty((len(tokens), self.dim), dtype=np.float32)
         batches = list(batches_by_length([len(row.ids) for row in tokens], _batch_tokens(device)))
         padding = pad_id(loaded.tokenizer)
@@ -409,6 +419,14 @@ def _check_base(recipe: Recipe, loaded: LoadedModel, *, name: str) -> None:
         raise CheckpointError(
             f"the listwise adapter of {name} was trained on other weights than those of "
             f"{recipe.adapter.base!r} here; name the folder of its own base in {RECIPE_FILE}"
+        )
+
+
+def _check_encoder(digest: str | None, loaded: LoadedModel, *, name: str) -> None:
+    if digest is not None and digest != loaded.digest:
+        raise CheckpointError(
+            f"the reranker of {name} was trained on vectors of other weights than those of its "
+            f"encoder here; name the folder of its own encoder in {RECIPE_FILE}"
         )
 
 

@@ -53,6 +53,13 @@ class Shared:
     worker: Worker
     users: int = field(default=0)
 
+    def free(self) -> None:
+        """Let go of everything but the thread, which tells late callers that it was closed."""
+        self.worker.close()
+        worker = self.worker
+        vars(self).clear()
+        self.worker = worker
+
 
 @dataclass(kw_only=True)
 class LoadedModel(Shared):
@@ -90,8 +97,7 @@ def release(key: LoadKey, model: Shared) -> None:
         if last:
             del _loaded[key]
     if last:
-        model.worker.close()
-        vars(model).clear()  # a closed encoder may live on, its weights not
+        model.free()
         if key.device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -88,11 +88,8 @@ class ListDataset(Dataset[DrawnList]):
     def __getitem__(self, index: int) -> DrawnList:
         example = self.examples[index]
         draw = random.Random(f"{self.seed} {self.epoch} {index}")
-        places = _scored_places(example.labels, self.config.list_size)
-        if self.config.positive == "known":
-            positive = _known_positive(example, places)
-        else:
-            positive = max(range(len(places)), key=lambda i: example.labels[places[i]])
+        places = scored_places(example.labels, self.config.list_size)
+        positive = positive_place(example, places, self.config.positive)
         deepest = max(self.config.prompt.depths)
         best: Sequence[str] = example.documents
         added = None
@@ -105,11 +102,7 @@ class ListDataset(Dataset[DrawnList]):
             positive=positive,
             shown=_shown(best, deepest, self.config.prompt.order, draw),
             depth=draw.choice(self.config.prompt.depths),
-            relevant=frozenset(
-                text
-                for text, label in zip(example.documents, example.labels, strict=True)
-                if label > 0
-            ),
+            relevant=relevant_texts(example),
             feedback=added,
         )
 
@@ -204,10 +197,10 @@ class ListCollator:
         batch: dict[str, Any] = {
             "prompts": collate(prompts, pad_id=self.pad_id),
             # Not "labels": that key lets the trainer scale the loss by its own count.
-            "relevance": _padded([drawn.labels for drawn in lists], longest),
+            "relevance": padded([drawn.labels for drawn in lists], longest),
             "listed": listed,
             "positives": torch.tensor([i * longest + d.positive for i, d in enumerate(lists)]),
-            "counted": _counted(lists, texts),
+            "counted": counted([drawn.relevant for drawn in lists], texts),
         }
         if self.vectors is None or self.query_vectors is None:
             batch["queries"] = collate(self.text_tokenizer.queries(queries), pad_id=self.pad_id)
@@ -223,7 +216,7 @@ class ListCollator:
         return batch
 
 
-def _scored_places(labels: Sequence[float], size: int) -> list[int]:
+def scored_places(labels: Sequence[float], size: int) -> list[int]:
     """Up to half the list positives, then others, both as they come.
 
     Not by chance: positives that the retrieval did not find stand at the end, and lists full of
@@ -237,8 +230,12 @@ def _scored_places(labels: Sequence[float], size: int) -> list[int]:
     return [*positives, *others[: size - len(positives)]]
 
 
-def _known_positive(example: RankingExample, places: list[int]) -> int:
-    """Where it is in the list; it takes the first place of a list that was drawn without it."""
+def positive_place(
+    example: RankingExample, places: list[int], kind: Literal["highest", "known"]
+) -> int:
+    """Where it is in the list; a known one takes the first place of a list drawn without it."""
+    if kind == "highest":
+        return max(range(len(places)), key=lambda i: example.labels[places[i]])
     if example.positive is None:
         raise ValueError(
             f'positive is "known", but the example of {example.query[:60]!r} names none'
@@ -246,6 +243,12 @@ def _known_positive(example: RankingExample, places: list[int]) -> int:
     if example.positive not in places:
         places[0] = example.positive
     return places.index(example.positive)
+
+
+def relevant_texts(example: RankingExample) -> frozenset[str]:
+    """All texts with a label above 0, which are no negatives for this query."""
+    judged = zip(example.documents, example.labels, strict=True)
+    return frozenset(text for text, label in judged if label > 0)
 
 
 def _shown(
@@ -264,11 +267,11 @@ def _endless(places: range, draw: random.Random) -> Iterator[int]:
         yield from draw.sample(places, len(places))
 
 
-def _padded(rows: Sequence[Sequence[float]], length: int) -> Tensor:
+def padded(rows: Sequence[Sequence[float]], length: int) -> Tensor:
     return torch.tensor([[*row, *[0.0] * (length - len(row))] for row in rows])
 
 
-def _counted(lists: Sequence[DrawnList], texts: Sequence[str]) -> Tensor:
+def counted(relevant: Sequence[frozenset[str]], texts: Sequence[str]) -> Tensor:
     return torch.tensor(
-        [[text != "" and text not in drawn.relevant for text in texts] for drawn in lists]
+        [[text != "" and text not in answers for text in texts] for answers in relevant]
     )

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from e2rank_rag.feedback import Feedback
 from e2rank_rag.prompts import Prompts
-from e2rank_rag.recipe import Pooling
+from e2rank_rag.recipe import Pooling, ResidualLayout
 
 ADAPTER_CONFIG = Path(__file__).parent / "configs" / "adapter.yaml"
 """What `e2rank adapt` trains with."""
@@ -132,28 +132,19 @@ class ContrastiveConfig(EncoderConfig):
     cross_device_negatives: bool = False
 
 
-class ListwiseConfig(EncoderConfig):
-    """Stage 2: InfoNCE + ranknet_weight * RankNet on listwise prompts.
+class ListConfig(EncoderConfig):
+    """InfoNCE + ranknet_weight * RankNet on lists.
 
-    mode: "joint" trains one set of weights for queries, documents and prompts, and needs a new
-        index. "adapter" trains LoRA weights for prompts only, over document vectors that stay.
-    list_size: documents of a list that are scored, positives first, then others, both
-        as they come, up to half of it positives.
+    list_size: documents of a list that are scored: of the relevant and of the others the first,
+        up to half of it relevant ones.
     positive: of the InfoNCE: the document with the highest label, or the one that is known to be
         relevant where the labels are a teacher's.
-    query_weight: `a` in `a * query + (1 - a) * listwise`, trained through and saved.
-    feedback: see `feedback.Feedback`; trained through and saved. Of frozen documents only.
     vectors: a folder that keeps the frozen vectors of documents for the next run; None: each run
         encodes them anew.
     """
 
-    stage: Literal["listwise"] = "listwise"
-    mode: Literal["joint", "adapter"]
     list_size: int = Field(default=16, ge=2)
     positive: Literal["highest", "known"] = "highest"
-    prompt: PromptOptions = PromptOptions()
-    query_weight: float | None = Field(default=None, ge=0.0, lt=1.0)
-    feedback: Feedback | None = None
     vectors: Path | None = None
     ranknet_weight: float = Field(default=2.0, ge=0.0)
     ranknet_temperature: float = Field(default=0.1, gt=0.0)
@@ -161,14 +152,64 @@ class ListwiseConfig(EncoderConfig):
     info_nce_temperature: float = Field(default=0.03, gt=0.0)
 
     @model_validator(mode="after")
-    def _consistent(self) -> ListwiseConfig:
+    def _trains_something(self) -> Self:
+        if self.ranknet_weight == self.info_nce_weight == 0.0:
+            raise ValueError("ranknet_weight and info_nce_weight are both 0: nothing is trained")
+        return self
+
+
+class ListwiseConfig(ListConfig):
+    """Stage 2 of E2Rank: the losses of `ListConfig` on listwise prompts.
+
+    mode: "joint" trains one set of weights for queries, documents and prompts, and needs a new
+        index. "adapter" trains LoRA weights for prompts only, over document vectors that stay.
+    query_weight: `a` in `a * query + (1 - a) * listwise`, trained through and saved.
+    feedback: see `feedback.Feedback`; trained through and saved. Of frozen documents only.
+    """
+
+    stage: Literal["listwise"] = "listwise"
+    mode: Literal["joint", "adapter"]
+    prompt: PromptOptions = PromptOptions()
+    query_weight: float | None = Field(default=None, ge=0.0, lt=1.0)
+    feedback: Feedback | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
         if self.mode == "adapter" and self.lora is None:
             raise ValueError('mode "adapter" trains LoRA weights: give lora, such as {rank: 16}')
         for name in ("vectors", "feedback"):
             if self.mode == "joint" and getattr(self, name) is not None:
                 raise ValueError(f'{name}: in mode "joint" documents are not frozen; leave it out')
-        if self.ranknet_weight == self.info_nce_weight == 0.0:
-            raise ValueError("ranknet_weight and info_nce_weight are both 0: nothing is trained")
+        return self
+
+
+class ResRankConfig(ListConfig):
+    """ResRank: the losses of `ListConfig` on lists of one vector per passage.
+
+    mode: "joint" trains encoder and reranker together, end to end, and needs a new index; its
+        InfoNCE is of the encoder's own vectors. "frozen" trains the reranker alone, over vectors of
+        documents that stay; its InfoNCE holds the query's vector against those vectors.
+    init_from: an encoder, or a ResRank, which is trained on: that is how a second stage begins.
+    reranker_from: the model that the reranker begins from; None: the encoder's weights, or the
+        ResRank's own reranker.
+    layout: how a list is read, see `recipe.ResidualLayout`; None: the ResRank's own, or the
+        default.
+    gates: what hidden states of the query and of passages are multiplied with at first; ignored
+        for a ResRank. Trained with the rest where layout.residual is "gated".
+    order: of the passages in training: as retrieved, shuffled, or either with even chance.
+    """
+
+    stage: Literal["resrank"] = "resrank"
+    mode: Literal["joint", "frozen"]
+    reranker_from: str | None = None
+    layout: ResidualLayout | None = None
+    gates: tuple[float, float] = (1.0, 0.1)
+    order: Order = "retrieved"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.mode == "joint" and self.vectors is not None:
+            raise ValueError('vectors: in mode "joint" documents are not frozen; leave it out')
         return self
 
 
@@ -177,6 +218,7 @@ C = TypeVar("C", bound=StageConfig)
 STAGES: Mapping[str, type[StageConfig]] = {
     "contrastive": ContrastiveConfig,
     "listwise": ListwiseConfig,
+    "resrank": ResRankConfig,
 }
 
 

@@ -84,7 +84,7 @@ class ContrastiveTrainer(StageTrainer):
     def __init__(self, *, config: ContrastiveConfig, live: LiveEncoder, **arguments: Any) -> None:
         super().__init__(
             config=config,
-            measure=lambda part: part.measure(live, None, rerank=False),
+            measure=lambda part: part.measure(live, None),
             **arguments,
         )
         self.config = config

@@ -29,6 +29,8 @@ from e2rank_rag.recipe import Recipe
 from e2rank_rag.training.batches import SourceBatches
 from e2rank_rag.training.config import EncoderConfig, StageConfig
 from e2rank_rag.training.sources import DevSet
+from e2rank_rag.training.vectors import TextVectors
+from e2rank_rag.types import RankingExample
 
 Measure = Callable[[DevSet], dict[str, float]]
 
@@ -62,6 +64,19 @@ def open_base(config: EncoderConfig, device: torch.device) -> Encoder:
             f"with: begin from its base, {base.recipe.adapter.base!r}"
         )
     return base
+
+
+def known_vectors(base: Encoder, folder: Path | None) -> TextVectors:
+    """Vectors of frozen documents; in a folder, if there is one, they stay for the next run."""
+    cache = None if folder is None else folder / f"{base.fingerprint}.npz"
+    return TextVectors(base.dim, cache=cache)
+
+
+def query_vectors(base: Encoder, train: Sequence[Sequence[RankingExample]]) -> TextVectors:
+    """Of the queries to train on."""
+    vectors = TextVectors(base.dim)
+    vectors.encode([example.query for part in train for example in part], base.encode_queries)
+    return vectors
 
 
 class StageTrainer(Trainer):

@@ -12,7 +12,7 @@ from e2rank_rag.evaluation.collections import Collection
 from e2rank_rag.evaluation.metrics import evaluate
 from e2rank_rag.evaluation.runs import Qrels, run_from_rankings
 from e2rank_rag.models.encoder import Encoder
-from e2rank_rag.rerankers import ListwiseReranker, score_by_vector
+from e2rank_rag.rerankers import BaseReranker, score_by_vector
 from e2rank_rag.training.config import Source
 from e2rank_rag.training.examples import read_examples
 from e2rank_rag.training.mining import Embedded, collection_documents, mine_lists
@@ -34,12 +34,15 @@ class DevSet:
     qrels: Qrels
 
     def measure(
-        self, encoder: TextEncoder, known: TextVectors | None, *, rerank: bool = True
+        self,
+        encoder: TextEncoder,
+        known: TextVectors | None,
+        reranker: BaseReranker | None = None,
     ) -> dict[str, float]:
         """nDCG@10 of the candidates by plain cosine (`retrieve`) and reranked (`rerank`).
 
         known: vectors of the documents, where they are frozen; None: encoded anew.
-        rerank: False leaves that out: it takes a listwise prompt per query.
+        reranker: None leaves the second out.
         """
         vectors = known
         if vectors is None:
@@ -59,8 +62,8 @@ class DevSet:
             for id, vector in zip(ids, asked, strict=True)
         }
         rankings = {"retrieve": retrieved}
-        if rerank:
-            reranked = ListwiseReranker(encoder, stored_vectors="trust").rerank_batch(
+        if reranker is not None:
+            reranked = reranker.rerank_batch(
                 [self.queries[id] for id in ids], [retrieved[id] for id in ids]
             )
             rankings["rerank"] = dict(zip(ids, reranked, strict=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from e2rank_rag.training.config import ContrastiveConfig, ListwiseConfig, StageConfig
+from e2rank_rag.training.config import ContrastiveConfig, ListwiseConfig, ResRankConfig, StageConfig
 
 
 def train_stage(config: StageConfig, *, resume: bool = False) -> Path:
@@ -18,4 +18,8 @@ def train_stage(config: StageConfig, *, resume: bool = False) -> Path:
             from e2rank_rag.training.trainer import train_listwise
 
             return train_listwise(config, resume=resume)
+        case ResRankConfig():
+            from e2rank_rag.training.resrank import train_resrank
+
+            return train_resrank(config, resume=resume)
     raise TypeError(f"{type(config).__name__} is no stage of `config.STAGES`")

@@ -18,6 +18,7 @@ from e2rank_rag.models.backbone import Backbone
 from e2rank_rag.models.checkpoint import load_tokenizer, save_adapter
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.recipe import Recipe
+from e2rank_rag.rerankers import ListwiseReranker
 from e2rank_rag.tokenization import TextTokenizer, pad_id, plain_tokenizer
 from e2rank_rag.training.batches import ListCollator, ListDataset, ListFeedback, SourceBatches
 from e2rank_rag.training.config import ListwiseConfig
@@ -27,8 +28,10 @@ from e2rank_rag.training.record import describe_run, plot_run
 from e2rank_rag.training.runs import (
     METRICS_FILE,
     StageTrainer,
+    known_vectors,
     new_run,
     open_base,
+    query_vectors,
     save_merged,
     trainable_model,
     training_arguments,
@@ -61,7 +64,7 @@ def train_listwise(config: ListwiseConfig, *, resume: bool = False) -> Path:
     with open_base(config, arguments.device) as base:
         base = base.with_recipe(_recipe(base.recipe, config))
         try:
-            known = _known_vectors(config, base)
+            known = known_vectors(base, config.vectors) if config.mode == "adapter" else None
             train = read_training(config.data, base, known, seed=arguments.seed)
             dev = read_dev(config.dev, base, known, seed=arguments.seed)
             describe_run(run / "run.json", config, base.digest, [len(part) for part in train])
@@ -130,7 +133,7 @@ def _trainer(
     padding = pad_id(folder_tokenizer)
     # Its own, because the encoder's belongs to the encoder's thread.
     tokenizer = TextTokenizer(folder_tokenizer, plain_tokenizer(folder_tokenizer), base.recipe)
-    queries = None if known is None else _query_vectors(base, train)
+    queries = None if known is None else query_vectors(base, train)
     feedback = None
     if config.feedback is not None and known is not None and queries is not None:
         feedback = ListFeedback(config.feedback, known, queries)
@@ -150,12 +153,13 @@ def _trainer(
         pad_id=padding,
         base=base if config.mode == "adapter" else None,
     )
+    reranker = ListwiseReranker(live, stored_vectors="trust")
     return ListTrainer(
         config=config,
         recipe=base.recipe,
         batches=batches,
         dev=dev,
-        measure=lambda part: part.measure(live, known),
+        measure=lambda part: part.measure(live, known, reranker),
         model=model,
         args=arguments,
         data_collator=ListCollator(
@@ -165,20 +169,6 @@ def _trainer(
             query_vectors=queries,
         ),
     )
-
-
-def _known_vectors(config: ListwiseConfig, base: Encoder) -> TextVectors | None:
-    if config.mode == "joint":
-        return None
-    if config.vectors is None:
-        return TextVectors(base.dim)
-    return TextVectors(base.dim, cache=config.vectors / f"{base.fingerprint}.npz")
-
-
-def _query_vectors(base: Encoder, train: Sequence[Sequence[RankingExample]]) -> TextVectors:
-    vectors = TextVectors(base.dim)
-    vectors.encode([example.query for part in train for example in part], base.encode_queries)
-    return vectors
 
 
 def _save(config: ListwiseConfig, trainer: ListTrainer, base: Encoder) -> None:

@@ -449,7 +449,7 @@ def test_fingerprint_changes_with_the_weights(bert, tmp_path):
     bert.save(tmp_path)
     with Encoder.from_pretrained(tmp_path) as again:
         before = again.fingerprint
-        again._loaded.transformer.embeddings.word_embeddings.weight.data[7, 3] += 0.5
+        again.loaded.transformer.embeddings.word_embeddings.weight.data[7, 3] += 0.5
         again.save(tmp_path / "trained")
     with Encoder.from_pretrained(tmp_path / "trained") as trained:
         assert trained.fingerprint != before
@@ -469,7 +469,7 @@ def test_encoders_of_one_model_share_it_until_the_last_is_closed(folder):
     first, second = Encoder.from_pretrained(folder), Encoder.from_pretrained(str(folder))
     third = first.with_recipe(first.recipe.model_copy(update={"document_tokens": 16}))
     assert loaded_models() == before + 1
-    assert first._loaded.transformer is second._loaded.transformer is third._loaded.transformer
+    assert first.loaded.transformer is second.loaded.transformer is third.loaded.transformer
     first.close()
     first.close()
     second.close()
@@ -532,7 +532,7 @@ def test_closing_one_encoder_does_not_disturb_its_running_forward_pass(folder, m
         inside.set()
         assert closed.wait(10)
 
-    monkeypatch.setattr(first._loaded.worker, "check_cancelled", wait_until_closed)
+    monkeypatch.setattr(first.loaded.worker, "check_cancelled", wait_until_closed)
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(first.encode_documents, TEXTS)
         assert inside.wait(10)
@@ -661,14 +661,14 @@ def test_the_bar_of_a_long_call_does_not_change_the_vectors(bert, capsys):
 
 def test_vectors_that_are_not_finite_are_an_error(folder):
     with Encoder.from_pretrained(folder) as encoder:
-        encoder._loaded.transformer.embeddings.LayerNorm.bias.data[0] = float("nan")
+        encoder.loaded.transformer.embeddings.LayerNorm.bias.data[0] = float("nan")
         with pytest.raises(FloatingPointError, match=r'not finite or zero.*dtype="float32"'):
             encoder.encode_documents(["cats"])
 
 
 def test_a_vector_of_zeros_is_an_error(folder):
     with Encoder.from_pretrained(folder) as encoder:
-        norm = encoder._loaded.transformer.encoder.layer[-1].output.LayerNorm
+        norm = encoder.loaded.transformer.encoder.layer[-1].output.LayerNorm
         norm.weight.data.zero_()
         norm.bias.data.zero_()
         with pytest.raises(FloatingPointError, match="not finite or zero"):

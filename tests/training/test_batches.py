@@ -164,7 +164,7 @@ def test_every_process_has_as_many_batches():
 
 @pytest.fixture
 def collator(bert):
-    loaded = bert._loaded
+    loaded = bert.loaded
     tokenizer = TextTokenizer(loaded.tokenizer, plain_tokenizer(loaded.tokenizer), bert.recipe)
     return ListCollator(tokenizer, pad_id=pad_id(loaded.tokenizer))
 

@@ -81,7 +81,7 @@ def test_draws_depend_on_seed_epoch_and_example_alone():
 
 @pytest.fixture
 def collator(bert):
-    loaded = bert._loaded
+    loaded = bert.loaded
     tokenizer = TextTokenizer(loaded.tokenizer, plain_tokenizer(loaded.tokenizer), bert.recipe)
     return PairCollator(
         {None: tokenizer}, pad_id=pad_id(loaded.tokenizer), negatives=2, chunk_size=3

@@ -1,0 +1,197 @@
+"""ResRank in tensors: a list of vectors and a query's text in, vectors with a residual out.
+
+The facts are those of the abstract of ResRank: each passage is one embedding and one token of the
+reranker, hidden states are added to the embeddings, scores are cosines. What it leaves open is a
+field of `recipe.ResidualLayout` each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise, repeat
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from e2rank_rag.models.backbone import pool
+from e2rank_rag.models.checkpoint import first_position
+from e2rank_rag.recipe import ResidualLayout
+from e2rank_rag.tokenization import Tokens
+
+
+class ListTokens(NamedTuple):
+    """A query's tokens and one place per passage. `slots`: 1 the query, 2, 3, ... the passages."""
+
+    ids: list[int]
+    positions: list[int]
+    slots: list[int]
+    passages: list[bool]
+
+
+def list_tokens(
+    query: Tokens, count: int, layout: ResidualLayout, *, closing: Sequence[int]
+) -> ListTokens:
+    """The input for a query over `count` passages.
+
+    closing: special tokens behind the passages, where the last of them stands for the query.
+    """
+    at_end = layout.query_vector == "end"
+    last = len(query.ids) - 1
+    spans = [0] * last + [1] if at_end else query.slots
+    passages = [(0, slot, True) for slot in range(2, count + 2)]
+    if layout.query_position == "after":
+        text = zip(query.ids, spans, repeat(False))
+        tokens = [*passages, *text]
+    elif at_end:
+        end = zip(closing, [0] * (len(closing) - 1) + [1], repeat(False))
+        tokens = [*((id, 0, False) for id in query.ids), *passages, *end]
+    else:
+        tokens = [*zip(query.ids, spans, repeat(False)), *passages]
+    shared = layout.passage_positions == "shared"
+    positions = [0]
+    for (*_, before), (*_, here) in pairwise(tokens):
+        positions.append(positions[-1] + (0 if shared and before and here else 1))
+    ids, slots, places = ([token[i] for token in tokens] for i in range(3))
+    return ListTokens(ids, positions, slots, [bool(place) for place in places])
+
+
+def collate_lists(batch: Sequence[ListTokens], *, pad_id: int) -> dict[str, Tensor]:
+    """Tensors [B, L] of lists with K passages at most: ids, mask, positions, slots, passages.
+
+    A shorter list gets places for the passages it lacks, which nothing attends to, so that every
+    row has K of them and every slot is filled.
+    """
+    most = max(sum(row.passages) for row in batch)
+    lacking = [range(sum(row.passages) + 2, most + 2) for row in batch]
+    longest = max(len(row.ids) + len(more) for row, more in zip(batch, lacking, strict=True))
+    shape = (len(batch), longest)
+    tensors = {
+        "input_ids": torch.full(shape, pad_id, dtype=torch.long),
+        **{
+            name: torch.zeros(shape, dtype=torch.long)
+            for name in ("attention_mask", "position_ids", "pool_slots")
+        },
+        "passage_places": torch.zeros(shape, dtype=torch.bool),
+    }
+    for number, (row, more) in enumerate(zip(batch, lacking, strict=True)):
+        length, end = len(row.ids), len(row.ids) + len(more)
+        tensors["input_ids"][number, :length] = torch.tensor(row.ids)
+        tensors["attention_mask"][number, :length] = 1
+        tensors["position_ids"][number, :length] = torch.tensor(row.positions)
+        tensors["pool_slots"][number, :end] = torch.tensor([*row.slots, *more])
+        tensors["passage_places"][number, :end] = torch.tensor([*row.passages, *[True] * len(more)])
+    return tensors
+
+
+class ResidualHead(nn.Module):
+    """What lies between the vectors of an encoder and a reranker: a scale, gates, projections.
+
+    dim, width: of the encoder's vectors and the reranker's hidden states.
+    scale: length that a vector has as an input embedding; that of the backbone's own tokens.
+    gates: what hidden states of the query and of passages are multiplied with, to begin with.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        width: int,
+        layout: ResidualLayout,
+        *,
+        scale: float = 1.0,
+        gates: tuple[float, float] = (1.0, 1.0),
+    ) -> None:
+        super().__init__()
+        if layout.projection == "none" and dim != width:
+            raise ValueError(
+                f"the encoder's vectors have {dim} dimensions, the reranker's states {width}: "
+                'set layout.projection to "linear"'
+            )
+        self.layout = layout
+        self.scale = nn.Parameter(torch.tensor(scale))
+        self.gates = nn.Parameter(torch.tensor(gates), requires_grad=layout.residual == "gated")
+        self.inward: nn.Module = nn.Identity()
+        self.outward: nn.Module = nn.Identity()
+        if layout.projection == "linear":
+            self.inward, self.outward = nn.Linear(dim, width), nn.Linear(width, dim)
+            for linear in (self.inward, self.outward):
+                nn.init.eye_(linear.weight) if dim == width else nn.init.orthogonal_(linear.weight)
+                nn.init.zeros_(linear.bias)
+
+    def inputs(self, passages: Tensor) -> Tensor:
+        """[..., D] -> [..., W], as input embeddings."""
+        embeddings: Tensor = self.scale * self.inward(passages)
+        return embeddings
+
+    def add(self, asked: Tensor, passages: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors [B, D] and [B, K, D], unit length; states [B, K + 1, W], the query's first."""
+        states = self.outward(states)
+        if self.layout.unit_hidden:
+            states = F.normalize(states, dim=-1)
+        query, contextual = states[:, 0], states[:, 1:]
+        if self.layout.residual == "gated":
+            query, contextual = self.gates[0] * query, self.gates[1] * contextual
+        if self.layout.residual != "none":
+            query = asked + query if self.layout.query_residual else query
+            contextual = passages + contextual
+        return F.normalize(query, dim=-1), F.normalize(contextual, dim=-1)
+
+
+class ResidualRanker(nn.Module):
+    """The reranker of a ResRank: a transformer without its head, and a `ResidualHead`."""
+
+    def __init__(self, transformer: nn.Module, head: ResidualHead) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.head = head
+        self.causal = any(getattr(each, "is_causal", False) for each in transformer.modules())
+        self.first_position = first_position(transformer.config)  # type: ignore[arg-type]
+
+    def forward(
+        self,
+        asked: Tensor,
+        passages: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        pool_slots: Tensor,
+        passage_places: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """The vectors that rank: [B, D] of the queries and [B, K, D] of the passages, unit length.
+
+        asked: [B, D], passages: [B, K, D], of the encoder; the rest as `collate_lists` makes it.
+        """
+        transformer, head = self.transformer, self.head
+        embeddings = transformer.get_input_embeddings()(input_ids)  # type: ignore[operator]
+        inputs = head.inputs(passages).to(embeddings.dtype)
+        # Row by row and in order, which is how the places are numbered.
+        embeddings = embeddings.masked_scatter(passage_places[..., None], inputs)
+        if head.layout.passage_attention == "own":
+            attention_mask = self._own_mask(attention_mask, passage_places)
+        options = {}
+        if getattr(transformer.config, "type_vocab_size", 0) > 1:
+            options["token_type_ids"] = passage_places.long()
+        hidden = transformer(
+            inputs_embeds=embeddings,
+            attention_mask=attention_mask,
+            position_ids=position_ids + self.first_position,
+            **options,
+        ).last_hidden_state
+        return head.add(asked, passages, pool(hidden, pool_slots))
+
+    def _own_mask(self, attention_mask: Tensor, passages: Tensor) -> Tensor:
+        """bool [B, 1, L, L], True where a row may look."""
+        length = attention_mask.shape[1]
+        other = passages[:, :, None] & passages[:, None, :]
+        other &= ~torch.eye(length, dtype=torch.bool, device=passages.device)
+        seen = attention_mask[:, None, :].bool() & ~other
+        if self.causal:
+            seen = seen.tril()
+        return seen[:, None]
+
+
+def token_length(transformer: nn.Module) -> float:
+    """Mean length of the backbone's token embeddings: what a vector needs to pass for one."""
+    weights: Tensor = transformer.get_input_embeddings().weight  # type: ignore[operator]
+    return float(weights.detach().float().norm(dim=-1).mean())

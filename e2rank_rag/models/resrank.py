@@ -1,0 +1,293 @@
+"""ResRank: an encoder whose vectors are one token each of a reranker.
+
+    resrank = ResRank.from_pretrained("./resrank")
+    reranker = ResidualReranker(resrank)
+    hits = reranker.rerank("where is Paris?", store.search(vector, top_k=100))
+
+The reranker reads the query's text and one stored vector per passage, in one pass, and no text of
+a passage. What is known of the paper, and what was decided here, is in docs/resrank.md.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from e2rank_rag.errors import CheckpointError
+from e2rank_rag.models.checkpoint import (
+    RECIPE_FILE,
+    positions,
+    read_resrank_recipe,
+    resolve_folder,
+)
+from e2rank_rag.models.encoder import BATCH_TOKENS, Dtype, Encoder, batches_by_length
+from e2rank_rag.models.residual import (
+    ListTokens,
+    ResidualHead,
+    ResidualRanker,
+    collate_lists,
+    list_tokens,
+)
+from e2rank_rag.recipe import (
+    ENCODER_FOLDER,
+    RERANKER_FOLDER,
+    EncoderOf,
+    ResidualLayout,
+    ResRankRecipe,
+)
+from e2rank_rag.tokenization import TextTokenizer, pad_id
+from e2rank_rag.types import Embeddings, PromptUsage, TextEncoder
+
+T = TypeVar("T")
+
+HEAD_FILE = "head.safetensors"
+
+
+class ResidualVectors(NamedTuple):
+    """Vectors that rank, unit length: of queries [n, dim], of each query's passages [k, dim].
+
+    usage: one per query; `documents` passages took a token each, `tokens` are all of the input.
+    """
+
+    queries: Embeddings
+    passages: list[Embeddings]
+    usage: tuple[PromptUsage, ...]
+
+
+class ListEncoder(Protocol):
+    """What `ResidualReranker` needs of a model."""
+
+    @property
+    def encoder(self) -> TextEncoder:
+        """Makes the vectors that the lists consist of."""
+        ...
+
+    @property
+    def max_passages(self) -> int | None:
+        """Passages of the longest list; None: any number."""
+        ...
+
+    def encode_lists(
+        self, queries: Sequence[str], passages: Sequence[Embeddings]
+    ) -> ResidualVectors: ...
+
+
+class ResRank:
+    """An encoder and the reranker of its vectors. Opened from a folder that `save` wrote.
+
+    encoder: indexes and retrieves; `Encoder.from_pretrained` of the same folder opens it alone.
+    max_passages: of one list, as the reranker's positions allow; None: any number.
+
+    Every method may be called from any thread. Close it, or use it as a context manager.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        reranker: Encoder,
+        head: ResidualHead,
+        recipe: ResRankRecipe,
+        *,
+        name: str,
+    ) -> None:
+        """Takes both encoders over: closing this closes them."""
+        self.name = name
+        self.encoder = encoder
+        self.recipe = recipe
+        self._reranker = reranker
+        self.max_passages = max_passages(reranker, recipe.layout)
+        loaded = reranker.loaded
+        ranker = ResidualRanker(loaded.transformer, head.to(reranker.device)).eval()
+        self._lists = ListForward(ranker, reranker.tokenizer, pad_id(loaded.tokenizer))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path,
+        *,
+        dtype: Dtype | None = None,
+        device: str | None = None,
+        attn_implementation: str | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
+        """Open a folder or a hub id; arguments as in `Encoder.from_pretrained`.
+
+        Raises CheckpointError when it holds no ResRank, or another encoder than it was trained on.
+        """
+        folder = resolve_folder(model, revision=revision, local_files_only=local_files_only)
+        recipe = read_resrank_recipe(folder)
+        options: dict[str, Any] = {
+            "dtype": dtype,
+            "device": device,
+            "attn_implementation": attn_implementation,
+            "local_files_only": local_files_only,
+        }
+        encoder = Encoder.from_pretrained(model, revision=revision, **options)
+        try:
+            reranker = Encoder.from_pretrained(folder / RERANKER_FOLDER, **options)
+        except BaseException:
+            encoder.close()
+            raise
+        try:
+            head = read_head(folder, encoder.dim, reranker.hidden_size)
+            return cls(encoder, reranker, head, recipe, name=encoder.name)
+        except BaseException:
+            encoder.close()
+            reranker.close()
+            raise
+
+    def encode_lists(
+        self, queries: Sequence[str], passages: Sequence[Embeddings]
+    ) -> ResidualVectors:
+        """The vectors that rank each query's passages, given the encoder's [k, dim] of them.
+
+        Raises ValueError for an empty list, and for more than `max_passages`.
+        """
+        asked = self.encoder.encode_queries(queries)
+        worker = self._reranker.loaded.worker
+        return worker.run(
+            lambda: self._lists(queries, asked, passages, between=worker.check_cancelled)
+        )
+
+    async def run_async(self, call: Callable[[], T]) -> T:
+        """Run a call that uses this model without blocking the event loop."""
+        return await self.encoder.run_async(call)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write encoder, reranker and head; the folder needs nothing else."""
+        folder = Path(folder)
+        self.encoder.save(folder / ENCODER_FOLDER)
+        self._reranker.save(folder / RERANKER_FOLDER)
+        encoder = EncoderOf(base=".", digest=self.encoder.digest)
+        head = self._lists.ranker.head
+        return save_head(folder, head, self.recipe.model_copy(update={"encoder": encoder}))
+
+    def close(self) -> None:
+        """Give both models back. Safe to call twice."""
+        self.encoder.close()
+        self._reranker.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class ListForward:
+    """Lists of vectors through a `ResidualRanker`, in batches; for one thread."""
+
+    def __init__(self, ranker: ResidualRanker, tokenizer: TextTokenizer, padding: int) -> None:
+        self.ranker = ranker
+        self.tokenizer = tokenizer
+        self.padding = padding
+
+    def tokens(self, queries: Sequence[str], counts: Sequence[int]) -> list[ListTokens]:
+        """The input of each query over so many passages."""
+        layout = self.ranker.head.layout
+        limit = passage_limit(self.tokenizer, self.ranker.transformer.config, layout)
+        if counts and min(counts) < 1:
+            raise ValueError(f"list {list(counts).index(min(counts))} has no passages")
+        if limit is not None and counts and max(counts) > limit:
+            raise ValueError(
+                f"a list has {max(counts)} passages, the reranker has positions for {limit}: "
+                "rerank fewer, or in windows (`ResidualReranker(..., window=Window(...))`)"
+            )
+        closing = self.tokenizer.suffix or (self.padding,)
+        return [
+            list_tokens(query, count, layout, closing=closing)
+            for query, count in zip(self.tokenizer.queries(queries), counts, strict=True)
+        ]
+
+    def __call__(
+        self,
+        queries: Sequence[str],
+        asked: Embeddings,
+        passages: Sequence[Embeddings],
+        *,
+        between: Callable[[], None] = lambda: None,
+    ) -> ResidualVectors:
+        """As `ResRank.encode_lists`, with the encoder's vectors of the queries; calls `between`
+        two batches."""
+        tokens = self.tokens(queries, [len(vectors) for vectors in passages])
+        usage = tuple(PromptUsage(sum(row.passages), 0, len(row.ids)) for row in tokens)
+        better = np.empty_like(asked)
+        contextual: list[Embeddings] = [vectors for vectors in passages]
+        for rows in self._batches(tokens):
+            between()
+            lists = [passages[row] for row in rows]
+            found = self._forward([tokens[row] for row in rows], asked[rows], lists)
+            better[rows] = found[0]
+            for row, vectors in zip(rows, found[1], strict=True):
+                contextual[row] = vectors[: len(passages[row])]
+        return ResidualVectors(better, contextual, usage)
+
+    def _batches(self, tokens: Sequence[ListTokens]) -> Iterator[list[int]]:
+        kind = "cpu" if next(self.ranker.parameters()).device.type == "cpu" else "cuda"
+        return batches_by_length([len(row.ids) for row in tokens], BATCH_TOKENS[kind])
+
+    def _forward(
+        self, tokens: Sequence[ListTokens], asked: Embeddings, passages: Sequence[Embeddings]
+    ) -> tuple[Embeddings, Embeddings]:
+        device = next(self.ranker.parameters()).device
+        batch = collate_lists(tokens, pad_id=self.padding)
+        tensors = {"asked": torch.from_numpy(asked), "passages": padded_vectors(passages), **batch}
+        with torch.inference_mode():
+            queries, vectors = self.ranker(**{name: t.to(device) for name, t in tensors.items()})
+        found = queries.float().cpu().numpy(), vectors.float().cpu().numpy()
+        if not np.isfinite(found[0]).all() or not np.isfinite(found[1]).all():
+            raise FloatingPointError(
+                'the reranker gave vectors that are not finite; open it with dtype="float32"'
+            )
+        return found
+
+
+def padded_vectors(lists: Sequence[Embeddings]) -> torch.Tensor:
+    """[B, K, D], zeros behind shorter lists."""
+    tensors = [torch.from_numpy(np.ascontiguousarray(vectors)) for vectors in lists]
+    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True)
+
+
+def max_passages(reranker: Encoder, layout: ResidualLayout) -> int | None:
+    """How many passages a list of this reranker may have, None for any number."""
+    return passage_limit(reranker.tokenizer, reranker.loaded.transformer.config, layout)
+
+
+def passage_limit(tokenizer: TextTokenizer, config: Any, layout: ResidualLayout) -> int | None:
+    """As `max_passages`; room for the longest query is kept free."""
+    if layout.passage_positions == "shared":
+        return None
+    return positions(config) - tokenizer.recipe.query_tokens - len(tokenizer.suffix)
+
+
+def save_head(folder: Path, head: ResidualHead, recipe: ResRankRecipe) -> Path:
+    """Write what a ResRank has beside its two models."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.contiguous().cpu() for k, v in head.state_dict().items()}, folder / HEAD_FILE)
+    text = json.dumps(recipe.model_dump(mode="json"), indent=2)
+    (folder / RECIPE_FILE).write_text(text + "\n", encoding="utf-8")
+    return folder
+
+
+def read_head(folder: Path, dim: int, width: int) -> ResidualHead:
+    """What `save_head` wrote; CheckpointError where it fits no such vectors and states."""
+    head = ResidualHead(dim, width, read_resrank_recipe(folder).layout)
+    path = folder / HEAD_FILE
+    try:
+        head.load_state_dict(load_file(path))
+    except Exception as error:
+        raise CheckpointError(f"the head in {path} cannot be read: {error}") from error
+    return head

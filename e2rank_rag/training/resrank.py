@@ -1,0 +1,282 @@
+"""Train a ResRank: encoder and reranker together, or the reranker over vectors that stay.
+
+folder = train_resrank(read_config("resrank.yaml"))
+reranker = load_reranker(folder)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import TrainingArguments
+
+from e2rank_rag.losses import info_nce_loss, ranknet_loss
+from e2rank_rag.models.backbone import Backbone
+from e2rank_rag.models.checkpoint import load_tokenizer, read_system, resolve_folder
+from e2rank_rag.models.encoder import Encoder
+from e2rank_rag.models.residual import ResidualHead, ResidualRanker, token_length
+from e2rank_rag.models.resrank import ListForward, ResidualVectors, read_head, save_head
+from e2rank_rag.recipe import (
+    ENCODER_FOLDER,
+    RERANKER_FOLDER,
+    EncoderOf,
+    ResidualLayout,
+    ResRankRecipe,
+)
+from e2rank_rag.rerankers import ResidualReranker
+from e2rank_rag.tokenization import TextTokenizer, pad_id, plain_tokenizer
+from e2rank_rag.training.batches import SourceBatches
+from e2rank_rag.training.config import ResRankConfig
+from e2rank_rag.training.live import LiveEncoder, evaluating
+from e2rank_rag.training.passage_lists import PassageCollator, PassageDataset
+from e2rank_rag.training.record import describe_run, plot_run
+from e2rank_rag.training.runs import (
+    METRICS_FILE,
+    StageTrainer,
+    known_vectors,
+    new_run,
+    open_base,
+    query_vectors,
+    save_merged,
+    trainable_model,
+    training_arguments,
+)
+from e2rank_rag.training.sources import DevSet, read_dev, read_training
+from e2rank_rag.training.vectors import TextVectors
+from e2rank_rag.types import Embeddings, RankingExample, TextEncoder
+
+ARGUMENTS: Mapping[str, Any] = {
+    "learning_rate": 5e-6,
+    "warmup_steps": 0.03,
+    "per_device_train_batch_size": 8,
+}
+"""E2Rank's values (arXiv 2510.22733, appendix C), under those of the configuration; ResRank's could
+not be found."""
+
+
+def train_resrank(config: ResRankConfig, *, resume: bool = False) -> Path:
+    """Train as configured and write the model to `config.output`; returns that folder.
+
+    `run/` there and `resume` are as in `trainer.train_listwise`.
+
+    Raises before the first step: ValueError for data that cannot be trained on, FileExistsError
+    where `run/` is another run's.
+    """
+    run = new_run(config.output, resume=resume)
+    arguments = training_arguments(config, run, ARGUMENTS)
+    torch.manual_seed(arguments.seed)
+    with ExitStack() as opened:
+        base = opened.enter_context(open_base(config, arguments.device))
+        reranker = opened.enter_context(_reranker(config, base, arguments.device))
+        known = known_vectors(base, config.vectors) if config.mode == "frozen" else None
+        train = read_training(config.data, base, known, seed=arguments.seed)
+        dev = read_dev(config.dev, base, known, seed=arguments.seed)
+        describe_run(run / "run.json", config, base.digest, [len(part) for part in train])
+        trainer = _trainer(config, arguments, base, reranker, train, dev, known)
+        trainer.train(resume_from_checkpoint=resume or None)
+        if trainer.is_world_process_zero():
+            _save(config, trainer, base, reranker)
+    plot_run(run / METRICS_FILE, run / "metrics.png")
+    return config.output
+
+
+class ResRankInTraining(nn.Module):
+    """The reranker and, where it learns too, the encoder's transformer."""
+
+    def __init__(self, ranker: ResidualRanker, encoder: nn.Module | None) -> None:
+        super().__init__()
+        self.ranker = ranker
+        self.encoder = encoder
+
+    def forward(
+        self, batch: Mapping[str, Any], *, truncate_dim: int | None = None
+    ) -> dict[str, Tensor]:
+        """Vectors of a batch of `PassageCollator`, unit length: the encoder's queries [B, D] and
+        documents [B, L, D], and those that rank, `better` [B, D] and `contextual` [B, L, D]."""
+        if self.encoder is None:
+            queries, documents = batch["query_vectors"], batch["document_vectors"]
+        else:
+            backbone = Backbone(self.encoder, truncate_dim=truncate_dim)
+            queries = backbone(**batch["queries"])[:, 0]
+            documents = backbone(**batch["documents"])[:, 0].view(*batch["relevance"].shape, -1)
+        better, contextual = self.ranker(queries, documents, **batch["lists"])
+        return {
+            "queries": queries,
+            "documents": documents,
+            "better": better,
+            "contextual": contextual,
+        }
+
+
+def resrank_loss(
+    vectors: Mapping[str, Tensor], batch: Mapping[str, Any], config: ResRankConfig
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of a batch, and its parts by name.
+
+    RankNet on the cosines that rerank. The InfoNCE keeps the first stage good: in joint mode it
+    compares the encoder's own vectors; frozen, those stay, and it compares the query's better one.
+    """
+    cosines = torch.einsum("bld,bd->bl", vectors["contextual"], vectors["better"])
+    parts = {
+        "info_nce": info_nce_loss(
+            vectors["queries" if config.mode == "joint" else "better"],
+            vectors["documents"].flatten(0, 1),
+            batch["positives"],
+            temperature=config.info_nce_temperature,
+            mask=batch["counted"],
+        ),
+        "ranknet": ranknet_loss(
+            cosines / config.ranknet_temperature, batch["relevance"], batch["listed"]
+        ),
+    }
+    loss = config.info_nce_weight * parts["info_nce"] + config.ranknet_weight * parts["ranknet"]
+    return loss, {name: part.detach() for name, part in parts.items()}
+
+
+class ResRankTrainer(StageTrainer):
+    """Minimises `resrank_loss`."""
+
+    def __init__(
+        self, *, config: ResRankConfig, truncate_dim: int | None, **arguments: Any
+    ) -> None:
+        super().__init__(config=config, **arguments)
+        self.config = config
+        self.truncate_dim = truncate_dim
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        vectors = model(inputs, truncate_dim=self.truncate_dim)
+        loss, parts = resrank_loss(vectors, inputs, self.config)
+        self.note(parts)
+        return (loss, {}) if return_outputs else loss
+
+
+class LiveResRank:
+    """A `ListEncoder` of weights that change; for one thread, between training steps."""
+
+    max_passages = None
+
+    def __init__(self, encoder: TextEncoder, forward: ListForward) -> None:
+        self.encoder = encoder
+        self._lists = forward
+
+    def encode_lists(
+        self, queries: Sequence[str], passages: Sequence[Embeddings]
+    ) -> ResidualVectors:
+        """As `ResRank.encode_lists`."""
+        with evaluating(self._lists.ranker):
+            return self._lists(queries, self.encoder.encode_queries(queries), passages)
+
+
+def _reranker(config: ResRankConfig, base: Encoder, device: torch.device) -> Encoder:
+    """What the reranker begins from."""
+    source: str | Path = config.reranker_from or base.weights_folder
+    if config.reranker_from is None and _is_resrank(config):
+        source = resolve_folder(config.init_from) / RERANKER_FOLDER
+    stated = config.reranker_from is None and not _is_resrank(config)
+    return Encoder.from_pretrained(
+        source,
+        pooling=base.recipe.pooling if stated else None,
+        prompts=base.recipe.prompts if stated else None,
+        device=str(device),
+    )
+
+
+def _is_resrank(config: ResRankConfig) -> bool:
+    return read_system(resolve_folder(config.init_from)) == "resrank"
+
+
+def _head(config: ResRankConfig, base: Encoder, reranker: Encoder) -> ResidualHead:
+    if _is_resrank(config):
+        head = read_head(resolve_folder(config.init_from), base.dim, reranker.hidden_size)
+        if config.layout not in (None, head.layout):
+            raise ValueError(
+                f"layout: {config.init_from} was trained with {head.layout}; leave it out to go on"
+            )
+        return head
+    return ResidualHead(
+        base.dim,
+        reranker.hidden_size,
+        config.layout or ResidualLayout(),
+        scale=token_length(reranker.loaded.transformer),
+        gates=config.gates,
+    )
+
+
+def _trainer(
+    config: ResRankConfig,
+    arguments: TrainingArguments,
+    base: Encoder,
+    reranker: Encoder,
+    train: Sequence[Sequence[RankingExample]],
+    dev: Sequence[DevSet],
+    known: TextVectors | None,
+) -> ResRankTrainer:
+    ranker = ResidualRanker(
+        trainable_model(config, reranker.weights_folder), _head(config, base, reranker)
+    )
+    encoder = trainable_model(config, base.weights_folder) if known is None else None
+    model = ResRankInTraining(ranker, encoder)
+    texts, padding = _tokenizer(base)
+    # Its own, because the reranker's belongs to the reranker's thread.
+    forward = ListForward(ranker, *_tokenizer(reranker))
+    live: TextEncoder = base
+    if encoder is not None:
+        live = LiveEncoder(encoder, texts, base.recipe, pad_id=padding, base=None)
+    judge = ResidualReranker(LiveResRank(live, forward), stored_vectors="trust")
+    dataset = PassageDataset(train, config, seed=arguments.seed)
+    return ResRankTrainer(
+        config=config,
+        truncate_dim=base.recipe.truncate_dim,
+        batches=SourceBatches(
+            [len(part) for part in train],
+            arguments.per_device_train_batch_size,
+            balance=config.balance,
+            seed=arguments.seed,
+            dataset=dataset,
+        ),
+        dev=dev,
+        measure=lambda part: part.measure(live, known, judge),
+        model=model,
+        args=arguments,
+        data_collator=PassageCollator(
+            forward,
+            texts,
+            pad_id=padding,
+            vectors=known,
+            query_vectors=None if known is None else query_vectors(base, train),
+        ),
+    )
+
+
+def _tokenizer(encoder: Encoder) -> tuple[TextTokenizer, int]:
+    tokenizer = load_tokenizer(encoder.weights_folder)
+    plain = plain_tokenizer(tokenizer)
+    return TextTokenizer(tokenizer, plain, encoder.recipe), pad_id(tokenizer)
+
+
+def _save(config: ResRankConfig, trainer: ResRankTrainer, base: Encoder, reranker: Encoder) -> None:
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    folder, ranker = config.output, model.ranker
+    save_merged(
+        folder / RERANKER_FOLDER, ranker.transformer, reranker.weights_folder, reranker.recipe
+    )
+    encoder = EncoderOf(base=base.name, digest=base.digest)
+    if _is_resrank(config):
+        encoder = EncoderOf(base=str(base.weights_folder), digest=base.digest)
+    if model.encoder is not None:
+        target = folder / ENCODER_FOLDER
+        save_merged(target, model.encoder, base.weights_folder, base.recipe)
+        with Encoder.from_pretrained(target) as saved:
+            encoder = EncoderOf(base=".", digest=saved.digest)
+    save_head(folder, ranker.head, ResRankRecipe(encoder=encoder, layout=ranker.head.layout))
