@@ -13,8 +13,14 @@ if TYPE_CHECKING:
     from e2rank_rag.feedback import Feedback
     from e2rank_rag.indexing import IndexReport, index_documents, index_file
     from e2rank_rag.models.encoder import Encoder
+    from e2rank_rag.models.rankt5 import RankT5
     from e2rank_rag.pipeline import SearchPipeline
-    from e2rank_rag.rerankers import ListwiseReranker, RocchioReranker, Window
+    from e2rank_rag.rerankers import (
+        CrossEncoderReranker,
+        ListwiseReranker,
+        RocchioReranker,
+        Window,
+    )
     from e2rank_rag.store import LANGCHAIN_LAYOUT, Layout, QdrantStore
     from e2rank_rag.types import Document, Hit
 
@@ -27,8 +33,10 @@ _HOMES = {
     "Document": "types",
     "Hit": "types",
     "Encoder": "models.encoder",
+    "RankT5": "models.rankt5",
     "Feedback": "feedback",
     "ListwiseReranker": "rerankers",
+    "CrossEncoderReranker": "rerankers",
     "RocchioReranker": "rerankers",
     "Window": "rerankers",
     "QdrantStore": "store",
@@ -42,6 +50,7 @@ _HOMES = {
 
 __all__ = [
     "CheckpointError",
+    "CrossEncoderReranker",
     "Document",
     "Encoder",
     "Feedback",
@@ -51,6 +60,7 @@ __all__ = [
     "Layout",
     "ListwiseReranker",
     "QdrantStore",
+    "RankT5",
     "RocchioReranker",
     "SearchPipeline",
     "StoreError",

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from e2rank_rag.feedback import Feedback, order
 from e2rank_rag.stored_vectors import CandidateVectors, StoredVectors, VectorCounts
-from e2rank_rag.types import Embeddings, Hit, PromptUsage, TextEncoder
+from e2rank_rag.types import Embeddings, Hit, PairRanker, PromptUsage, TextEncoder
 
 T = TypeVar("T")
 
@@ -159,6 +159,35 @@ class EnhancedQueryReranker(VectorReranker):
             return [], ()
         vectors, prompts = self.enhance(queries, lists)
         return _ranked(lists, vectors), prompts
+
+
+class CrossEncoderReranker(BaseReranker):
+    """Scores the text of each candidate with the query, such as RankT5; vectors are left alone.
+
+    model: scores pairs, such as `models.rankt5.RankT5`; as many forward passes as candidates, all
+    with their whole text. Scores are comparable within one query, not across queries.
+    """
+
+    def __init__(self, model: PairRanker) -> None:
+        self.model = model
+
+    def explain_batch(
+        self, queries: Sequence[str], candidates: Sequence[Sequence[Hit]]
+    ) -> tuple[list[list[Hit]], RerankReport]:
+        check_lists(queries, candidates)
+        rankings = [list(hits) for hits in candidates]
+        # A query without candidates costs no prompt.
+        rows = [row for row, hits in enumerate(rankings) if hits]
+        scored = self.model.score(
+            [queries[row] for row in rows],
+            [[hit.document.text for hit in rankings[row]] for row in rows],
+        )
+        for row, scores in zip(rows, scored.scores, strict=True):
+            rankings[row] = rank(rankings[row], scores)
+        return rankings, RerankReport(VectorCounts(0, 0), scored.usage)
+
+    async def run_async(self, call: Callable[[], T]) -> T:
+        return await self.model.run_async(call)
 
 
 def check_lists(queries: Sequence[str], candidates: Sequence[Sequence[Hit]]) -> None:
