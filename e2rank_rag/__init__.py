@@ -13,8 +13,17 @@ if TYPE_CHECKING:
     from e2rank_rag.feedback import Feedback
     from e2rank_rag.indexing import IndexReport, index_documents, index_file
     from e2rank_rag.models.encoder import Encoder
+    from e2rank_rag.models.rankt5 import RankT5
+    from e2rank_rag.models.resrank import ResRank
     from e2rank_rag.pipeline import SearchPipeline
-    from e2rank_rag.rerankers import ListwiseReranker, RocchioReranker, Window
+    from e2rank_rag.rerankers import (
+        CrossEncoderReranker,
+        ListwiseReranker,
+        ResidualReranker,
+        RocchioReranker,
+        Window,
+        load_reranker,
+    )
     from e2rank_rag.store import LANGCHAIN_LAYOUT, Layout, QdrantStore
     from e2rank_rag.types import Document, Hit
 
@@ -27,8 +36,13 @@ _HOMES = {
     "Document": "types",
     "Hit": "types",
     "Encoder": "models.encoder",
+    "RankT5": "models.rankt5",
     "Feedback": "feedback",
     "ListwiseReranker": "rerankers",
+    "CrossEncoderReranker": "rerankers",
+    "ResRank": "models.resrank",
+    "ResidualReranker": "rerankers",
+    "load_reranker": "rerankers",
     "RocchioReranker": "rerankers",
     "Window": "rerankers",
     "QdrantStore": "store",
@@ -42,6 +56,7 @@ _HOMES = {
 
 __all__ = [
     "CheckpointError",
+    "CrossEncoderReranker",
     "Document",
     "Encoder",
     "Feedback",
@@ -51,6 +66,9 @@ __all__ = [
     "Layout",
     "ListwiseReranker",
     "QdrantStore",
+    "RankT5",
+    "ResRank",
+    "ResidualReranker",
     "RocchioReranker",
     "SearchPipeline",
     "StoreError",
@@ -58,6 +76,7 @@ __all__ = [
     "Window",
     "index_documents",
     "index_file",
+    "load_reranker",
 ]
 
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 WEB_SEARCH = "Given a web search query, retrieve relevant passages that answer the query"
 
@@ -74,6 +74,29 @@ class SpanListwise(Record):
     """
 
     kind: Literal["span"] = "span"
+
+
+class PairPrompt(Record):
+    """One string of a query and a document, as RankT5 has it (arXiv 2210.10634, section 4.1).
+
+    The document stands last: what is over-long is cut there, and never the query.
+    """
+
+    template: str = "Query: {query} Document: {document}"
+
+    @field_validator("template")
+    @classmethod
+    def _document_last(cls, template: str) -> str:
+        once = template.count("{query}") == template.count("{document}") == 1
+        if not once or not template.endswith("{document}"):
+            raise ValueError(
+                "a template of pairs has {query} once and ends with {document}, got "
+                f"{template!r}"
+            )
+        return template
+
+    def text(self, query: str, document: str) -> str:
+        return fill(self.template, {"query": query, "document": document})
 
 
 class Prompts(Record):

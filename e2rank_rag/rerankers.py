@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from e2rank_rag.feedback import Feedback, order
 from e2rank_rag.recipe import System
 from e2rank_rag.stored_vectors import CandidateVectors, StoredVectors, VectorCounts
-from e2rank_rag.types import Embeddings, Hit, PromptUsage, TextEncoder
+from e2rank_rag.types import Embeddings, Hit, PairRanker, PromptUsage, TextEncoder
 
 if TYPE_CHECKING:
     from e2rank_rag.models.resrank import ListEncoder
@@ -98,6 +99,21 @@ class BaseReranker(ABC):
     async def run_async(self, call: Callable[[], T]) -> T:
         """Run a call in the thread of the model, whose methods run at once when called there."""
 
+    @abstractmethod
+    def close(self) -> None:
+        """Free the model, unless others of the same name use it. Safe to call twice."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
     def rerank(self, query: str, candidates: Sequence[Hit]) -> list[Hit]:
         """The candidates of one query, best first; see `rerank_batch`."""
         return self.rerank_batch([query], [candidates])[0]
@@ -144,6 +160,9 @@ class VectorReranker(BaseReranker):
     async def run_async(self, call: Callable[[], T]) -> T:
         return await self.encoder.run_async(call)
 
+    def close(self) -> None:
+        self.encoder.close()
+
     @abstractmethod
     def _order(self, queries: Sequence[str], lists: Sequence[list[Hit]]) -> Ordered:
         """The rankings of lists with at least one candidate each; all have their embeddings."""
@@ -163,6 +182,38 @@ class EnhancedQueryReranker(VectorReranker):
             return [], ()
         vectors, prompts = self.enhance(queries, lists)
         return _ranked(lists, vectors), prompts
+
+
+class CrossEncoderReranker(BaseReranker):
+    """Scores the text of each candidate with the query, such as RankT5; vectors are left alone.
+
+    model: scores pairs, such as `models.rankt5.RankT5`; as many forward passes as candidates, all
+    with their whole text. Scores are comparable within one query, not across queries.
+    """
+
+    def __init__(self, model: PairRanker) -> None:
+        self.model = model
+
+    def explain_batch(
+        self, queries: Sequence[str], candidates: Sequence[Sequence[Hit]]
+    ) -> tuple[list[list[Hit]], RerankReport]:
+        check_lists(queries, candidates)
+        rankings = [list(hits) for hits in candidates]
+        # A query without candidates costs no prompt.
+        rows = [row for row, hits in enumerate(rankings) if hits]
+        scored = self.model.score(
+            [queries[row] for row in rows],
+            [[hit.document.text for hit in rankings[row]] for row in rows],
+        )
+        for row, scores in zip(rows, scored.scores, strict=True):
+            rankings[row] = rank(rankings[row], scores)
+        return rankings, RerankReport(VectorCounts(0, 0), scored.usage)
+
+    async def run_async(self, call: Callable[[], T]) -> T:
+        return await self.model.run_async(call)
+
+    def close(self) -> None:
+        self.model.close()
 
 
 def check_lists(queries: Sequence[str], candidates: Sequence[Sequence[Hit]]) -> None:
@@ -292,6 +343,9 @@ class ResidualReranker(VectorReranker):
         super().__init__(model.encoder, stored_vectors=stored_vectors)
         self.model = model
         self.window = window
+
+    def close(self) -> None:
+        self.model.close()
 
     def _order(self, queries: Sequence[str], lists: Sequence[list[Hit]]) -> Ordered:
         if self.window is not None:

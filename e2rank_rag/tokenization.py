@@ -160,14 +160,7 @@ class TextTokenizer:
         return slots
 
     def _encode(self, texts: Sequence[str], limit: int) -> list[list[int]]:
-        """Ids of each text, at least `limit + 1` of them where the text has so many."""
-        heads = [text[: limit * CHARACTERS_PER_TOKEN] for text in texts]
-        encodings = self._plain.encode_batch_fast(heads, add_special_tokens=False)
-        rows = [encoding.ids for encoding in encodings]
-        for index, (text, head) in enumerate(zip(texts, heads, strict=True)):
-            if len(head) < len(text) and len(rows[index]) <= limit:
-                rows[index] = self._plain.encode(text, add_special_tokens=False).ids
-        return rows
+        return first_ids(self._plain, texts, limit)
 
     def _span_prompt(self, query: str, documents: Sequence[str]) -> tuple[Tokens, PromptUsage]:
         """`prefix query suffix document suffix ...`: each closed as the tokenizer closes a text."""
@@ -251,6 +244,16 @@ class TextTokenizer:
             cut_texts.append(text[: cut_at(encoding.offsets, limit)] if cut else text)
             cuts.append(cut)
         return cut_texts, cuts
+
+
+def first_ids(plain: Tokenizer, texts: Sequence[str], limit: int) -> list[list[int]]:
+    """Ids of each text, at least `limit + 1` of them where the text has so many."""
+    heads = [text[: limit * CHARACTERS_PER_TOKEN] for text in texts]
+    rows = [each.ids for each in plain.encode_batch_fast(heads, add_special_tokens=False)]
+    for index, (text, head) in enumerate(zip(texts, heads, strict=True)):
+        if len(head) < len(text) and len(rows[index]) <= limit:
+            rows[index] = plain.encode(text, add_special_tokens=False).ids
+    return rows
 
 
 def fair_share(lengths: Sequence[int], room: int) -> int:

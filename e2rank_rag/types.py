@@ -1,4 +1,4 @@
-"""The records that every part hands on, and the three protocols that parts are written against.
+"""The records that every part hands on, and the protocols that parts are written against.
 
 A *ranking* is a plain `list[Hit]`, best first. Embeddings are float32 numpy arrays of unit length.
 """
@@ -107,6 +107,25 @@ class ListwiseEncoding(NamedTuple):
     usage: tuple[PromptUsage, ...]
 
 
+class PairScores(NamedTuple):
+    """Scores of pairs: per query float32 [its documents], and what its prompts held together."""
+
+    scores: list[NDArray[np.float32]]
+    usage: tuple[PromptUsage, ...]
+
+
+class PairRanker(Protocol):
+    """Scores each (query, document) pair; scores are comparable within one query."""
+
+    def score(self, queries: Sequence[str], documents: Sequence[Sequence[str]]) -> PairScores: ...
+
+    async def run_async(self, call: Callable[[], T]) -> T:
+        """Run a call that uses this ranker without blocking the event loop."""
+        ...
+
+    def close(self) -> None: ...
+
+
 class TextEncoder(Protocol):
     """Text in, unit vectors out. One model serves documents, queries and listwise prompts."""
 
@@ -145,6 +164,8 @@ class TextEncoder(Protocol):
     async def run_async(self, call: Callable[[], T]) -> T:
         """Run a call that uses this encoder without blocking the event loop."""
         ...
+
+    def close(self) -> None: ...
 
 
 class Reranker(Protocol):

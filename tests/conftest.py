@@ -31,6 +31,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3Model,
+    T5Config,
+    T5ForConditionalGeneration,
     XLMRobertaConfig,
     XLMRobertaModel,
 )
@@ -168,6 +170,37 @@ def xlmr_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+def t5_tokenizer() -> PreTrainedTokenizerFast:
+    """Unigram as in T5, with sentinels that are pieces of the vocabulary; `</s>` closes a text."""
+    backend = Tokenizer(models.Unigram())
+    backend.normalizer = normalizers.NFKC()
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()]
+    )
+    backend.decoder = decoders.Metaspace()
+    sentinels = [f"<extra_id_{number}>" for number in range(21)]
+    trainer = trainers.UnigramTrainer(
+        vocab_size=320,
+        special_tokens=["<pad>", "</s>", "<unk>", *sentinels],
+        unk_token="<unk>",
+        show_progress=False,
+    )
+    backend.train_from_iterator([*TEXT, "Query: Document: < > / _"], trainer)
+    backend.post_processor = processors.TemplateProcessing(
+        single="$A </s>",
+        pair="$A </s> $B </s>",
+        special_tokens=[("</s>", backend.token_to_id("</s>"))],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_max_length=512,
+        eos_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        extra_special_tokens=sentinels,
+    )
+
+
 def write_sentence_transformers_layout(
     folder: Path, dim: int, *, pooling: str = "mean", max_length: int = 128
 ) -> None:
@@ -276,6 +309,30 @@ def tiny_xlmr(tmp_path_factory) -> Path:
     XLMRobertaModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     write_sentence_transformers_layout(folder, 32, pooling="cls")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_t5(tmp_path_factory) -> Path:
+    """A T5 encoder-decoder, which says nothing of ranking: 32 wide, `<extra_id_0>` to `_20`."""
+    folder = tmp_path_factory.mktemp("tiny-t5")
+    tokenizer = t5_tokenizer()
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=32,
+        d_kv=8,
+        d_ff=64,
+        num_layers=2,
+        num_heads=4,
+        # Wide enough that different pairs lie apart.
+        initializer_factor=1.5,
+        decoder_start_token_id=tokenizer.pad_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    torch.manual_seed(3)
+    T5ForConditionalGeneration(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 

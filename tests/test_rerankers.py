@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from e2rank_rag.errors import StoredVectorMismatch
+from e2rank_rag.models.rankt5 import RankT5
 from e2rank_rag.rerankers import (
+    CrossEncoderReranker,
     EnhancedQueryReranker,
     ListwiseReranker,
     RocchioReranker,
@@ -18,7 +20,9 @@ from e2rank_rag.rerankers import (
     rank,
     score_by_vector,
 )
+from e2rank_rag.stored_vectors import VectorCounts
 from e2rank_rag.types import Document, Hit
+from tests.cross_encoders import write_bert_cross_encoder
 from tests.encoders import CountingEncoder, TableEncoder, another_model
 
 QUERY = "Which animals purr, and which ones bark?"
@@ -477,3 +481,56 @@ def test_rocchio_makes_no_prompt(bert):
 def test_rocchio_options_are_checked(option, message):
     with pytest.raises(ValueError, match=message):
         RocchioReranker(SQUARE, **option)
+
+
+# A score per pair
+
+
+@pytest.fixture(scope="module")
+def pair_ranker(tmp_path_factory):
+    folder = write_bert_cross_encoder(tmp_path_factory.mktemp("tiny-cross"))
+    with RankT5.from_pretrained(folder) as ranker:
+        yield ranker
+
+
+@pytest.fixture
+def hits():
+    return [
+        Hit(Document(str(i), text), 1.0 - i / 10, np.eye(8, dtype=np.float32)[i], source="store")
+        for i, text in enumerate(TEXTS)
+    ]
+
+
+def test_a_cross_encoder_orders_by_the_score_of_each_pair_and_reads_no_vectors(pair_ranker, hits):
+    queries = [QUERY, "", OTHER_QUERY]  # the empty one has no candidates, and so is not asked
+    rankings, report = CrossEncoderReranker(pair_ranker).explain_batch(
+        queries, [hits, [], hits[:3][::-1]]
+    )
+    assert ids(rankings[1]) == []
+    for query, ranking, given in ((QUERY, rankings[0], hits), (OTHER_QUERY, rankings[2], hits[:3])):
+        texts = [hit.document.text for hit in given]
+        (scores,), _ = pair_ranker.score([query], [texts])
+        expected = {hit.document.id: score for hit, score in zip(given, scores, strict=True)}
+        assert sorted(ids(ranking)) == sorted(expected)
+        assert [hit.score for hit in ranking] == pytest.approx(
+            sorted(expected.values(), reverse=True), abs=1e-5
+        )
+        for hit in ranking:
+            original = hits[int(hit.document.id)]
+            assert hit.score == pytest.approx(expected[hit.document.id], abs=1e-5)
+            assert hit.embedding is original.embedding
+            assert (hit.source, hit.retrieval_score) == ("store", original.score)
+    assert report.vectors == VectorCounts(0, 0)
+    assert [used.documents for used in report.prompts] == [8, 3]
+
+
+async def test_a_cross_encoder_gives_the_same_ranking_to_one_many_and_async_callers(
+    pair_ranker, hits
+):
+    reranker = CrossEncoderReranker(pair_ranker)
+    (ranking,) = reranker.rerank_batch([QUERY], [hits])
+    assert same(reranker.rerank(QUERY, hits), ranking)
+    assert same(await reranker.arerank(QUERY, hits), ranking)
+    assert same(reranker.rerank(QUERY, hits[::-1]), ranking)
+    with pytest.raises(ValueError, match="1 queries came with 2 candidate lists"):
+        reranker.rerank_batch([QUERY], [hits, hits])

@@ -113,7 +113,7 @@ def read_recipe(
         recipe = _read_recipe_file(folder / RECIPE_FILE, Recipe)
         changes = {"pooling": pooling, "prompts": prompts}
         return recipe.model_copy(update={k: v for k, v in changes.items() if v is not None})
-    config, tokenizer = _read_config(folder), load_tokenizer(folder)
+    config, tokenizer = read_config(folder), load_tokenizer(folder)
     if pooling is not None and prompts is not None:
         stated = _stated_recipe(pooling, prompts, config, tokenizer)
     elif (folder / "modules.json").is_file():
@@ -139,7 +139,7 @@ def read_system(folder: Path) -> System | None:
     path = folder / RECIPE_FILE
     if not path.is_file():
         return None
-    stated = _read_json(path)
+    stated = read_json(path)
     system = stated.get("system", "e2rank") if isinstance(stated, dict) else stated
     if system not in get_args(System):
         raise CheckpointError(f"{path}: system is {system!r}, not one of {list(get_args(System))}")
@@ -221,7 +221,7 @@ def load_transformer(
             f"{folder} has no *.safetensors file; pickled weights are not read, convert them with "
             "AutoModel.from_pretrained(folder).save_pretrained(new_folder)"
         )
-    config = _read_config(folder)
+    config = read_config(folder)
     config.use_cache = False
     try:
         with quiet_transformers():
@@ -247,15 +247,17 @@ def load_transformer(
     return model
 
 
-def weights_digest(transformer: nn.Module) -> str:
+def weights_digest(transformer: nn.Module, *, pooler: bool = False) -> str:
     """Names the weights: the same for a copy, a resaved folder, and in float32 or bfloat16.
 
     Hashes 4096 evenly spread values of each tensor, rounded to bfloat16: any training step moves
-    many of those, and an 8B model has 16 GB to read. The pooler is left out, as nothing reads it.
+    many of those, and an 8B model has 16 GB to read.
+
+    pooler: whether something reads it; it is left out otherwise.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(transformer.state_dict().items()):
-        if "pooler" in name:
+        if "pooler" in name and not pooler:
             continue
         flat = tensor.reshape(-1)
         places = torch.linspace(0, len(flat) - 1, min(len(flat), 4096), dtype=torch.float64)
@@ -344,7 +346,7 @@ def save_adapter(
     target = folder / ADAPTER_FOLDER
     adapted.save_pretrained(str(target))
     (target / "README.md").unlink(missing_ok=True)  # an empty model card
-    config = _read_json(target / ADAPTER_FILES[0])
+    config = read_json(target / ADAPTER_FILES[0])
     config["base_model_name_or_path"] = base
     (target / ADAPTER_FILES[0]).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     recipe = recipe.model_copy(update={"adapter": AdapterOf(base=base, digest=digest)})
@@ -384,7 +386,7 @@ def _read_recipe_file(path: Path, kind: type[R]) -> R:
         raise CheckpointError(f"{path} is not a recipe this version reads: {error}") from error
 
 
-def _read_config(folder: Path) -> PretrainedConfig:
+def read_config(folder: Path) -> PretrainedConfig:
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder} has no config.json; it is no Hugging Face model folder")
     try:
@@ -411,7 +413,7 @@ def _stated_recipe(
 def _sentence_transformers_recipe(
     folder: Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, Any]:
-    modules = _read_json(folder / "modules.json")
+    modules = read_json(folder / "modules.json")
     try:
         kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
         paths = [module["path"] for module in modules]
@@ -429,9 +431,9 @@ def _sentence_transformers_recipe(
         )
     pooling = _sentence_transformers_pooling(folder / paths[1] / "config.json")
     stated = (
-        _read_json(folder / "config_sentence_transformers.json", default={}).get("prompts") or {}
+        read_json(folder / "config_sentence_transformers.json", default={}).get("prompts") or {}
     )
-    bert = _read_json(folder / "sentence_bert_config.json", default={})
+    bert = read_json(folder / "sentence_bert_config.json", default={})
     if bert.get("do_lower_case") and tokenizer("A")["input_ids"] != tokenizer("a")["input_ids"]:
         raise CheckpointError(
             f"{folder / 'sentence_bert_config.json'} has texts lower-cased before they are "
@@ -447,7 +449,7 @@ def _sentence_transformers_recipe(
 
 
 def _sentence_transformers_pooling(path: Path) -> Pooling:
-    config = _read_json(path)
+    config = read_json(path)
     names: dict[str, Pooling] = {"lasttoken": "last", "cls": "cls", "mean": "mean"}
     flags = {
         "pooling_mode_lasttoken": "lasttoken",
@@ -500,7 +502,7 @@ def _listwise_budget(prompts: Prompts, limit: int, document_tokens: int) -> List
     return ListwiseBudget(max_tokens=min(32768, limit), document_tokens=document_tokens)
 
 
-def _read_json(path: Path, default: Any = None) -> Any:
+def read_json(path: Path, default: Any = None) -> Any:
     if default is not None and not path.is_file():
         return default
     try:

@@ -130,7 +130,7 @@ class Encoder:
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         folder = folder.resolve()
         weights, adapter = model_folders(folder, recipe, local_files_only=local_files_only)
-        dtype_here = _torch_dtype(dtype, where)
+        dtype_here = torch_dtype(dtype, where)
         files = stamp(weights, adapter)
         key = LoadKey(weights, files, dtype_here, where, attn_implementation, adapter)
         loaded = acquire(key, load_encoder)
@@ -157,7 +157,7 @@ class Encoder:
 
     def encode_queries(self, queries: Sequence[str], *, progress: bool | None = None) -> Embeddings:
         """Plain query vectors, float32 [n, dim]. ValueError for a query without any token."""
-        texts = _checked(queries, "query")
+        texts = checked_texts(queries, "query")
         limit = self.recipe.query_tokens
         return self._encode_logged(
             "queries", limit, lambda: self.tokenizer.queries(texts), progress
@@ -175,7 +175,7 @@ class Encoder:
         Over-long texts are cut at `recipe.document_tokens`; `on_cut` is told how many, without it
         one warning per call is logged. progress: show a bar; None: on a terminal, for long calls.
         """
-        texts = _checked(documents, "document")
+        texts = checked_texts(documents, "document")
         limit = self.recipe.document_tokens
         return self._encode_logged(
             "documents", limit, lambda: self.tokenizer.documents(texts), progress, on_cut
@@ -196,7 +196,7 @@ class Encoder:
         the documents out. query_weight: `a` in `a * query + (1 - a) * listwise`, scaled to unit
         length; None takes the recipe's.
         """
-        texts = _checked(queries, "query")
+        texts = checked_texts(queries, "query")
         if len(candidates) != len(texts):
             raise ValueError(f"{len(texts)} queries came with {len(candidates)} candidate lists")
         depth = self.recipe.listwise.depth if depth is None else depth
@@ -205,7 +205,7 @@ class Encoder:
         weight = self.recipe.query_weight if query_weight is None else query_weight
         if not 0.0 <= weight <= 1.0:
             raise ValueError(f"query_weight must be between 0 and 1, got {weight}")
-        lists = [_checked(documents[:depth], "candidate") for documents in candidates]
+        lists = [checked_texts(documents[:depth], "candidate") for documents in candidates]
 
         def encode() -> ListwiseEncoding:
             tokens, usage = self.tokenizer.listwise(texts, lists, depth)
@@ -339,7 +339,7 @@ class Encoder:
         """Batches of similar length through the model; runs in the worker thread."""
         loaded, device = self.loaded, self._key.device
         vectors = np.empty((len(tokens), self.dim), dtype=np.float32)
-        batches = list(batches_by_length([len(row.ids) for row in tokens], _batch_tokens(device)))
+        batches = list(batches_by_length([len(row.ids) for row in tokens], batch_tokens(device)))
         padding = pad_id(loaded.tokenizer)
         with torch.inference_mode():
             for rows in _tracked(batches, progress):
@@ -382,11 +382,12 @@ def _tracked(batches: list[list[int]], progress: bool | None) -> Iterator[list[i
     yield from track(batches, description="encoding", console=console, transient=True)
 
 
-def _batch_tokens(device: torch.device) -> int:
+def batch_tokens(device: torch.device) -> int:
+    """`BATCH_TOKENS` of this device."""
     return BATCH_TOKENS["cpu" if device.type == "cpu" else "cuda"]
 
 
-def _checked(texts: Sequence[str], kind: str) -> list[str]:
+def checked_texts(texts: Sequence[str], kind: str) -> list[str]:
     """Texts as a list; anything but a string that can be written as UTF-8 is an error."""
     if isinstance(texts, str):
         raise TypeError(f"expected a list of texts, got one string; write [{texts[:40]!r}]")
@@ -405,7 +406,8 @@ def _checked(texts: Sequence[str], kind: str) -> list[str]:
     return texts
 
 
-def _torch_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
+def torch_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
+    """A dtype by its name; None: bfloat16 on CUDA, float32 elsewhere."""
     if dtype is None:
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     if dtype not in get_args(Dtype):

@@ -78,6 +78,8 @@ class ListEncoder(Protocol):
         self, queries: Sequence[str], passages: Sequence[Embeddings]
     ) -> ResidualVectors: ...
 
+    def close(self) -> None: ...
+
 
 class ResRank:
     """An encoder and the reranker of its vectors. Opened from a folder that `save` wrote.

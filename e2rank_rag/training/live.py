@@ -75,6 +75,9 @@ class LiveEncoder:
     async def run_async(self, call: Callable[[], T]) -> T:
         return call()
 
+    def close(self) -> None:
+        """Nothing: the model is the trainer's."""
+
     def _forward(self, tokens: Sequence[Tokens]) -> Embeddings:
         device = next(self.model.parameters()).device
         backbone = Backbone(self.model, truncate_dim=self.recipe.truncate_dim)

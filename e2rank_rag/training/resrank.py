@@ -177,6 +177,9 @@ class LiveResRank:
         with evaluating(self._lists.ranker):
             return self._lists(queries, self.encoder.encode_queries(queries), passages)
 
+    def close(self) -> None:
+        """Nothing: the model is the trainer's."""
+
 
 def _reranker(config: ResRankConfig, base: Encoder, device: torch.device) -> Encoder:
     """What the reranker begins from."""

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from e2rank_rag.errors import CheckpointError
-from e2rank_rag.training import cross_encoder_teacher
+from e2rank_rag.models.encoder import BATCH_TOKENS
 from e2rank_rag.training.cross_encoder_teacher import CrossEncoderTeacher
 from e2rank_rag.training.labeling import TeacherError
 from tests.conftest import TEXT, xlmr_tokenizer
@@ -87,7 +87,7 @@ async def test_documents_are_ordered_by_the_score_of_each_pair(tiny_cross, query
 
 async def test_the_size_of_a_batch_does_not_matter(tiny_cross, monkeypatch):
     whole = await order(tiny_cross, TEXT)
-    monkeypatch.setattr(cross_encoder_teacher, "BATCH_PAIRS", 2)
+    monkeypatch.setitem(BATCH_TOKENS, "cpu", 64)
     assert await order(tiny_cross, TEXT) == whole
     assert sorted(whole.ranking) == list(range(1, len(TEXT) + 1))
 
@@ -113,6 +113,10 @@ async def test_only_documents_are_cut(tiny_cross):
         "query leaves no room for documents"
     )
     assert (await order(tiny_cross, ["cats"], "cats " * 12, max_tokens=16)).ranking == (1,)
+
+
+async def test_a_query_without_a_token_is_a_problem_and_ends_nothing(tiny_cross):
+    assert (await order(tiny_cross, ["cats"], " ")).problem == "query has no token"
 
 
 @pytest.mark.parametrize(("asked", "used"), [(None, 64), (16, 16), (9999, 64)])

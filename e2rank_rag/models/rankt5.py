@@ -1,0 +1,292 @@
+"""RankT5: a score for each pair of a query and a document (arXiv 2210.10634).
+
+ranker = RankT5.from_pretrained("cross-encoder/ms-marco-MiniLM-L6-v2")
+(scores,), usage = ranker.score(["where is Paris?"], [["Paris is in France.", "Cats purr."]])
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from e2rank_rag.models.checkpoint import load_tokenizer, resolve_folder, weights_digest
+from e2rank_rag.models.cpu import use_onednn
+from e2rank_rag.models.encoder import (
+    Dtype,
+    batch_tokens,
+    batches_by_length,
+    checked_texts,
+    torch_dtype,
+)
+from e2rank_rag.models.loaded import LoadKey, Shared, acquire, release, stamp
+from e2rank_rag.models.rankt5_checkpoint import (
+    load_ranker,
+    pair_logits,
+    read_rankt5_recipe,
+    reads_segments,
+    save_ranker,
+)
+from e2rank_rag.models.worker import Worker
+from e2rank_rag.pair_tokenization import PairTokenizer
+from e2rank_rag.recipe import PairPooling, RankT5Recipe, Structure
+from e2rank_rag.tokenization import MIN_SHARE, Tokens, plain_tokenizer, token_id
+from e2rank_rag.types import PairScores, PromptUsage
+
+T = TypeVar("T")
+
+
+@dataclass(kw_only=True)
+class LoadedRanker(Shared):
+    """What a ranker needs."""
+
+    model: PreTrainedModel
+    digest: str
+
+
+class RankT5:
+    """A ranker of pairs with its recipe. Light: rankers of one model share weights and thread.
+
+    Every method may be called from any thread; `run_async` never blocks the event loop. Scores are
+    unbounded float32 numbers that order the documents of one query, and the same for a pair alone
+    and in any batch (to 1e-5 in float32). Close it, or use it as a context manager, to free the
+    model.
+    """
+
+    def __init__(self, key: LoadKey, model: LoadedRanker, recipe: RankT5Recipe, name: str) -> None:
+        self.name = name
+        self.recipe = recipe
+        self.digest = model.digest
+        self._key = key
+        self._model: LoadedRanker | None = model
+        self._closing = threading.Lock()
+        self._scorer = PairScorer(model.model, model.tokenizer, recipe, plain=model.plain)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path,
+        *,
+        structure: Structure | None = None,
+        score_token: str | None = None,
+        pooling: PairPooling | None = None,
+        max_length: int | None = None,
+        dtype: Dtype | None = None,
+        device: str | None = None,
+        attn_implementation: str | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
+        """Open a folder or a hub id: one that stage `rankt5` has written, a T5 or Flan-T5 as
+        encoder-decoder (so are the released RankT5 weights, once converted to safetensors), or a
+        cross-encoder of one score, such as those of sentence-transformers.
+
+        structure, score_token, pooling: only where the folder does not say, see `RankT5Recipe`. The
+            paper's score token "<extra_id_10>" is the default of an encoder-decoder.
+        max_length: limit for a pair in tokens, special ones included; documents are cut there. At
+            most 512 by default.
+        dtype, device: as in `Encoder.from_pretrained`.
+
+        Raises CheckpointError when the folder is missing, damaged, another system's, or has nothing
+        that gives a score; ValueError for a setting that does not fit it.
+        """
+        folder = resolve_folder(model, revision=revision, local_files_only=local_files_only)
+        folder = folder.resolve()
+        recipe = read_rankt5_recipe(
+            folder,
+            name=str(model),
+            structure=structure,
+            score_token=score_token,
+            pooling=pooling,
+            max_tokens=max_length,
+        )
+        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        key = LoadKey(
+            folder,
+            stamp(folder),
+            torch_dtype(dtype, where),
+            where,
+            attn_implementation,
+            system="rankt5",
+        )
+        # A folder has the weights of one structure: another one of it is not loaded, but refused.
+        loaded = acquire(key, partial(_load, recipe=recipe))
+        try:
+            return cls(key, loaded, recipe, str(model))
+        except BaseException:
+            release(key, loaded)
+            raise
+
+    def score(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[Sequence[str]],
+        *,
+        least: int = MIN_SHARE,
+    ) -> PairScores:
+        """A score for each query with each of its documents; higher is better.
+
+        Over-long documents are cut at `recipe.max_tokens` with their query, which never is; the
+        usage counts them. least: tokens that a query must leave for a document.
+
+        Raises ValueError for an empty query, one that leaves less, and another number of lists than
+        queries; FloatingPointError for scores that are not finite.
+        """
+        asked = checked_texts(queries, "query")
+        if len(documents) != len(asked):
+            raise ValueError(f"{len(asked)} queries came with {len(documents)} lists of documents")
+        lists = [checked_texts(each, "document") for each in documents]
+        loaded = self._loaded
+
+        def scored() -> PairScores:
+            return self._scorer.score(
+                asked,
+                lists,
+                budget=batch_tokens(self._key.device),
+                least=least,
+                before_batch=loaded.worker.check_cancelled,
+            )
+
+        found = loaded.worker.run(scored)
+        if not all(np.isfinite(row).all() for row in found.scores):
+            raise FloatingPointError(
+                f"{self.name} gave scores in {self._key.dtype} that are not finite; "
+                'open it with dtype="float32"'
+            )
+        return found
+
+    def room(self, query: str) -> int:
+        """Tokens that a query leaves for a document; ValueError for an empty query."""
+        (query,) = checked_texts([query], "query")
+        return self._loaded.worker.run(lambda: self._scorer.tokenizer.room(query))
+
+    async def run_async(self, call: Callable[[], T]) -> T:
+        """Run a call in the thread of this ranker, whose methods run at once when called there."""
+        return await self._loaded.worker.run_async(call)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write model and recipe; a BERT is opened by sentence-transformers' `CrossEncoder` too."""
+        loaded = self._loaded
+        return loaded.worker.run(
+            lambda: save_ranker(folder, loaded.model, loaded.tokenizer, self.recipe)
+        )
+
+    def close(self) -> None:
+        """Give the model back; the last ranker of a model frees it. Safe to call twice."""
+        with self._closing:
+            model, self._model = self._model, None
+        if model is not None:
+            del self._scorer
+            release(self._key, model)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def _loaded(self) -> LoadedRanker:
+        if self._model is None:
+            raise RuntimeError(f"{self.name} was closed; open it again with RankT5.from_pretrained")
+        return self._model
+
+
+class PairScorer:
+    """Texts to scores with a model as it is, in training too. Not thread-safe.
+
+    model: as `rankt5_checkpoint.load_ranker` gives it; may be wrapped, as by peft.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        recipe: RankT5Recipe,
+        *,
+        plain: Tokenizer | None = None,
+    ) -> None:
+        self.model = model
+        self.recipe = recipe
+        config: Any = model.config
+        self.score_id: int | None = None
+        self.start_id: int | None = None
+        if recipe.score_token is not None:
+            self.score_id = token_id(tokenizer, recipe.score_token)
+            self.start_id = int(config.decoder_start_token_id)
+        self.tokenizer = PairTokenizer(
+            tokenizer,
+            plain_tokenizer(tokenizer) if plain is None else plain,
+            recipe,
+            segments=reads_segments(config),
+        )
+
+    def score(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[Sequence[str]],
+        *,
+        budget: int,
+        least: int = MIN_SHARE,
+        before_batch: Callable[[], None] = lambda: None,
+    ) -> PairScores:
+        """See `RankT5.score`; budget: tokens of one forward pass, padding included."""
+        lists = [
+            self.tokenizer.pairs(query, texts, least=least)
+            for query, texts in zip(queries, documents, strict=True)
+        ]
+        pairs = [pair for each in lists for pair in each]
+        scores = np.empty(len(pairs), dtype=np.float32)
+        device = next(self.model.parameters()).device
+        with torch.inference_mode():
+            for rows in batches_by_length([len(pair.ids) for pair in pairs], budget):
+                before_batch()
+                batch = self.tokenizer.collate([pairs[row] for row in rows])
+                batch = {name: part.to(device) for name, part in batch.items()}
+                found = pair_logits(self.model, batch, self.score_id, self.start_id)
+                scores[rows] = found.cpu().numpy()
+        ends = np.cumsum([len(each) for each in lists])[:-1]
+        split = np.split(scores, ends) if lists else []
+        return PairScores(split, tuple(map(_usage, lists)))
+
+
+def _usage(pairs: Sequence[Tokens]) -> PromptUsage:
+    return PromptUsage(
+        documents=len(pairs),
+        documents_cut=sum(pair.cut for pair in pairs),
+        tokens=sum(len(pair.ids) for pair in pairs),
+    )
+
+
+def _load(key: LoadKey, *, recipe: RankT5Recipe) -> LoadedRanker:
+    tokenizer = load_tokenizer(key.folder)
+    model = load_ranker(
+        key.folder, recipe, dtype=key.dtype, attn_implementation=key.attn_implementation
+    )
+    digest = weights_digest(model, pooler=True)
+    to_device: Callable[..., PreTrainedModel] = model.to
+    model = to_device(device=key.device)
+    if key.device.type == "cpu" and key.dtype == torch.float32:
+        use_onednn(model)
+    return LoadedRanker(
+        model=model,
+        tokenizer=tokenizer,
+        plain=plain_tokenizer(tokenizer),
+        digest=digest,
+        worker=Worker(f"rankt5-{key.folder.name}"),
+    )

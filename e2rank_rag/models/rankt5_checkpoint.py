@@ -1,0 +1,279 @@
+"""Folders of rankers of pairs: what they say of themselves, reading and writing them.
+
+Three kinds of weights: a T5 encoder-decoder, a T5 encoder with a dense layer of ours, and any
+sequence classifier of one score, such as the cross-encoders of sentence-transformers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    T5Config,
+    T5EncoderModel,
+)
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from e2rank_rag.errors import CheckpointError
+from e2rank_rag.models.backbone import pool
+from e2rank_rag.models.checkpoint import (
+    RECIPE_FILE,
+    load_tokenizer,
+    positions,
+    quiet_transformers,
+    read_config,
+    read_json,
+    read_system,
+)
+from e2rank_rag.recipe import PairPooling, RankT5Recipe, Structure
+
+T5_FAMILY = ("t5", "mt5", "umt5")
+
+RAW_SCORES = {"activation_fn": "torch.nn.modules.linear.Identity"}
+"""Without it, sentence-transformers would put a sigmoid on the scores."""
+
+OWN_HEAD = "score"
+"""The dense layer of an encoder-only T5."""
+
+_DEFAULT_TOKENS = 512
+_NO_LIMIT = 1 << 20
+
+
+class T5Ranker(T5EncoderModel):
+    """A T5 encoder, one vector of its output, and a dense layer to one score."""
+
+    def __init__(self, config: T5Config) -> None:
+        super().__init__(config)
+        self.score = nn.Linear(config.d_model, 1)
+        self.post_init()
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, pool_slots: Tensor
+    ) -> SequenceClassifierOutput:
+        """int [B, L] three times -> logits [B, 1]; pool_slots as in `backbone.pool`."""
+        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        vectors = pool(hidden, pool_slots)[:, 0].to(self.score.weight.dtype)
+        return SequenceClassifierOutput(logits=self.score(vectors))
+
+
+def read_rankt5_recipe(
+    folder: Path,
+    *,
+    name: str,
+    structure: Structure | None = None,
+    score_token: str | None = None,
+    pooling: PairPooling | None = None,
+    max_tokens: int | None = None,
+) -> RankT5Recipe:
+    """How the folder scores a pair, with what the caller states in its place.
+
+    Raises CheckpointError for a folder of another system, and ValueError for what does not fit it.
+    """
+    stated = {
+        "structure": structure,
+        "score_token": score_token,
+        "pooling": pooling,
+        "max_tokens": max_tokens,
+    }
+    changes = {key: value for key, value in stated.items() if value is not None}
+    config = read_config(folder)
+    if (folder / RECIPE_FILE).is_file():
+        said = _own_recipe(folder, name)
+        if structure not in (None, said["structure"]):
+            raise CheckpointError(f"{name} is {said['structure']}, not {structure}")
+    else:
+        longest = longest_pair(config, load_tokenizer(folder))
+        said = {**_structure(config), "max_tokens": min(_DEFAULT_TOKENS, longest)}
+        if structure == "encoder-decoder" != said["structure"]:
+            raise CheckpointError(f"{name} has no decoder: {config.model_type} is encoder-only")
+    try:
+        recipe = RankT5Recipe.model_validate({**said, **changes})
+    except ValidationError as error:
+        reasons = "; ".join(each["msg"] for each in error.errors())
+        raise ValueError(f"{name}: {reasons}") from error
+    limit = position_limit(config)
+    if recipe.max_tokens > limit:
+        raise ValueError(
+            f"max_tokens is {recipe.max_tokens}, but {name} can place {limit} tokens only"
+        )
+    return recipe
+
+
+def _own_recipe(folder: Path, name: str) -> dict[str, Any]:
+    system = read_system(folder)
+    if system != "rankt5":
+        raise CheckpointError(
+            f"{name} is a model of the system {system!r}, as its {RECIPE_FILE} says, and no ranker "
+            "of pairs; train one of it: stage rankt5"
+        )
+    path = folder / RECIPE_FILE
+    try:
+        return dict(RankT5Recipe.model_validate_json(path.read_text(encoding="utf-8")))
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is not a recipe this version reads: {error}") from error
+
+
+def _structure(config: PretrainedConfig) -> dict[str, Any]:
+    if config.model_type not in T5_FAMILY:
+        return {"structure": "encoder-only", "input": "segments"}
+    kinds = config.architectures or ["T5ForConditionalGeneration"]
+    decoder = any("ConditionalGeneration" in kind or "LMHead" in kind for kind in kinds)
+    return {"structure": "encoder-decoder" if decoder else "encoder-only", "input": "text"}
+
+
+def position_limit(config: PretrainedConfig) -> int:
+    """Tokens that the model can place; a T5 places any number."""
+    return _NO_LIMIT if config.model_type in T5_FAMILY else positions(config)
+
+
+def longest_pair(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    """What model and tokenizer take; of a T5 without a word on it, what it was pretrained with."""
+    limit = _DEFAULT_TOKENS if config.model_type in T5_FAMILY else positions(config)
+    return min(limit, tokenizer.model_max_length)
+
+
+def reads_segments(config: PretrainedConfig) -> bool:
+    return int(getattr(config, "type_vocab_size", 0) or 0) > 1
+
+
+def load_ranker(
+    folder: Path,
+    recipe: RankT5Recipe,
+    *,
+    dtype: torch.dtype,
+    attn_implementation: str | None = None,
+    fresh_head: bool = False,
+) -> PreTrainedModel:
+    """The model, on the CPU, in evaluation mode. safetensors only.
+
+    fresh_head: draw a head that the folder lacks, by torch's random state; for training.
+
+    Raises CheckpointError for missing, foreign or incomplete weights.
+    """
+    if not list(folder.glob("*.safetensors")):
+        raise CheckpointError(
+            f"{folder} has no *.safetensors file; pickled weights are not read, convert them with "
+            "from_pretrained(folder).save_pretrained(new_folder) of their class in transformers"
+        )
+    config = read_config(folder)
+    kind = _model_class(config, recipe)
+    if fresh_head and recipe.input == "segments":
+        config.num_labels = 1
+    try:
+        with quiet_transformers():
+            model, report = kind.from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                attn_implementation=attn_implementation,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+    except Exception as error:
+        raise CheckpointError(f"the cross-encoder in {folder} cannot be read: {error}") from error
+    missing = set(report["missing_keys"])
+    if fresh_head:
+        heads = (*head_modules(model), f"{model.base_model_prefix}.pooler")
+        missing = {key for key in missing if not key.startswith(heads)}
+    if missing:
+        # Such as the whole head of an embedding model, which would be filled with random numbers.
+        raise CheckpointError(
+            f"{folder} is no cross-encoder: it lacks {sorted(missing)[0]} and "
+            f"{len(missing) - 1} more tensors of {type(model).__name__}; train one: stage rankt5"
+        )
+    if recipe.input == "segments" and config.num_labels != 1:
+        raise CheckpointError(
+            f"{folder} gives {config.num_labels} numbers per pair; a cross-encoder with one score "
+            "is needed"
+        )
+    loaded: PreTrainedModel = model.eval()
+    return loaded
+
+
+def _model_class(config: PretrainedConfig, recipe: RankT5Recipe) -> Any:
+    if recipe.input == "segments":
+        return AutoModelForSequenceClassification
+    if recipe.structure == "encoder-decoder":
+        return AutoModelForSeq2SeqLM
+    if config.model_type != "t5":
+        raise CheckpointError(
+            f"the encoder alone is read of T5 only, not of {config.model_type}; state "
+            'structure="encoder-decoder"'
+        )
+    return T5Ranker
+
+
+def head_modules(model: PreTrainedModel) -> list[str]:
+    """Names of the layers that turn vectors into a score; none of an encoder-decoder."""
+    if isinstance(model, T5Ranker):
+        return [OWN_HEAD]
+    if model.config.is_encoder_decoder:
+        return []
+    return [
+        name
+        for name, part in model.named_children()
+        if name != model.base_model_prefix and any(True for _ in part.parameters())
+    ]
+
+
+def pair_logits(
+    model: nn.Module, batch: Mapping[str, Tensor], score_id: int | None, start_id: int | None
+) -> Tensor:
+    """The scores of a batch of `PairTokenizer.collate`: float32 [B].
+
+    score_id, start_id: of the score token and the decoder's first token; None without a decoder.
+    The logit of an encoder-decoder is taken as it is, not through a softmax (RankT5, eq. 2).
+    """
+    if score_id is None or start_id is None:
+        logits: Tensor = model(**batch).logits[:, 0]
+        return logits.float()
+    first = torch.full_like(batch["input_ids"][:, :1], start_id)
+    logits = model(**batch, decoder_input_ids=first, use_cache=False).logits
+    return logits[:, 0, score_id].float()
+
+
+def save_ranker(
+    folder: str | Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    recipe: RankT5Recipe,
+) -> Path:
+    """Write a folder that `RankT5.from_pretrained` opens with the same scores.
+
+    One of segments is opened by `sentence_transformers.CrossEncoder` too, with the same scores.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with quiet_transformers():
+        model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    _write(folder / RECIPE_FILE, recipe.model_dump(mode="json"))
+    if recipe.input == "segments":
+        limits: dict[str, Any] = {"model_max_length": recipe.max_tokens}
+        if reads_segments(model.config):
+            # Some tokenizers leave the segments out unless they are told.
+            limits["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
+        for name, said in (
+            ("config.json", {"sentence_transformers": RAW_SCORES}),
+            ("tokenizer_config.json", limits),
+        ):
+            _write(folder / name, {**read_json(folder / name), **said})
+    return folder
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,164 @@
+"""Pairs of a query and a document to ids: one place, for training and serving alike.
+
+Only documents are cut. As in `tokenization`, nothing in a text is special, limits are applied by
+slicing, and special ids are put around by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from e2rank_rag.errors import CheckpointError
+from e2rank_rag.recipe import RankT5Recipe
+from e2rank_rag.tokenization import (
+    MIN_SHARE,
+    Tokens,
+    collate,
+    first_ids,
+    pad_id,
+    special_frame,
+)
+
+
+class PairFrame(NamedTuple):
+    """Special ids before the query, between it and the document, and after; and their segments."""
+
+    before: list[int]
+    between: list[int]
+    after: list[int]
+    segments: tuple[list[int], int, list[int], int, list[int]]
+    """Of: before, a token of the query, between, a token of the document, after."""
+
+
+class PairTokenizer:
+    """Turns pairs into ids, as a recipe says. Not thread-safe.
+
+    segments: whether the model was trained to read them; without them a BERT takes the document for
+        a part of the query, and says nothing of it.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        plain: Tokenizer,
+        recipe: RankT5Recipe,
+        *,
+        segments: bool,
+    ) -> None:
+        self.recipe = recipe
+        self._plain = plain
+        self._segments = segments
+        self._pad_id = pad_id(tokenizer)
+        if recipe.input == "segments":
+            self._frame = pair_frame(tokenizer)
+        else:
+            before, after = special_frame(tokenizer, None)
+            self._frame = PairFrame(before, [], after, ([], 0, [], 0, []))
+
+    def room(self, query: str) -> int:
+        """How many tokens a query leaves for a document; below 0 where it does not fit itself.
+
+        ValueError for a query without a single token.
+        """
+        limit = self.recipe.max_tokens
+        (ids,) = first_ids(self._plain, [query], limit)
+        if not ids:
+            raise ValueError(f"a query is empty: {query!r} has no token this model knows")
+        if self.recipe.input == "text":
+            # The space before the document becomes a part of its first token.
+            (ids,) = first_ids(self._plain, [self.recipe.prompt.text(query, "").rstrip()], limit)
+        return limit - self._special - len(ids)
+
+    def pairs(
+        self, query: str, documents: Sequence[str], *, least: int = MIN_SHARE
+    ) -> list[Tokens]:
+        """One query with each of these documents, which are cut where a pair is over-long.
+
+        `slots` are the pool slots of an encoder-only T5, and segments where there are such.
+
+        Raises ValueError for an empty query, and for one that leaves a document fewer than `least`
+        tokens.
+        """
+        limit, room = self.recipe.max_tokens, self.room(query)
+        if room < least:
+            raise ValueError(
+                f"the query of {self._long(query)} tokens leaves {max(room, 0)} of {limit} for a "
+                f"document, and {least} are the fewest: shorten it, or raise max_length: "
+                f"{query[:60]!r}"
+            )
+        if self.recipe.input == "segments":
+            return self._joined(query, documents, room)
+        texts = [self.recipe.prompt.text(query, document) for document in documents]
+        whole = limit - self._special
+        rows = []
+        for ids in first_ids(self._plain, texts, whole):
+            framed = [*self._frame.before, *ids[:whole], *self._frame.after]
+            rows.append(Tokens(framed, self._pooled(len(framed)), cut=len(ids) > whole))
+        return rows
+
+    def collate(self, batch: Sequence[Tokens]) -> dict[str, Tensor]:
+        """The arguments of the model: int64 [B, L], padded on the right."""
+        tensors = collate(batch, pad_id=self._pad_id)
+        slots = tensors.pop("pool_slots")
+        if self.recipe.pooling is not None:
+            tensors["pool_slots"] = slots
+        elif self.recipe.input == "segments" and self._segments:
+            tensors["token_type_ids"] = slots
+        return tensors
+
+    @property
+    def _special(self) -> int:
+        return len(self._frame.before) + len(self._frame.between) + len(self._frame.after)
+
+    def _joined(self, query: str, documents: Sequence[str], room: int) -> list[Tokens]:
+        frame = self._frame
+        (asked,) = first_ids(self._plain, [query], self.recipe.max_tokens)
+        head = [*frame.before, *asked, *frame.between]
+        before, of_query, between, of_document, after = frame.segments
+        head_segments = [*before, *[of_query] * len(asked), *between]
+        rows = []
+        for ids in first_ids(self._plain, documents, room):
+            shown = ids[:room]
+            segments = [*head_segments, *[of_document] * len(shown), *after]
+            rows.append(Tokens([*head, *shown, *frame.after], segments, cut=len(ids) > room))
+        return rows
+
+    def _pooled(self, length: int) -> list[int]:
+        return [1] * length if self.recipe.pooling == "mean" else [1, *[0] * (length - 1)]
+
+    def _long(self, query: str) -> int:
+        return len(self._plain.encode(query, add_special_tokens=False).ids)
+
+
+def pair_frame(tokenizer: PreTrainedTokenizerBase) -> PairFrame:
+    """What this tokenizer puts around and between the texts of a pair.
+
+    Raises CheckpointError for one that joins pairs in no such way.
+    """
+    framed = tokenizer("a", "a", return_token_type_ids=True)
+    ids, segments = framed["input_ids"], framed["token_type_ids"]
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    places = [i for i in range(len(ids)) if ids[i : i + len(bare)] == bare]
+    if not bare or len(places) != 2:
+        raise CheckpointError(
+            f"{type(tokenizer).__name__} does not join two texts by special tokens: {ids}"
+        )
+    first, second = places
+    spans = (
+        slice(0, first),
+        slice(first + len(bare), second),
+        slice(second + len(bare), len(ids)),
+    )
+    before, between, after = (ids[span] for span in spans)
+    marks = [segments[span] for span in spans]
+    return PairFrame(
+        before,
+        between,
+        after,
+        (marks[0], segments[first], marks[1], segments[second], marks[2]),
+    )
