@@ -39,7 +39,6 @@ from e2rank_rag.recipe import (
     ENCODER_FOLDER,
     RERANKER_FOLDER,
     EncoderOf,
-    ResidualLayout,
     ResRankRecipe,
 )
 from e2rank_rag.tokenization import TextTokenizer, pad_id
@@ -69,11 +68,6 @@ class ListEncoder(Protocol):
         """Makes the vectors that the lists consist of."""
         ...
 
-    @property
-    def max_passages(self) -> int | None:
-        """Passages of the longest list; None: any number."""
-        ...
-
     def encode_lists(
         self, queries: Sequence[str], passages: Sequence[Embeddings]
     ) -> ResidualVectors: ...
@@ -85,7 +79,6 @@ class ResRank:
     """An encoder and the reranker of its vectors. Opened from a folder that `save` wrote.
 
     encoder: indexes and retrieves; `Encoder.from_pretrained` of the same folder opens it alone.
-    max_passages: of one list, as the reranker's positions allow; None: any number.
 
     Every method may be called from any thread. Close it, or use it as a context manager.
     """
@@ -104,7 +97,6 @@ class ResRank:
         self.encoder = encoder
         self.recipe = recipe
         self._reranker = reranker
-        self.max_passages = max_passages(reranker, recipe.layout)
         loaded = reranker.loaded
         ranker = ResidualRanker(loaded.transformer, head.to(reranker.device)).eval()
         self._lists = ListForward(ranker, reranker.tokenizer, pad_id(loaded.tokenizer))
@@ -151,7 +143,7 @@ class ResRank:
     ) -> ResidualVectors:
         """The vectors that rank each query's passages, given the encoder's [k, dim] of them.
 
-        Raises ValueError for an empty list, and for more than `max_passages`.
+        Raises ValueError for an empty list, and for one that the reranker has no positions for.
         """
         asked = self.encoder.encode_queries(queries)
         worker = self._reranker.loaded.worker
@@ -199,20 +191,23 @@ class ListForward:
 
     def tokens(self, queries: Sequence[str], counts: Sequence[int]) -> list[ListTokens]:
         """The input of each query over so many passages."""
-        layout = self.ranker.head.layout
-        limit = passage_limit(self.tokenizer, self.ranker.transformer.config, layout)
         if counts and min(counts) < 1:
             raise ValueError(f"list {list(counts).index(min(counts))} has no passages")
-        if limit is not None and counts and max(counts) > limit:
-            raise ValueError(
-                f"a list has {max(counts)} passages, the reranker has positions for {limit}: "
-                "rerank fewer, or in windows (`ResidualReranker(..., window=Window(...))`)"
-            )
+        layout = self.ranker.head.layout
+        limit = positions(self.ranker.transformer.config)  # type: ignore[arg-type]
         closing = self.tokenizer.suffix or (self.padding,)
-        return [
-            list_tokens(query, count, layout, closing=closing)
-            for query, count in zip(self.tokenizer.queries(queries), counts, strict=True)
-        ]
+        rows = []
+        for query, count in zip(self.tokenizer.queries(queries), counts, strict=True):
+            row = list_tokens(query, count, layout, closing=closing)
+            taken = max(row.positions) + 1
+            if taken > limit:
+                raise ValueError(
+                    f"{count} passages and {len(row.ids) - count} tokens of text take {taken} "
+                    f"positions, the reranker has {limit}: rerank fewer, or in windows "
+                    "(`ResidualReranker(..., window=Window(...))`)"
+                )
+            rows.append(row)
+        return rows
 
     def __call__(
         self,
@@ -261,18 +256,6 @@ def padded_vectors(lists: Sequence[Embeddings]) -> torch.Tensor:
     """[B, K, D], zeros behind shorter lists."""
     tensors = [torch.from_numpy(np.ascontiguousarray(vectors)) for vectors in lists]
     return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True)
-
-
-def max_passages(reranker: Encoder, layout: ResidualLayout) -> int | None:
-    """How many passages a list of this reranker may have, None for any number."""
-    return passage_limit(reranker.tokenizer, reranker.loaded.transformer.config, layout)
-
-
-def passage_limit(tokenizer: TextTokenizer, config: Any, layout: ResidualLayout) -> int | None:
-    """As `max_passages`; room for the longest query is kept free."""
-    if layout.passage_positions == "shared":
-        return None
-    return positions(config) - tokenizer.recipe.query_tokens - len(tokenizer.suffix)
 
 
 def save_head(folder: Path, head: ResidualHead, recipe: ResRankRecipe) -> Path:

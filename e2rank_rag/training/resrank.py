@@ -164,8 +164,6 @@ class ResRankTrainer(StageTrainer):
 class LiveResRank:
     """A `ListEncoder` of weights that change; for one thread, between training steps."""
 
-    max_passages = None
-
     def __init__(self, encoder: TextEncoder, forward: ListForward) -> None:
         self.encoder = encoder
         self._lists = forward

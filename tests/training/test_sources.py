@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from e2rank_rag.rerankers import ListwiseReranker
 from e2rank_rag.training.config import Source
 from e2rank_rag.training.sources import DevSet, read_dev, read_training
 from e2rank_rag.training.vectors import TextVectors
@@ -118,5 +119,5 @@ def test_a_set_is_measured_plain_and_reranked():
     encoder = Turning({"q": [1, 0], "near": [0.9, 0.1], "far": [0.1, 0.9]})
     documents = [Document("n", "near"), Document("f", "far")]
     dev = DevSet("d", {"1": "q"}, {"1": documents}, {"1": {"f": 1}})
-    measured = dev.measure(encoder, None)
+    measured = dev.measure(encoder, None, ListwiseReranker(encoder, stored_vectors="trust"))
     assert measured == pytest.approx({"retrieve": 1 / np.log2(3), "rerank": 1.0})
