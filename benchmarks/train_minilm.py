@@ -1,10 +1,11 @@
-"""Trains e2rank-minilm: all-MiniLM-L6-v2 with a listwise adapter, from four open collections.
+"""Trains e2rank-minilm, all-MiniLM-L6-v2 with a listwise adapter, from four open collections.
 
-    python benchmarks/train_minilm.py DATA OUTPUT [--also NAME ...] [key=value ...]
+    python benchmarks/train_minilm.py DATA OUTPUT [--config FILE] [--also NAME ...] [key=value ...]
 
 DATA holds BEIR folders; OUTPUT gets the model, and OUTPUT-work what is made on the way: MedQuAD
 without the answers that LiveQA is judged on, and vectors of documents, which a second run reuses.
-Settings are those of e2rank_rag/training/configs/e2rank-minilm.yaml unless given. Trained on
+Settings are those of e2rank_rag/training/configs/e2rank-minilm.yaml unless given; `--config` trains
+another system on the same data (resrank-minilm.yaml, rankt5-minilm.yaml). Trained on
 `train` splits of collections under CC BY or ODC-By only, and of those that `--also` names;
 measured on `dev` splits while training.
 """
@@ -17,10 +18,10 @@ import re
 import shutil
 from pathlib import Path
 
-from e2rank_rag.training.config import listwise_config
-from e2rank_rag.training.trainer import train_listwise
+from e2rank_rag.training.config import read_config
+from e2rank_rag.training.stages import train_stage
 
-CONFIG = Path(__file__).parents[1] / "e2rank_rag" / "training" / "configs" / "e2rank-minilm.yaml"
+CONFIGS = Path(__file__).parents[1] / "e2rank_rag" / "training" / "configs"
 MEDQUAD = "medquad_without_liveqa"
 TRAIN = {"scifact": None, "bioasq_snippets": None, "squadshifts_new_wiki": None, MEDQUAD: 5000}
 DEV = {"nfcorpus": 150, "wikiqa": None, "bioasq_snippets": None, "squadshifts_new_wiki": 150}
@@ -65,6 +66,8 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("settings", nargs="*")
+    parser.add_argument("--config", type=Path, default=CONFIGS / "e2rank-minilm.yaml")
+    parser.add_argument("--vectors", type=Path, help="keep documents' vectors here")
     parser.add_argument("--also", action="append", default=[], help="a collection of DATA")
     arguments = parser.parse_args()
     data, work = arguments.data, arguments.output.with_name(f"{arguments.output.name}-work")
@@ -81,9 +84,11 @@ def main() -> None:
         "output": arguments.output,
         "data": sources(TRAIN | dict.fromkeys(arguments.also), "train"),
         "dev": sources(DEV | {MEDQUAD: 150}, "dev"),
-        "vectors": work / "vectors",
     }
-    print(train_listwise(listwise_config(CONFIG, arguments.settings, given)))
+    config = read_config(arguments.config, arguments.settings, given)
+    if getattr(config, "mode", None) in ("adapter", "frozen"):
+        given["vectors"] = arguments.vectors or work / "vectors"
+    print(train_stage(read_config(arguments.config, arguments.settings, given)))
 
 
 if __name__ == "__main__":

@@ -222,12 +222,15 @@ STAGES: Mapping[str, type[StageConfig]] = {
 }
 
 
-def read_config(path: str | Path, overrides: Sequence[str] = ()) -> StageConfig:
+def read_config(
+    path: str | Path, overrides: Sequence[str] = (), given: Mapping[str, Any] | None = None
+) -> StageConfig:
     """The configuration of a YAML file, with `key.key=value` in place of what it says.
 
     Its `stage` says which kind of `STAGES` it is; without one it is "listwise".
 
     Relative paths of sources count from the file's folder, `output` from the working directory.
+    given: settings that the file lacks, such as data and output; paths in it stay as they are.
     Raises ValueError that names the file and the key.
     """
     path = Path(path)
@@ -236,6 +239,7 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> StageConfig:
         for name in ("path", "corpus"):
             if isinstance(source, dict) and source.get(name) is not None:
                 source[name] = path.parent / str(source[name])
+    settings |= given or {}
     for override in overrides:
         _override(settings, override)
     stage = settings.get("stage", "listwise")

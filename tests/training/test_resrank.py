@@ -203,7 +203,7 @@ def test_a_second_stage_goes_on_with_all_that_the_first_has_learnt(tiny_bert, li
             assert ndcg(after, lists) == ndcg(before, lists)
             assert after.encoder.fingerprint == before.encoder.fingerprint
     other = configured(first, lists, tmp_path / "x", layout={"residual": "none"})
-    with pytest.raises(ValueError, match="layout: .* was trained with .*residual='sum'"):
+    with pytest.raises(ValueError, match=r"layout: .* was trained with .*residual='sum'"):
         train_resrank(other)
 
 
