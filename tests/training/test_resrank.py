@@ -235,7 +235,9 @@ def test_lora_weights_are_merged_into_the_saved_reranker(tiny_bert, lists, tmp_p
     assert "embeddings.word_embeddings.weight" not in changed
 
 
-def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tiny_bert, lists, tmp_path):
+def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
+    tiny_bert, lists, tmp_path, monkeypatch
+):
     def config(name, **trainer):
         steps = {"max_steps": 6, "num_train_epochs": 6, "save_steps": 3, "save_strategy": "steps"}
         return configured(tiny_bert, lists, tmp_path / name, trainer={**steps, **trainer})
@@ -243,15 +245,20 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tiny_bert, lists, tm
     whole = train_resrank(config("whole"))
     stopped = config("stopped")
 
-    class Stop(Exception):
+    class Killed(Exception):
         pass
 
-    def stop(self, *arguments, **options):
-        raise Stop
+    step = ResRankTrainer.training_step
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(ResRankTrainer, "log", stop)
-        train_resrank(stopped)
+    def killed_in_the_fifth(self, *arguments, **options):
+        if self.state.global_step == 4:
+            raise Killed
+        return step(self, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ResRankTrainer, "training_step", killed_in_the_fifth)
+        with pytest.raises(Killed):
+            train_resrank(stopped)
     resumed = train_resrank(stopped, resume=True)
     for name in ("head.safetensors", "reranker/model.safetensors"):
         expected, found = load_file(whole / name), load_file(resumed / name)
