@@ -7,7 +7,7 @@ ranker = RankT5.from_pretrained("cross-encoder/ms-marco-MiniLM-L6-v2")
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 import torch
 from tokenizers import Tokenizer
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from e2rank_rag.models.checkpoint import load_tokenizer, resolve_folder, weights_digest
@@ -149,13 +149,14 @@ class RankT5:
         loaded = self._loaded
 
         def scored() -> PairScores:
-            return self._scorer.score(
-                asked,
-                lists,
-                budget=batch_tokens(self._key.device),
-                least=least,
-                before_batch=loaded.worker.check_cancelled,
-            )
+            with torch.inference_mode():
+                return self._scorer.score(
+                    asked,
+                    lists,
+                    budget=batch_tokens(self._key.device),
+                    least=least,
+                    before_batch=loaded.worker.check_cancelled,
+                )
 
         found = loaded.worker.run(scored)
         if not all(np.isfinite(row).all() for row in found.scores):
@@ -245,7 +246,10 @@ class PairScorer:
         least: int = MIN_SHARE,
         before_batch: Callable[[], None] = lambda: None,
     ) -> PairScores:
-        """See `RankT5.score`; budget: tokens of one forward pass, padding included."""
+        """See `RankT5.score`; budget: tokens of one forward pass, padding included.
+
+        Without a gradient, which the caller turns off.
+        """
         lists = [
             self.tokenizer.pairs(query, texts, least=least)
             for query, texts in zip(queries, documents, strict=True)
@@ -253,16 +257,18 @@ class PairScorer:
         pairs = [pair for each in lists for pair in each]
         scores = np.empty(len(pairs), dtype=np.float32)
         device = next(self.model.parameters()).device
-        with torch.inference_mode():
-            for rows in batches_by_length([len(pair.ids) for pair in pairs], budget):
-                before_batch()
-                batch = self.tokenizer.collate([pairs[row] for row in rows])
-                batch = {name: part.to(device) for name, part in batch.items()}
-                found = pair_logits(self.model, batch, self.score_id, self.start_id)
-                scores[rows] = found.cpu().numpy()
+        for rows in batches_by_length([len(pair.ids) for pair in pairs], budget):
+            before_batch()
+            batch = self.tokenizer.collate([pairs[row] for row in rows])
+            found = self.read(self.model, {name: part.to(device) for name, part in batch.items()})
+            scores[rows] = found.cpu().numpy()
         ends = np.cumsum([len(each) for each in lists])[:-1]
         split = np.split(scores, ends) if lists else []
         return PairScores(split, tuple(map(_usage, lists)))
+
+    def read(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+        """Scores of a batch of `PairTokenizer.collate`, float32 [B], by this model."""
+        return pair_logits(model, batch, self.score_id, self.start_id)
 
 
 def _usage(pairs: Sequence[Tokens]) -> PromptUsage:

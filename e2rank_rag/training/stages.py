@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from e2rank_rag.training.config import ContrastiveConfig, ListwiseConfig, StageConfig
+from e2rank_rag.training.config import (
+    ContrastiveConfig,
+    ListwiseConfig,
+    RankT5Config,
+    StageConfig,
+)
 
 
 def train_stage(config: StageConfig, *, resume: bool = False) -> Path:
@@ -18,4 +23,8 @@ def train_stage(config: StageConfig, *, resume: bool = False) -> Path:
             from e2rank_rag.training.trainer import train_listwise
 
             return train_listwise(config, resume=resume)
+        case RankT5Config():
+            from e2rank_rag.training.rankt5_trainer import train_rankt5
+
+            return train_rankt5(config, resume=resume)
     raise TypeError(f"{type(config).__name__} is no stage of `config.STAGES`")
