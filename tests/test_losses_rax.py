@@ -131,14 +131,20 @@ def test_poly1_is_raxs_for_labels_that_sum_to_one(epsilon, masked, seed):
     )
 
 
+@pytest.mark.parametrize("masked", [False, True])
 @seeds
-def test_poly1_of_other_labels_is_raxs_times_their_sum(seed):
-    scores, labels, _ = random_lists(seed)
+def test_poly1_of_other_labels_is_raxs_times_their_sum(masked, seed):
+    scores, labels, mask = random_lists(seed)
+    mask = mask if masked else None
     labels[:, 0] += 1
+    if mask is not None:
+        labels *= mask
     sums = labels.sum(1)
     close(
-        ours(poly1_softmax_loss, scores, labels, None),
-        theirs(rax.poly1_softmax_loss, scores, labels / sums[:, None], None, sums),
+        ours(poly1_softmax_loss, scores, labels, mask),
+        theirs(
+            rax.poly1_softmax_loss, scores, labels / np.where(sums, sums, 1)[:, None], mask, sums
+        ),
     )
 
 

@@ -12,6 +12,7 @@ from e2rank_rag.prompts import (
     PLAIN,
     TASKS,
     ChatListwise,
+    PairPrompt,
     Prompts,
     SpanListwise,
     Task,
@@ -165,3 +166,15 @@ def test_unknown_names_are_refused_with_the_known_ones():
         resolve_prompts("e5")
     with pytest.raises(ValueError, match=r"'web-search'.*got 'trec'"):
         resolve_task("trec")
+
+
+def test_a_pair_is_the_string_of_rankt5_and_its_texts_stay_as_they_are():
+    assert PairPrompt().text("cats {document}", "dogs {query}") == (
+        "Query: cats {document} Document: dogs {query}"
+    )
+
+
+@pytest.mark.parametrize("template", ["{document} {query}", "{document}", "{query} {document}."])
+def test_a_template_of_pairs_ends_with_the_document(template):
+    with pytest.raises(ValueError, match=r"has \{query\} once and ends with \{document\}, got"):
+        PairPrompt(template=template)

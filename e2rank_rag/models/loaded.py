@@ -26,7 +26,7 @@ class LoadKey:
     stamp: sizes and times of the weight files, so that a folder which training has overwritten is
     another model.
     adapter: folder of the listwise adapter, where there is one.
-    system: what is made of the weights, see `recipe.System`.
+    system: what is made of the weights, see `recipe.System`; of a ranker, the structure too.
     """
 
     folder: Path

@@ -7,7 +7,7 @@ ranker = RankT5.from_pretrained("cross-encoder/ms-marco-MiniLM-L6-v2")
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,9 +17,10 @@ from typing import Any, Self, TypeVar
 import numpy as np
 import torch
 from tokenizers import Tokenizer
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.checkpoint import load_tokenizer, resolve_folder, weights_digest
 from e2rank_rag.models.cpu import use_onednn
 from e2rank_rag.models.encoder import (
@@ -40,7 +41,7 @@ from e2rank_rag.models.rankt5_checkpoint import (
 from e2rank_rag.models.worker import Worker
 from e2rank_rag.pair_tokenization import PairTokenizer
 from e2rank_rag.recipe import PairPooling, RankT5Recipe, Structure
-from e2rank_rag.tokenization import MIN_SHARE, Tokens, plain_tokenizer, token_id
+from e2rank_rag.tokenization import MIN_SHARE, Tokens, pad_id, plain_tokenizer, token_id
 from e2rank_rag.types import PairScores, PromptUsage
 
 T = TypeVar("T")
@@ -70,7 +71,9 @@ class RankT5:
         self._key = key
         self._model: LoadedRanker | None = model
         self._closing = threading.Lock()
-        self._scorer = PairScorer(model.model, model.tokenizer, recipe, plain=model.plain)
+        self._scorer = model.worker.run(
+            lambda: PairScorer(model.model, model.tokenizer, recipe, plain=model.plain)
+        )
 
     @classmethod
     def from_pretrained(
@@ -117,9 +120,9 @@ class RankT5:
             torch_dtype(dtype, where),
             where,
             attn_implementation,
-            system="rankt5",
+            # Another structure of the same folder is refused only where it is loaded.
+            system=f"rankt5 {recipe.structure}",
         )
-        # A folder has the weights of one structure: another one of it is not loaded, but refused.
         loaded = acquire(key, partial(_load, recipe=recipe))
         try:
             return cls(key, loaded, recipe, str(model))
@@ -146,16 +149,17 @@ class RankT5:
         if len(documents) != len(asked):
             raise ValueError(f"{len(asked)} queries came with {len(documents)} lists of documents")
         lists = [checked_texts(each, "document") for each in documents]
-        loaded = self._loaded
+        loaded, scorer = self._loaded, self._scorer
 
         def scored() -> PairScores:
-            return self._scorer.score(
-                asked,
-                lists,
-                budget=batch_tokens(self._key.device),
-                least=least,
-                before_batch=loaded.worker.check_cancelled,
-            )
+            with torch.inference_mode():
+                return scorer.score(
+                    asked,
+                    lists,
+                    budget=batch_tokens(self._key.device),
+                    least=least,
+                    before_batch=loaded.worker.check_cancelled,
+                )
 
         found = loaded.worker.run(scored)
         if not all(np.isfinite(row).all() for row in found.scores):
@@ -168,7 +172,8 @@ class RankT5:
     def room(self, query: str) -> int:
         """Tokens that a query leaves for a document; ValueError for an empty query."""
         (query,) = checked_texts([query], "query")
-        return self._loaded.worker.run(lambda: self._scorer.tokenizer.room(query))
+        loaded, scorer = self._loaded, self._scorer
+        return loaded.worker.run(lambda: scorer.tokenizer.room(query))
 
     async def run_async(self, call: Callable[[], T]) -> T:
         """Run a call in the thread of this ranker, whose methods run at once when called there."""
@@ -227,8 +232,9 @@ class PairScorer:
         self.score_id: int | None = None
         self.start_id: int | None = None
         if recipe.score_token is not None:
-            self.score_id = token_id(tokenizer, recipe.score_token)
-            self.start_id = int(config.decoder_start_token_id)
+            self.score_id = _score_id(tokenizer, recipe.score_token)
+            start = config.decoder_start_token_id
+            self.start_id = pad_id(tokenizer) if start is None else int(start)
         self.tokenizer = PairTokenizer(
             tokenizer,
             plain_tokenizer(tokenizer) if plain is None else plain,
@@ -245,7 +251,10 @@ class PairScorer:
         least: int = MIN_SHARE,
         before_batch: Callable[[], None] = lambda: None,
     ) -> PairScores:
-        """See `RankT5.score`; budget: tokens of one forward pass, padding included."""
+        """See `RankT5.score`; budget: tokens of one forward pass, padding included.
+
+        Without a gradient, which the caller turns off.
+        """
         lists = [
             self.tokenizer.pairs(query, texts, least=least)
             for query, texts in zip(queries, documents, strict=True)
@@ -253,16 +262,28 @@ class PairScorer:
         pairs = [pair for each in lists for pair in each]
         scores = np.empty(len(pairs), dtype=np.float32)
         device = next(self.model.parameters()).device
-        with torch.inference_mode():
-            for rows in batches_by_length([len(pair.ids) for pair in pairs], budget):
-                before_batch()
-                batch = self.tokenizer.collate([pairs[row] for row in rows])
-                batch = {name: part.to(device) for name, part in batch.items()}
-                found = pair_logits(self.model, batch, self.score_id, self.start_id)
-                scores[rows] = found.cpu().numpy()
+        for rows in batches_by_length([len(pair.ids) for pair in pairs], budget):
+            before_batch()
+            batch = self.tokenizer.collate([pairs[row] for row in rows])
+            found = self.read(self.model, {name: part.to(device) for name, part in batch.items()})
+            scores[rows] = found.cpu().numpy()
         ends = np.cumsum([len(each) for each in lists])[:-1]
         split = np.split(scores, ends) if lists else []
         return PairScores(split, tuple(map(_usage, lists)))
+
+    def read(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+        """Scores of a batch of `PairTokenizer.collate`, float32 [B], by this model."""
+        return pair_logits(model, batch, self.score_id, self.start_id)
+
+
+def _score_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
+    try:
+        return token_id(tokenizer, token)
+    except CheckpointError:
+        raise CheckpointError(
+            f"the tokenizer has no token {token!r} to read the score off; name one that it has and "
+            "never uses as score_token"
+        ) from None
 
 
 def _usage(pairs: Sequence[Tokens]) -> PromptUsage:

@@ -36,7 +36,7 @@ from e2rank_rag.models.checkpoint import (
     read_json,
     read_system,
 )
-from e2rank_rag.recipe import PairPooling, RankT5Recipe, Structure
+from e2rank_rag.recipe import PairPooling, RankT5Recipe, Structure, System
 
 T5_FAMILY = ("t5", "mt5", "umt5")
 
@@ -63,7 +63,7 @@ class T5Ranker(T5EncoderModel):
     ) -> SequenceClassifierOutput:
         """int [B, L] three times -> logits [B, 1]; pool_slots as in `backbone.pool`."""
         hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        vectors = pool(hidden, pool_slots)[:, 0].to(self.score.weight.dtype)
+        vectors = pool(hidden, pool_slots)[:, 0].to(hidden.dtype)
         return SequenceClassifierOutput(logits=self.score(vectors))
 
 
@@ -75,8 +75,11 @@ def read_rankt5_recipe(
     score_token: str | None = None,
     pooling: PairPooling | None = None,
     max_tokens: int | None = None,
+    encoders_too: bool = False,
 ) -> RankT5Recipe:
     """How the folder scores a pair, with what the caller states in its place.
+
+    encoders_too: read an encoder of ours as the bare model it holds; for training.
 
     Raises CheckpointError for a folder of another system, and ValueError for what does not fit it.
     """
@@ -88,8 +91,9 @@ def read_rankt5_recipe(
     }
     changes = {key: value for key, value in stated.items() if value is not None}
     config = read_config(folder)
-    if (folder / RECIPE_FILE).is_file():
-        said = _own_recipe(folder, name)
+    system = read_system(folder)
+    if system is not None and not (encoders_too and system == "e2rank"):
+        said = _own_recipe(folder, name, system)
         if structure not in (None, said["structure"]):
             raise CheckpointError(f"{name} is {said['structure']}, not {structure}")
     else:
@@ -110,8 +114,7 @@ def read_rankt5_recipe(
     return recipe
 
 
-def _own_recipe(folder: Path, name: str) -> dict[str, Any]:
-    system = read_system(folder)
+def _own_recipe(folder: Path, name: str, system: System) -> dict[str, Any]:
     if system != "rankt5":
         raise CheckpointError(
             f"{name} is a model of the system {system!r}, as its {RECIPE_FILE} says, and no ranker "

@@ -16,12 +16,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from e2rank_rag.feedback import Feedback
 from e2rank_rag.prompts import Prompts
-from e2rank_rag.recipe import Pooling, ResidualLayout
+from e2rank_rag.recipe import PairPooling, Pooling, ResidualLayout, Structure
 
 ADAPTER_CONFIG = Path(__file__).parent / "configs" / "adapter.yaml"
 """What `e2rank adapt` trains with."""
 
 Order = Literal["retrieved", "shuffled", "mixed"]
+
+RankingLoss = Literal["point_ce", "pair", "softmax", "poly1"]
 
 
 class _Strict(BaseModel):
@@ -213,12 +215,55 @@ class ResRankConfig(ListConfig):
         return self
 
 
+class RankT5Config(StageConfig):
+    """A ranker of pairs, by a ranking loss over the scores of a list (arXiv 2210.10634).
+
+    structure: needed only to take the encoder of a T5 alone: "encoder-only". None: what init_from
+        is; a T5 is an encoder-decoder, a BERT is encoder-only.
+    score_token, pooling: see `recipe.RankT5Recipe`; None takes the model's own.
+    max_tokens: of a pair, in training and as saved; None takes the model's own.
+    retriever: the encoder that finds candidates, for sources that are mined.
+    loss: of `losses`; epsilon: of "poly1".
+    list_size, candidates: see `ranking.drawn_places`.
+    upsample: in the loss, repeat the relevant documents of a list until there are as many as of the
+        others; None: for "point_ce" (section 5.1), the only loss that has a use for it.
+    chunk_tokens: tokens of one forward pass, padding included; the gradient stays that of the whole
+        batch (activation checkpointing), for another forward pass. None: the batch at once.
+    """
+
+    stage: Literal["rankt5"] = "rankt5"
+    structure: Structure | None = None
+    score_token: str | None = None
+    pooling: PairPooling | None = None
+    max_tokens: int | None = Field(default=None, ge=16)
+    retriever: str = "minilm"
+    loss: RankingLoss = "softmax"
+    epsilon: float = Field(default=1.0, ge=0.0)
+    list_size: int = Field(default=36, ge=2)
+    candidates: int | None = Field(default=None, ge=1)
+    upsample: bool | None = None
+    chunk_tokens: int | None = Field(default=None, ge=16)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RankT5Config:
+        if self.upsample and self.loss != "point_ce":
+            raise ValueError(f'upsample is of the loss "point_ce", not of "{self.loss}"')
+        if "epsilon" in self.model_fields_set and self.loss != "poly1":
+            raise ValueError(f'epsilon is of the loss "poly1", not of "{self.loss}"')
+        return self
+
+    @property
+    def upsamples(self) -> bool:
+        return self.loss == "point_ce" if self.upsample is None else self.upsample
+
+
 C = TypeVar("C", bound=StageConfig)
 
 STAGES: Mapping[str, type[StageConfig]] = {
     "contrastive": ContrastiveConfig,
     "listwise": ListwiseConfig,
     "resrank": ResRankConfig,
+    "rankt5": RankT5Config,
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, repeat
 from typing import Any
 
@@ -17,29 +17,42 @@ from e2rank_rag.models.backbone import Backbone
 def embed(
     model: nn.Module, chunks: Sequence[Mapping[str, Tensor]], *, truncate_dim: int | None = None
 ) -> Tensor:
-    """Unit vectors of the texts of all chunks, float32 [n, D].
+    """Unit vectors of the texts of all chunks, float32 [n, D]; see `in_chunks`."""
 
-    Of several chunks the vectors alone are kept: the backward pass repeats the forward pass of one
+    def vectors(module: nn.Module, tokens: Mapping[str, Tensor]) -> Tensor:
+        slots: Tensor = Backbone(module, truncate_dim=truncate_dim)(**tokens)
+        return slots[:, 0]
+
+    return in_chunks(model, chunks, vectors)
+
+
+def in_chunks(
+    model: nn.Module,
+    chunks: Sequence[Mapping[str, Tensor]],
+    read: Callable[[nn.Module, Mapping[str, Tensor]], Tensor],
+) -> Tensor:
+    """What `read` makes of the model and each chunk, [n, ...], one after the other.
+
+    Of several chunks the results alone are kept: the backward pass repeats the forward pass of one
     chunk after the other, with the same dropout, once it has the gradient of the whole batch at the
-    vectors. This is GradCache (Gao et al. 2021, arXiv 2101.06983), whose two passes are what
+    results. This is GradCache (Gao et al. 2021, arXiv 2101.06983), whose two passes are what
     activation checkpointing does with a chunk for a segment.
     """
-    vectors = []
+    parts = []
     for chunk in chunks:
         # DDP counts forward passes; the repetition in a backward pass is none of its business.
         modules = chain([model], repeat(_without_ddp(model)))
+        names = tuple(chunk)
 
-        def forward(*tokens: Tensor, modules: Any = modules) -> Tensor:
-            slots: Tensor = Backbone(next(modules), truncate_dim=truncate_dim)(*tokens)
-            return slots[:, 0]
+        def forward(*tensors: Tensor, modules: Any = modules, names: Any = names) -> Tensor:
+            return read(next(modules), dict(zip(names, tensors, strict=True)))
 
         # By position: checkpoint finds the devices whose random state it keeps in these only.
-        tokens = (chunk["input_ids"], chunk["attention_mask"], chunk["pool_slots"])
         if len(chunks) == 1:
-            vectors.append(forward(*tokens))
+            parts.append(forward(*chunk.values()))
         else:
-            vectors.append(checkpoint(forward, *tokens, use_reentrant=False))
-    return torch.cat(vectors)
+            parts.append(checkpoint(forward, *chunk.values(), use_reentrant=False))
+    return torch.cat(parts)
 
 
 def _without_ddp(model: nn.Module) -> nn.Module:

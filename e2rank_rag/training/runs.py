@@ -82,8 +82,9 @@ def query_vectors(base: Encoder, train: Sequence[Sequence[RankingExample]]) -> T
 class StageTrainer(Trainer):
     """Trains on batches of one source each and measures dev sets; a stage adds its loss.
 
-    measure: a dev set's figures by name, of the model as it is; the mean of all of them over the
-        dev sets decides which state is kept, and when to stop.
+    measure: a dev set's figures by name, of the model as it is.
+    decides: names of the figures whose mean over the dev sets decides which state is kept, and when
+        to stop; None: of all.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class StageTrainer(Trainer):
         batches: SourceBatches,
         dev: Sequence[DevSet],
         measure: Measure,
+        decides: Sequence[str] | None = None,
         **arguments: Any,
     ) -> None:
         callbacks: list[TrainerCallback] = [MetricsFile(config.output / RUN_FOLDER / METRICS_FILE)]
@@ -108,6 +110,7 @@ class StageTrainer(Trainer):
         self.batches = batches
         self.dev = dev
         self.measure = measure
+        self.decides = decides
         # The loss is a mean already: the trainer divides it by the accumulation steps.
         self.model_accepts_loss_kwargs = False
         self._parts: dict[str, list[Tensor]] = {}
@@ -138,9 +141,12 @@ class StageTrainer(Trainer):
             for part, values in zip(self.dev, measured, strict=True)
             for name, value in values.items()
         }
-        means = [math.fsum(values[name] for values in measured) / len(measured) for name in names]
-        metrics |= {f"{metric_key_prefix}_{name}": m for name, m in zip(names, means, strict=True)}
-        metrics[f"{metric_key_prefix}_mean"] = math.fsum(means) / max(len(means), 1)
+        means = {
+            name: math.fsum(values[name] for values in measured) / len(measured) for name in names
+        }
+        metrics |= {f"{metric_key_prefix}_{name}": mean for name, mean in means.items()}
+        deciding = [means[name] for name in (names if self.decides is None else self.decides)]
+        metrics[f"{metric_key_prefix}_mean"] = math.fsum(deciding) / max(len(deciding), 1)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
@@ -219,10 +225,27 @@ def trainable_model(config: StageConfig, weights: Path) -> PreTrainedModel | Pef
     for name, parameter in model.named_parameters():
         if "pooler" in name:  # nothing reads it
             parameter.requires_grad_(False)
+    left_alone = [name for name, _ in model.named_modules() if "pooler" in name]
+    return with_options(model, config, left_alone=left_alone)
+
+
+def with_options(
+    model: PreTrainedModel,
+    config: StageConfig,
+    *,
+    left_alone: Sequence[str] = (),
+    heads: Sequence[str] = (),
+) -> PreTrainedModel | PeftModel:
+    """The dropout of the configuration, and LoRA layers where it has them.
+
+    left_alone: modules without LoRA layers. heads: those that are trained whole beside them.
+    """
     if config.dropout is not None:
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = config.dropout
+            elif isinstance(getattr(module, "dropout", None), float):  # a T5's attention
+                module.dropout = config.dropout  # type: ignore[assignment]
     if config.lora is None:
         return model
     targets = config.lora.targets
@@ -231,7 +254,8 @@ def trainable_model(config: StageConfig, weights: Path) -> PreTrainedModel | Pef
         lora_alpha=config.lora.alpha,
         lora_dropout=config.lora.dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
-        exclude_modules=[name for name, _ in model.named_modules() if "pooler" in name],
+        exclude_modules=list(left_alone),
+        modules_to_save=list(heads) or None,
     )
     with quiet_peft():
         adapted: PeftModel = get_peft_model(model, options)

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from e2rank_rag.training.config import ContrastiveConfig, ListwiseConfig, ResRankConfig, StageConfig
+from e2rank_rag.training.config import (
+    ContrastiveConfig,
+    ListwiseConfig,
+    RankT5Config,
+    ResRankConfig,
+    StageConfig,
+)
 
 
 def train_stage(config: StageConfig, *, resume: bool = False) -> Path:
@@ -22,4 +28,8 @@ def train_stage(config: StageConfig, *, resume: bool = False) -> Path:
             from e2rank_rag.training.resrank import train_resrank
 
             return train_resrank(config, resume=resume)
+        case RankT5Config():
+            from e2rank_rag.training.rankt5_trainer import train_rankt5
+
+            return train_rankt5(config, resume=resume)
     raise TypeError(f"{type(config).__name__} is no stage of `config.STAGES`")

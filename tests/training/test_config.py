@@ -12,9 +12,11 @@ from e2rank_rag.training.config import (
     ADAPTER_CONFIG,
     ContrastiveConfig,
     ListwiseConfig,
+    RankT5Config,
     listwise_config,
     read_config,
 )
+from e2rank_rag.training.rankt5_trainer import ARGUMENTS
 from e2rank_rag.training.runs import training_arguments
 
 MINIMAL = """\
@@ -46,6 +48,28 @@ init_from: minilm
 output: out
 data: [{path: pairs.jsonl}]
 """
+
+
+RANKT5 = """\
+stage: rankt5
+init_from: minilm
+output: out
+data: [{path: lists.jsonl}]
+"""
+
+
+def test_a_ranker_of_pairs_has_the_values_of_its_paper(tmp_path):
+    config = read_config(written(tmp_path, RANKT5))
+    assert isinstance(config, RankT5Config)
+    assert (config.loss, config.list_size, config.epsilon) == ("softmax", 36, 1.0)
+    assert config.retriever == "minilm"
+    ships = read_config(ADAPTER_CONFIG.parent / "rankt5.yaml")
+    assert isinstance(ships, RankT5Config)
+    assert (ships.list_size, ships.max_tokens, ships.loss) == (36, 384, "softmax")
+    for stated in (ships.trainer, ARGUMENTS):
+        assert stated["learning_rate"] == 1e-4
+        assert stated["lr_scheduler_type"] == "constant"
+        assert stated["per_device_train_batch_size"] == 32
 
 
 def test_the_stage_says_which_kind_it_is(tmp_path):
@@ -100,7 +124,18 @@ def test_settings_on_the_command_line_replace_those_of_the_file(tmp_path):
         (STAGE1, ["near_positive=1.5"], "near_positive: Input should be less than or equal to 1"),
         (STAGE1, ["pooling=max"], "pooling: Input should be 'last', 'cls' or 'mean'"),
         (STAGE1, ["stage=pretraining"], "stage: 'pretraining' is none of ['contrastive', 'listw"),
-        (STAGE1, ["stage=[1]"], "stage: [1] is none of ['contrastive', 'listwise']"),
+        (STAGE1, ["stage=[1]"], "stage: [1] is none of ['contrastive', 'listwise', 'r"),
+        (RANKT5, ["list_size=1"], "list_size: Input should be greater than or equal to 2"),
+        (
+            RANKT5,
+            ["loss=ranknet"],
+            "loss: Input should be 'point_ce', 'pair', 'softmax' or",
+        ),
+        (RANKT5, ["structure=decoder"], "structure: Input should be 'encoder-decoder' or 'enc"),
+        (RANKT5, ["upsample=true"], 'upsample is of the loss "point_ce", not of "softmax"'),
+        (RANKT5, ["epsilon=2"], 'epsilon is of the loss "poly1", not of "softmax"'),
+        (RANKT5, ["pooling=cls"], "pooling: Input should be 'first' or 'mean'"),
+        (RANKT5, ["mode=joint"], "mode: Extra inputs are not permitted"),
         ("data: []\n", [], "init_from: Field required"),
         ("- a list\n", [], "stage2.yaml holds no settings, but list"),
         ("a: [\n", [], "stage2.yaml is not YAML"),
@@ -119,7 +154,9 @@ def test_the_configurations_that_ship_are_whole():
     assert listwise_config(ADAPTER_CONFIG, (), given).mode == "adapter"
     stages = [read_config(path) for path in sorted(ADAPTER_CONFIG.parent.glob("stage*.yaml"))]
     assert [config.stage for config in stages] == ["contrastive", "listwise", "listwise"]
-    for config in stages:
+    rankers = [read_config(path) for path in sorted(ADAPTER_CONFIG.parent.glob("rankt5*.yaml"))]
+    assert [config.stage for config in rankers] == ["rankt5", "rankt5"]
+    for config in (*stages, *rankers):
         cpu = config.model_copy(update={"trainer": {**config.trainer, "use_cpu": True}})
         assert training_arguments(cpu, Path("run"), {}).num_train_epochs == 1
 
@@ -140,3 +177,6 @@ def test_the_configurations_of_the_documentation_are_whole(tmp_path):
     blocks = re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     stages = [type(read_config(written(tmp_path, block))) for block in blocks]
     assert stages == [ContrastiveConfig, ListwiseConfig]
+    page = page.with_name("rankt5.md")
+    blocks = re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert [type(read_config(written(tmp_path, block))) for block in blocks] == [RankT5Config]

@@ -1,0 +1,186 @@
+"""Which documents a list shows, where their scores go, and what the loss counts twice."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from e2rank_rag.losses import (
+    pointwise_ce_loss,
+    poly1_softmax_loss,
+    ranknet_loss,
+    softmax_ce_loss,
+)
+from e2rank_rag.pair_tokenization import PairTokenizer
+from e2rank_rag.recipe import RankT5Recipe
+from e2rank_rag.tokenization import plain_tokenizer
+from e2rank_rag.training.config import RankT5Config
+from e2rank_rag.training.ranking import (
+    RankedList,
+    RankedListCollator,
+    RankedListDataset,
+    drawn_places,
+    list_loss,
+    ranking_loss,
+    upsampled_places,
+)
+from e2rank_rag.types import RankingExample
+from tests.conftest import bert_tokenizer
+
+
+def example(labels, texts=None):
+    texts = texts or tuple(f"d{place}" for place in range(len(labels)))
+    return RankingExample("cats", tuple(texts), tuple(map(float, labels)))
+
+
+def drawn(labels, size, candidates=None, *, texts=None, times=200):
+    return [
+        drawn_places(example(labels, texts), size, candidates, random.Random(seed))
+        for seed in range(times)
+    ]
+
+
+def test_a_list_is_one_relevant_document_and_others_by_chance():
+    lists = drawn([0, 1, 0, 0, 1, -1], 3)
+    assert {places[0] for places in lists} == {1, 4}
+    assert {place for places in lists for place in places[1:]} == {0, 2, 3, 5}
+    assert all(len(places) == len(set(places)) == 3 for places in lists)
+    counts = [sum(place in places for places in lists) for place in (0, 2, 3, 5)]
+    assert min(counts) > 70  # each is in half of 200
+
+
+def test_a_short_list_is_all_there_is():
+    assert sorted(drawn([1, 0, 0], 36, times=1)[0]) == [0, 1, 2]
+    assert drawn([1], 36, times=1) == [[0]]
+
+
+def test_a_copy_of_a_relevant_document_is_no_other():
+    lists = drawn([1, 0, 0], 3, texts=("same", "same", "another"))
+    assert all(places == [0, 2] for places in lists)
+
+
+def test_others_come_from_the_first_candidates_and_the_relevant_one_from_anywhere():
+    lists = drawn([0, 0, 0, 0, 0, 1], 3, candidates=3)
+    assert {places[0] for places in lists} == {5}
+    assert {place for places in lists for place in places[1:]} == {0, 1, 2}
+
+
+def test_graded_lists_keep_their_grades_and_draw_from_all_the_rest():
+    lists = drawn([3, 2, 1], 2)  # a teacher's order
+    assert {tuple(places) for places in lists} == {(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)}
+    dataset = RankedListDataset([[example([2, 1, 0])]], list_size=3, candidates=None, seed=0)
+    graded = dict(zip(dataset[0].documents, dataset[0].labels, strict=True))
+    assert graded == {"d0": 2.0, "d1": 1.0, "d2": 0.0}
+
+
+def test_a_draw_depends_on_seed_and_epoch_alone():
+    examples = [[example([1, *[0] * 50]) for _ in range(3)]]
+
+    def lists(seed, epoch):
+        dataset = RankedListDataset(examples, list_size=5, candidates=None, seed=seed)
+        dataset.epoch = epoch
+        return [dataset[index] for index in range(len(dataset))]
+
+    assert lists(0, 0) == lists(0, 0)
+    assert lists(0, 0) != lists(0, 1)
+    assert lists(0, 0) != lists(1, 0)
+    assert len(set(lists(0, 0))) == 3
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([1, 0, 0, 0], [0, 1, 2, 3, 0, 0]),
+        ([1, 0, 1, 0, 0, 0, 0], [0, 1, 2, 3, 4, 5, 6, 0, 2, 0]),
+        ([1, 0], [0, 1]),
+        ([1, 1, 0], [0, 1, 2]),
+        ([0, 0], [0, 1]),
+    ],
+)
+def test_relevant_documents_are_repeated_until_there_are_as_many_as_others(labels, expected):
+    assert upsampled_places(labels) == expected
+
+
+LISTS = [
+    RankedList("cats", ("cats purr", "dogs", "a ferry crosses the strait"), (1.0, 0.0, 0.0)),
+    RankedList("dogs bark", ("bread rises because yeast turns sugar", "dogs"), (0.0, 1.0)),
+]
+
+
+def collator(**options):
+    tokenizer = bert_tokenizer()
+    recipe = RankT5Recipe(structure="encoder-only", input="segments", max_tokens=64)
+    pairs = PairTokenizer(tokenizer, plain_tokenizer(tokenizer), recipe, segments=True)
+    return RankedListCollator(pairs, **{"chunk_tokens": None, "upsample": False, **options})
+
+
+@pytest.mark.parametrize("chunk_tokens", [None, 24, 1])
+def test_every_pair_is_in_one_chunk_and_knows_its_place(chunk_tokens):
+    collate = collator(chunk_tokens=chunk_tokens)
+    batch = collate(LISTS)
+    assert len(batch["chunks"]) == {None: 1, 1: 5}.get(chunk_tokens, len(batch["chunks"]))
+    if chunk_tokens == 24:
+        assert len(batch["chunks"]) > 1
+        sizes = [chunk["input_ids"].shape for chunk in batch["chunks"]]
+        assert all(rows * width <= 24 or rows == 1 for rows, width in sizes)
+    rows = [
+        ids[mask.bool()].tolist()
+        for chunk in batch["chunks"]
+        for ids, mask in zip(chunk["input_ids"], chunk["attention_mask"], strict=True)
+    ]
+    expected = {
+        number * 3 + place: pair.ids
+        for number, drawn in enumerate(LISTS)
+        for place, pair in enumerate(collate.pair_tokenizer.pairs(drawn.query, drawn.documents))
+    }
+    assert dict(zip(batch["places"].tolist(), rows, strict=True)) == expected
+    assert batch["relevance"].tolist() == [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+    assert batch["listed"].tolist() == [[True, True, True], [True, True, False]]
+
+
+def config(**stated):
+    return RankT5Config(init_from="m", output="o", data=[{"path": "p"}], **stated)
+
+
+SCORES = torch.tensor([0.5, -1.0, 2.0, 0.25, -0.75])
+
+
+@pytest.mark.parametrize(
+    ("stated", "loss"),
+    [
+        ({"loss": "pair"}, ranknet_loss),
+        ({"loss": "softmax"}, softmax_ce_loss),
+        ({"loss": "poly1", "epsilon": 2.0}, lambda *a: poly1_softmax_loss(*a, epsilon=2.0)),
+        ({"loss": "point_ce", "upsample": False}, pointwise_ce_loss),
+    ],
+)
+def test_the_loss_is_that_of_the_scores_in_their_places(stated, loss):
+    batch = collator()(LISTS)
+    table = torch.zeros(6)
+    for place, score in zip(batch["places"].tolist(), SCORES.tolist(), strict=True):
+        table[place] = score
+    expected = loss(
+        table.view(2, 3),
+        torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]),
+        torch.tensor([[True, True, True], [True, True, False]]),
+    )
+    torch.testing.assert_close(list_loss(SCORES, batch, ranking_loss(config(**stated))), expected)
+
+
+def test_upsampling_counts_a_relevant_document_as_often_as_the_others():
+    stated = config(loss="point_ce")
+    assert stated.upsamples
+    assert not config(loss="softmax").upsamples
+    batch = collator(upsample=True)(LISTS)
+    by_place = dict(zip(batch["places"].tolist(), SCORES.double().tolist(), strict=True))
+
+    def cost(place, label):
+        score = torch.tensor(by_place[place]).double()
+        return -torch.nn.functional.logsigmoid(score if label else -score)
+
+    first = (2 * cost(0, 1) + cost(1, 0) + cost(2, 0)) / 4
+    second = (cost(3, 0) + cost(4, 1)) / 2
+    found = list_loss(SCORES, batch, ranking_loss(stated))
+    assert float(found) == pytest.approx(float((first + second) / 2), abs=1e-6)
