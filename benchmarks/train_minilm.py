@@ -86,7 +86,7 @@ def main() -> None:
         "dev": sources(DEV | {MEDQUAD: 150}, "dev"),
     }
     config = read_config(arguments.config, arguments.settings, given)
-    if getattr(config, "mode", None) in ("adapter", "frozen"):
+    if config.stage == "rankt5" or config.mode in ("adapter", "frozen"):
         given["vectors"] = arguments.vectors or work / "vectors"
     print(train_stage(read_config(arguments.config, arguments.settings, given)))
 

@@ -223,6 +223,8 @@ class RankT5Config(StageConfig):
     score_token, pooling: see `recipe.RankT5Recipe`; None takes the model's own.
     max_tokens: of a pair, in training and as saved; None takes the model's own.
     retriever: the encoder that finds candidates, for sources that are mined.
+    vectors: a folder that keeps the retriever's vectors of documents for the next run; None: each
+        run encodes them anew.
     loss: of `losses`; epsilon: of "poly1".
     list_size, candidates: see `ranking.drawn_places`.
     upsample: in the loss, repeat the relevant documents of a list until there are as many as of the
@@ -237,6 +239,7 @@ class RankT5Config(StageConfig):
     pooling: PairPooling | None = None
     max_tokens: int | None = Field(default=None, ge=16)
     retriever: str = "minilm"
+    vectors: Path | None = None
     loss: RankingLoss = "softmax"
     epsilon: float = Field(default=1.0, ge=0.0)
     list_size: int = Field(default=36, ge=2)

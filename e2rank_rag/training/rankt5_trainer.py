@@ -51,12 +51,12 @@ from e2rank_rag.training.record import describe_run, plot_run
 from e2rank_rag.training.runs import (
     METRICS_FILE,
     StageTrainer,
+    known_vectors,
     new_run,
     training_arguments,
     with_options,
 )
 from e2rank_rag.training.sources import NDCG, DevSet, read_dev, read_training
-from e2rank_rag.training.vectors import TextVectors
 from e2rank_rag.types import Hit, PairScores, RankingExample, T
 
 logger = logging.getLogger(__name__)
@@ -144,6 +144,9 @@ class LiveRanker:
     async def run_async(self, call: Callable[[], T]) -> T:
         return call()
 
+    def close(self) -> None:
+        """Nothing: the model is the trainer's."""
+
 
 def measure_reranked(dev: DevSet, reranker: CrossEncoderReranker) -> dict[str, float]:
     """`MEASURES` of the candidates in their new order."""
@@ -187,7 +190,7 @@ def _read(
     dev: list[DevSet] = []
     with _retriever(config, arguments.device) as retriever:
         # One corpus may serve several splits.
-        known = None if retriever is None else TextVectors(retriever.dim)
+        known = None if retriever is None else known_vectors(retriever, config.vectors)
         for source in config.data:
             vectors = known if _is_mined(source) else None
             train += read_training([source], retriever, vectors, seed=arguments.seed)
