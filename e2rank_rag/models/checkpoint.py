@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
@@ -19,7 +19,6 @@ import torch
 from pydantic import BaseModel, ValidationError
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoTokenizer,
     PretrainedConfig,
@@ -31,7 +30,12 @@ from transformers.utils import logging as transformers_logging
 from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.adapter import ADAPTER_FILES
 from e2rank_rag.models.minilm import ADAPTED_FOLDER, DEFAULT_MODEL, minilm_folder
-from e2rank_rag.prompts import E2RANK, ChatListwise, Prompts, SpanListwise
+from e2rank_rag.models.model_config import positions, read_config, read_json
+from e2rank_rag.models.sentence_transformers_layout import (
+    sentence_transformers_files,
+    sentence_transformers_recipe,
+)
+from e2rank_rag.prompts import E2RANK, Prompts, SpanListwise
 from e2rank_rag.recipe import (
     ADAPTER_FOLDER,
     ENCODER_FOLDER,
@@ -57,9 +61,6 @@ RELEASED = {
 """Hub ids whose folders say nothing about pooling and prompts; the paper and its code do."""
 
 QWEN3_END = "<|endoftext|>"
-
-# Families whose position embeddings start behind the pad token's, two rows in.
-_OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "mpnet"}
 
 # all-MiniLM-L6-v2 without training, on nfcorpus dev and bioasq dev; see docs/how-it-works.md.
 _SHORT_BUDGET = {"depth": 5, "document_tokens": 80}
@@ -117,7 +118,7 @@ def read_recipe(
     if pooling is not None and prompts is not None:
         stated = _stated_recipe(pooling, prompts, config, tokenizer)
     elif (folder / "modules.json").is_file():
-        stated = _sentence_transformers_recipe(folder, config, tokenizer)
+        stated = sentence_transformers_recipe(folder, config, tokenizer)
         changes = {"pooling": pooling, "prompts": prompts}
         stated.update({k: v for k, v in changes.items() if v is not None})
     elif name in RELEASED:
@@ -186,16 +187,6 @@ def model_folders(
         return folder, folder / ADAPTER_FOLDER
     weights = resolve_folder(base, local_files_only=local_files_only).resolve()
     return weights, folder / ADAPTER_FOLDER
-
-
-def positions(config: PretrainedConfig) -> int:
-    """How many tokens the model can place."""
-    return int(getattr(config, "max_position_embeddings", 512)) - first_position(config)
-
-
-def first_position(config: PretrainedConfig) -> int:
-    """The number of the first token's position."""
-    return 2 if config.model_type in _OFFSET_POSITIONS else 0
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -293,46 +284,13 @@ def save_checkpoint(
         _append_end_token(folder / "tokenizer.json", tokenizer, recipe.end_token)
     files = {
         RECIPE_FILE: recipe.model_dump(mode="json"),
-        **_sentence_transformers_files(recipe, transformer.config.hidden_size),
+        **sentence_transformers_files(recipe, transformer.config.hidden_size),
     }
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return folder
-
-
-def _sentence_transformers_files(recipe: Recipe, dimensions: int) -> dict[str, Any]:
-    """What sentence-transformers reads of a recipe, by file name."""
-    pooling = {"last": "lasttoken"}.get(recipe.pooling, recipe.pooling)
-    prefixes = {
-        "query": recipe.prompts.query_text(""),
-        "document": recipe.prompts.document_text(""),
-    }
-    modules = ["Transformer", "Pooling", "Normalize"]
-    return {
-        "modules.json": [
-            {
-                "idx": index,
-                "name": str(index),
-                "path": "" if index == 0 else f"{index}_{module}",
-                "type": f"sentence_transformers.models.{module}",
-            }
-            for index, module in enumerate(modules)
-        ],
-        "sentence_bert_config.json": {
-            "max_seq_length": recipe.document_tokens,
-            "do_lower_case": False,
-        },
-        "config_sentence_transformers.json": {"prompts": prefixes, "similarity_fn_name": "cosine"},
-        "1_Pooling/config.json": {
-            "word_embedding_dimension": dimensions,
-            "pooling_mode_cls_token": pooling == "cls",
-            "pooling_mode_mean_tokens": pooling == "mean",
-            "pooling_mode_lasttoken": pooling == "lasttoken",
-        },
-        "2_Normalize/config.json": {},
-    }
 
 
 def save_adapter(
@@ -386,16 +344,6 @@ def _read_recipe_file(path: Path, kind: type[R]) -> R:
         raise CheckpointError(f"{path} is not a recipe this version reads: {error}") from error
 
 
-def read_config(folder: Path) -> PretrainedConfig:
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder} has no config.json; it is no Hugging Face model folder")
-    try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:
-        raise CheckpointError(f"{folder / 'config.json'} cannot be read: {error}") from error
-    return config
-
-
 def _stated_recipe(
     pooling: Pooling, prompts: Prompts, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, Any]:
@@ -410,105 +358,10 @@ def _stated_recipe(
     }
 
 
-def _sentence_transformers_recipe(
-    folder: Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase
-) -> dict[str, Any]:
-    modules = read_json(folder / "modules.json")
-    try:
-        kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
-        paths = [module["path"] for module in modules]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{folder / 'modules.json'} lists no modules: {error!r}") from error
-    if kinds != ["Transformer", "Pooling", "Normalize"]:
-        reason = (
-            f"its layers after pooling ({', '.join(kinds[2:])}) are not supported"
-            if set(kinds) - {"Transformer", "Pooling", "Normalize"}
-            else "it does not normalise, so its scores are no cosines"
-        )
-        raise CheckpointError(
-            f"{folder} is a sentence-transformers model of {' + '.join(kinds)}: {reason}; "
-            "models of Transformer + Pooling + Normalize are"
-        )
-    pooling = _sentence_transformers_pooling(folder / paths[1] / "config.json")
-    stated = (
-        read_json(folder / "config_sentence_transformers.json", default={}).get("prompts") or {}
-    )
-    bert = read_json(folder / "sentence_bert_config.json", default={})
-    if bert.get("do_lower_case") and tokenizer("A")["input_ids"] != tokenizer("a")["input_ids"]:
-        raise CheckpointError(
-            f"{folder / 'sentence_bert_config.json'} has texts lower-cased before they are "
-            "tokenised, which is not supported; put a Lowercase normalizer into tokenizer.json"
-        )
-    limit = min(positions(config), bert.get("max_seq_length") or tokenizer.model_max_length)
-    return {
-        "pooling": pooling,
-        "prompts": _sentence_transformers_prompts(stated, pooling, tokenizer),
-        "query_tokens": limit,
-        "document_tokens": limit,
-    }
-
-
-def _sentence_transformers_pooling(path: Path) -> Pooling:
-    config = read_json(path)
-    names: dict[str, Pooling] = {"lasttoken": "last", "cls": "cls", "mean": "mean"}
-    flags = {
-        "pooling_mode_lasttoken": "lasttoken",
-        "pooling_mode_cls_token": "cls",
-        "pooling_mode_mean_tokens": "mean",
-    }
-    stated = config.get("pooling_mode", [])
-    stated = [stated] if isinstance(stated, str) else list(stated)
-    stated += [
-        flags.get(key, key) for key, on in config.items() if key.startswith("pooling_mode_") and on
-    ]
-    if len(stated) != 1 or stated[0] not in names:
-        raise CheckpointError(
-            f"{path} asks for pooling {stated}; one of {sorted(names)} is supported"
-        )
-    if not config.get("include_prompt", True):
-        raise CheckpointError(
-            f"{path} leaves the prompt out of the pooling, which is not supported"
-        )
-    return names[stated[0]]
-
-
-def _sentence_transformers_prompts(
-    stated: Mapping[str, str], pooling: Pooling, tokenizer: PreTrainedTokenizerBase
-) -> Prompts:
-    query, document = (
-        stated.get("query") or "",
-        stated.get("document") or stated.get("passage") or "",
-    )
-    listwise: ChatListwise | SpanListwise | None = SpanListwise()
-    if pooling == "last":
-        chat = ChatListwise()
-        vocabulary = tokenizer.get_vocab()
-        listwise = chat if all(t in vocabulary for t in ("<|im_start|>", "<think>")) else None
-    before, _, after = E2RANK.query.partition("{task}")
-    tail = after.removesuffix("{query}")
-    if query.startswith(before) and query.endswith(tail) and before:
-        task = E2RANK.task.model_copy(
-            update={"query": query.removeprefix(before).removesuffix(tail)}
-        )
-        return Prompts(
-            query=E2RANK.query, document=document + "{document}", listwise=listwise, task=task
-        )
-    return Prompts(query=query + "{query}", document=document + "{document}", listwise=listwise)
-
-
 def _listwise_budget(prompts: Prompts, limit: int, document_tokens: int) -> ListwiseBudget:
     if isinstance(prompts.listwise, SpanListwise) and limit <= 512:
         return ListwiseBudget(**_SHORT_BUDGET, max_tokens=limit)
     return ListwiseBudget(max_tokens=min(32768, limit), document_tokens=document_tokens)
-
-
-def read_json(path: Path, default: Any = None) -> Any:
-    if default is not None and not path.is_file():
-        return default
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
 @contextmanager

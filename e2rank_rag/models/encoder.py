@@ -27,7 +27,6 @@ from e2rank_rag.models.checkpoint import (
     RECIPE_FILE,
     encoder_folder,
     model_folders,
-    positions,
     read_recipe,
     resolve_folder,
     save_checkpoint,
@@ -40,6 +39,7 @@ from e2rank_rag.models.loaded import (
     release,
     stamp,
 )
+from e2rank_rag.models.model_config import positions
 from e2rank_rag.prompts import Prompts, Task, resolve_prompts, resolve_task
 from e2rank_rag.recipe import Pooling, Recipe
 from e2rank_rag.tokenization import TextTokenizer, Tokens, collate, pad_id

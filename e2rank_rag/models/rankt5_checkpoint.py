@@ -30,12 +30,10 @@ from e2rank_rag.models.backbone import pool
 from e2rank_rag.models.checkpoint import (
     RECIPE_FILE,
     load_tokenizer,
-    positions,
     quiet_transformers,
-    read_config,
-    read_json,
     read_system,
 )
+from e2rank_rag.models.model_config import positions, read_config, read_json
 from e2rank_rag.recipe import PairPooling, RankT5Recipe, Structure, System
 
 T5_FAMILY = ("t5", "mt5", "umt5")

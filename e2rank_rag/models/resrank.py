@@ -21,13 +21,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from e2rank_rag.errors import CheckpointError
-from e2rank_rag.models.checkpoint import (
-    RECIPE_FILE,
-    positions,
-    read_resrank_recipe,
-    resolve_folder,
-)
+from e2rank_rag.models.checkpoint import RECIPE_FILE, read_resrank_recipe, resolve_folder
 from e2rank_rag.models.encoder import BATCH_TOKENS, Dtype, Encoder, batches_by_length
+from e2rank_rag.models.model_config import positions
 from e2rank_rag.models.residual import (
     ListTokens,
     ResidualHead,

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from e2rank_rag.models.checkpoint import load_tokenizer, read_config, read_system, resolve_folder
+from e2rank_rag.models.checkpoint import load_tokenizer, read_system, resolve_folder
+from e2rank_rag.models.model_config import read_config
 from e2rank_rag.models.rankt5 import RankT5
 from e2rank_rag.models.rankt5_checkpoint import longest_pair
 from e2rank_rag.training.labeling import Judgement, TeacherError
