@@ -1,11 +1,16 @@
 """Rerankers: candidates in, the same candidates out in a better order.
 
-    reranker = ListwiseReranker(encoder)
+    reranker = load_reranker("e2rank-minilm")
     hits = reranker.rerank("where is Paris?", store.search(vector, top_k=100))
 
-Both rerankers here put a better query vector in the query's place and score every candidate by its
-cosine with that: one forward pass over the query and the first K texts (E2Rank, arXiv 2510.22733),
-or no pass at all (Rocchio). A cosine is comparable within one query, not across queries.
+- ListwiseReranker (E2Rank, arXiv 2510.22733): one pass over the query and the first K texts; a
+  score is the cosine with that vector;
+- RocchioReranker: no pass; the query's vector moved towards the first ones;
+- ResidualReranker (ResRank): one pass over the query's text and one vector per candidate; the cosine
+  of what both have become;
+- CrossEncoderReranker (RankT5, arXiv 2210.10634): a pass over each candidate's text with the query.
+
+Scores are comparable within one query, not across queries.
 """
 
 from __future__ import annotations

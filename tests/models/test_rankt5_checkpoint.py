@@ -102,7 +102,7 @@ def test_a_folder_of_another_system_is_named(bert, tmp_path):
 
 
 def test_a_ranker_is_no_encoder(t5_encoder):
-    with pytest.raises(CheckpointError, match="rankt5"):
+    with pytest.raises(CheckpointError, match="holds a RankT5, which scores pairs"):
         Encoder.from_pretrained(t5_encoder)
 
 
