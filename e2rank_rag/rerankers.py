@@ -6,8 +6,8 @@
 - ListwiseReranker (E2Rank, arXiv 2510.22733): one pass over the query and the first K texts; a
   score is the cosine with that vector;
 - RocchioReranker: no pass; the query's vector moved towards the first ones;
-- ResidualReranker (ResRank): one pass over the query's text and one vector per candidate; the cosine
-  of what both have become;
+- ResidualReranker (ResRank): one pass over the query's text and one vector per candidate; the
+  cosine of what both have become;
 - CrossEncoderReranker (RankT5, arXiv 2210.10634): a pass over each candidate's text with the query.
 
 Scores are comparable within one query, not across queries.
