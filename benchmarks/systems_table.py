@@ -9,8 +9,8 @@ the dev splits pooled. --queries N takes the first N of each collection, for all
 cross-encoder reads 100 texts a query. p: paired randomisation test against `retrieve`, with Holm's
 correction over the collections of a system.
 
-Milliseconds are of single queries with stored vectors over the first 10, 20, 50 and 100 candidates
-of SciFact, all systems in turn, medians of 20 queries; tokens are those of the same calls.
+Milliseconds and tokens are of single SciFact queries over the first 10, 20, 50 and 100 candidates,
+as in systems_latency.py.
 
 Writes benchmarks/results/systems_table.json and docs/systems.svg, and prints markdown.
 """
@@ -19,8 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -28,6 +26,7 @@ from typing import Any
 
 from adapter_table import DEV, NDCG, Task, read_task, tuned_rocchio
 from machine import machine
+from systems_latency import DEPTHS, one_round, summary
 
 from e2rank_rag.evaluation.metrics import evaluate_by_query
 from e2rank_rag.evaluation.runs import run_from_rankings
@@ -40,7 +39,6 @@ from e2rank_rag.types import Hit
 RESULTS = Path(__file__).parent / "results" / "systems_table.json"
 PICTURE = Path(__file__).parents[1] / "docs" / "systems.svg"
 COLLECTIONS = ("scifact", "cranfield", "medlars", "nfcorpus", "dl19+dl20", "bioasq_snippets")
-DEPTHS = (10, 20, 50, 100)
 TIMED_QUERIES = 20
 
 Rerank = Callable[[Task], list[list[Hit]]]
@@ -74,37 +72,6 @@ def measured(
     return rows, {name: holm_correction(each) for name, each in p.items()}
 
 
-def timed(
-    task: Task, rerankers: Mapping[str, BaseReranker]
-) -> dict[str, dict[int, dict[str, float]]]:
-    """Per system and number of candidates: milliseconds (min, median, max) and mean tokens."""
-    spent: dict[tuple[str, int], list[float]] = {}
-    read: dict[tuple[str, int], list[int]] = {}
-    for turn in range(-1, min(TIMED_QUERIES, len(task.ids))):  # the first one warms up
-        query, hits = task.queries[turn], task.candidates[turn]
-        for name, reranker in rerankers.items():
-            for depth in DEPTHS:
-                started = time.perf_counter()
-                _, report = reranker.explain_batch([query], [hits[:depth]])
-                seconds = time.perf_counter() - started
-                if turn >= 0:
-                    spent.setdefault((name, depth), []).append(1000 * seconds)
-                    tokens = sum(prompt.tokens for prompt in report.prompts)
-                    read.setdefault((name, depth), []).append(tokens)
-    return {
-        name: {
-            depth: {
-                "min": min(spent[name, depth]),
-                "median": statistics.median(spent[name, depth]),
-                "max": max(spent[name, depth]),
-                "tokens": fmean(read[name, depth]),
-            }
-            for depth in DEPTHS
-        }
-        for name in rerankers
-    }
-
-
 def draw(rows: Mapping[str, Mapping[str, float]], times: Mapping[str, Any], path: Path) -> None:
     """Mean nDCG@10 over milliseconds per query, 100 candidates."""
     from matplotlib.figure import Figure
@@ -112,7 +79,7 @@ def draw(rows: Mapping[str, Mapping[str, float]], times: Mapping[str, Any], path
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for name, by_depth in times.items():
-        x, y = by_depth[100]["median"], rows["mean"][name]
+        x, y = by_depth[100]["milliseconds"]["median"], rows["mean"][name]
         axes.plot(x, y, "o")
         axes.annotate(name, (x, y), textcoords="offset points", xytext=(6, 4))
     axes.axhline(rows["mean"]["retrieve"], linestyle=":", color="grey", label="retrieve")
@@ -126,11 +93,11 @@ def _print_row(name: str, queries: object, row: Mapping[str, float]) -> None:
     print(f"| {name} | {queries} | {figures} |", flush=True)
 
 
-def _print_times(times: Mapping[str, Mapping[int, Mapping[str, float]]]) -> None:
+def _print_times(times: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> None:
     print("| | tokens, 100 | " + " | ".join(f"ms, {depth}" for depth in DEPTHS) + " |")
     print("|---|---|" + "---|" * len(DEPTHS))
     for name, by_depth in times.items():
-        cells = " | ".join(f"{by_depth[depth]['median']:.1f}" for depth in DEPTHS)
+        cells = " | ".join(f"{by_depth[depth]['milliseconds']['median']:.1f}" for depth in DEPTHS)
         print(f"| {name} | {by_depth[100]['tokens']:.0f} | {cells} |")
 
 
@@ -165,7 +132,13 @@ def main() -> None:
         },
     }
     tasks = [read_task(arguments.data, name, "test", base, known) for name in COLLECTIONS]
-    times = timed(tasks[0], rerankers)
+    one_round(rerankers, tasks[0].queries[0], tasks[0].candidates[0])  # caches
+    few = tasks[0].first(TIMED_QUERIES)
+    rounds = [
+        one_round(rerankers, query, hits)
+        for query, hits in zip(few.queries, few.candidates, strict=True)
+    ]
+    times = summary(rounds)
     _print_times(times)
     if arguments.queries is not None:
         tasks = [task.first(arguments.queries) for task in tasks]
@@ -184,7 +157,7 @@ def main() -> None:
         "rocchio": {"documents": documents, "beta": beta},
         NDCG: rows,
         "p, Holm": p,
-        "milliseconds": times,
+        "times": times,
     }
     arguments.output.write_text(json.dumps(record, indent=2) + "\n")
     draw(rows, times, arguments.picture)

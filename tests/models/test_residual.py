@@ -142,9 +142,18 @@ def test_without_the_residual_scores_are_others(tiny_bert, layout):
     assert not torch.allclose(scores(**layout), bare, atol=1e-2)
 
 
-@pytest.mark.parametrize("attention", ["all", "own"])
-def test_permuting_passages_at_one_position_permutes_their_scores(tiny_bert, attention):
-    model, passages = ranker(tiny_bert, passage_attention=attention), vectors(9)
+@pytest.mark.parametrize(
+    ("folder", "layout"),
+    [
+        ("tiny_bert", {}),
+        ("tiny_bert", {"passage_attention": "own"}),
+        ("tiny_xlmr", {"query_position": "after"}),
+        # Even a causal model cannot tell the order of passages that do not see each other.
+        ("tiny_qwen3", {"passage_attention": "own", "query_vector": "end"}),
+    ],
+)
+def test_permuting_passages_at_one_position_permutes_their_scores(request, folder, layout):
+    model, passages = ranker(request.getfixturevalue(folder), **layout), vectors(9)
     order = torch.randperm(9, generator=torch.Generator().manual_seed(3))
     better, contextual = ranked(model, passages)
     again, permuted = ranked(model, passages[order])
@@ -152,8 +161,15 @@ def test_permuting_passages_at_one_position_permutes_their_scores(tiny_bert, att
     torch.testing.assert_close(permuted @ again, (contextual @ better)[order], atol=1e-5, rtol=0)
 
 
-def test_places_of_their_own_let_the_order_count(tiny_bert):
-    model, passages = ranker(tiny_bert, passage_positions="ranked"), vectors(9)
+@pytest.mark.parametrize(
+    ("folder", "layout"),
+    [
+        ("tiny_bert", {"passage_positions": "ranked"}),
+        ("tiny_qwen3", {"query_vector": "end"}),
+    ],
+)
+def test_places_of_their_own_and_causal_attention_let_the_order_count(request, folder, layout):
+    model, passages = ranker(request.getfixturevalue(folder), **layout), vectors(9)
     better, contextual = ranked(model, passages)
     again, permuted = ranked(model, passages.flip(0))
     assert not torch.allclose((permuted @ again).flip(0), contextual @ better, atol=1e-3)
