@@ -192,8 +192,8 @@ class ResRankConfig(ListConfig):
         InfoNCE is of the encoder's own vectors. "frozen" trains the reranker alone, over vectors of
         documents that stay; its InfoNCE holds the query's vector against those vectors.
     init_from: an encoder, or a ResRank, which is trained on: that is how a second stage begins.
-    reranker_from: the model that the reranker begins from; None: the encoder's weights, or the
-        ResRank's own reranker.
+    reranker_from: the model that the reranker begins from, which reads queries as the encoder does
+        where its folder does not say how; None: the encoder's weights, or the ResRank's reranker.
     layout: how a list is read, see `recipe.ResidualLayout`; None: the ResRank's own, or the
         default.
     gates: what hidden states of the query and of passages are multiplied with at first; ignored

@@ -17,7 +17,12 @@ from transformers import TrainingArguments
 
 from e2rank_rag.losses import info_nce_loss, ranknet_loss
 from e2rank_rag.models.backbone import Backbone
-from e2rank_rag.models.checkpoint import load_tokenizer, read_system, resolve_folder
+from e2rank_rag.models.checkpoint import (
+    RECIPE_FILE,
+    load_tokenizer,
+    read_system,
+    resolve_folder,
+)
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.models.residual import ResidualHead, ResidualRanker, token_length
 from e2rank_rag.models.resrank import ListForward, ResidualVectors, read_head, save_head
@@ -180,15 +185,19 @@ class LiveResRank:
 
 
 def _reranker(config: ResRankConfig, base: Encoder, device: torch.device) -> Encoder:
-    """What the reranker begins from."""
-    source: str | Path = config.reranker_from or base.weights_folder
-    if config.reranker_from is None and _is_resrank(config):
-        source = resolve_folder(config.init_from) / RERANKER_FOLDER
-    stated = config.reranker_from is None and not _is_resrank(config)
+    """What the reranker begins from. Where its folder does not say how it reads a query, as a bare
+    language model's does not, it reads as the encoder does."""
+    if config.reranker_from is not None:
+        folder = resolve_folder(config.reranker_from)
+        says = any((folder / name).is_file() for name in (RECIPE_FILE, "modules.json"))
+    elif _is_resrank(config):
+        folder, says = resolve_folder(config.init_from) / RERANKER_FOLDER, True
+    else:
+        folder, says = base.weights_folder, False
     return Encoder.from_pretrained(
-        source,
-        pooling=base.recipe.pooling if stated else None,
-        prompts=base.recipe.prompts if stated else None,
+        folder,
+        pooling=None if says else base.recipe.pooling,
+        prompts=None if says else base.recipe.prompts,
         device=str(device),
     )
 

@@ -13,6 +13,7 @@ from e2rank_rag.training.config import (
     ContrastiveConfig,
     ListwiseConfig,
     RankT5Config,
+    ResRankConfig,
     listwise_config,
     read_config,
 )
@@ -156,7 +157,9 @@ def test_the_configurations_that_ship_are_whole():
     assert [config.stage for config in stages] == ["contrastive", "listwise", "listwise"]
     rankers = [read_config(path) for path in sorted(ADAPTER_CONFIG.parent.glob("rankt5*.yaml"))]
     assert [config.stage for config in rankers] == ["rankt5", "rankt5"]
-    for config in (*stages, *rankers):
+    resranks = [read_config(path) for path in sorted(ADAPTER_CONFIG.parent.glob("resrank*.yaml"))]
+    assert [config.stage for config in resranks] == ["resrank", "resrank"]
+    for config in (*stages, *rankers, *resranks):
         cpu = config.model_copy(update={"trainer": {**config.trainer, "use_cpu": True}})
         assert training_arguments(cpu, Path("run"), {}).num_train_epochs == 1
 
@@ -177,6 +180,7 @@ def test_the_configurations_of_the_documentation_are_whole(tmp_path):
     blocks = re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     stages = [type(read_config(written(tmp_path, block))) for block in blocks]
     assert stages == [ContrastiveConfig, ListwiseConfig]
-    page = page.with_name("rankt5.md")
-    blocks = re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert [type(read_config(written(tmp_path, block))) for block in blocks] == [RankT5Config]
+    for name, kind in (("rankt5", RankT5Config), ("resrank", ResRankConfig)):
+        text = page.with_name(f"{name}.md").read_text(encoding="utf-8")
+        blocks = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+        assert [type(read_config(written(tmp_path, block))) for block in blocks] == [kind]
