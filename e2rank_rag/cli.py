@@ -61,6 +61,9 @@ RerankerSystem = Annotated[
         "--system", help="Of a --reranker without e2rank.json: rankt5, for a T5 or cross-encoder."
     ),
 ]
+BeirFolder = Annotated[
+    Path, typer.Argument(help="A BEIR folder: corpus, queries, qrels/SPLIT.tsv.")
+]
 Systems = Annotated[
     str | None,
     typer.Option(
@@ -80,6 +83,7 @@ QrelsFile = Annotated[
 KeptIndex = Annotated[
     str | None, typer.Option(help="Keep the index here (folder or URL); else in memory.")
 ]
+FiguresFile = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; CUDA if there is one.")]
 ApiKey = Annotated[
     str | None, typer.Option("--api-key", envvar="QDRANT_API_KEY", help="Of the Qdrant server.")
@@ -222,9 +226,7 @@ def search(
 
 @app.command()
 def evaluate(
-    folder: Annotated[
-        Path, typer.Argument(help="A BEIR folder: corpus, queries, qrels/SPLIT.tsv.")
-    ],
+    folder: BeirFolder,
     split: Annotated[str, typer.Option(help="Which judgements to use.")] = "test",
     model: Model = DEFAULT_MODEL,
     reranker: Reranker = None,
@@ -237,9 +239,7 @@ def evaluate(
         bool, typer.Option("--expand", help="Rerankers search again with their own vector.")
     ] = False,
     index: KeptIndex = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the figures to this file.")
-    ] = None,
+    json_file: FiguresFile = None,
     run_dir: Annotated[Path | None, typer.Option(help="Write a TREC run per system here.")] = None,
     device: Device = None,
     api_key: ApiKey = None,
