@@ -76,7 +76,8 @@ class E2RankModel(BaseModel):
         with opening:
             opened = self._encoder  # another thread may have been faster
             if opened is None:
-                opened = self._encoder = Encoder.from_pretrained(**self.stated())
+                opened = Encoder.from_pretrained(**self.stated())
+                self._encoder = opened
             return opened
 
     def __copy__(self) -> Self:
