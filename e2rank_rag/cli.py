@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import traceback
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from e2rank_rag.models.minilm import DEFAULT_MODEL
+from e2rank_rag.recipe import System, system_of
 from e2rank_rag.training import commands
 
 if TYPE_CHECKING:
     from e2rank_rag.documents import BadRecord
+    from e2rank_rag.evaluation.report import Experiment
+    from e2rank_rag.evaluation.systems import SystemResult
     from e2rank_rag.indexing import IndexReport
     from e2rank_rag.models.encoder import Encoder
+    from e2rank_rag.rerankers import BaseReranker
     from e2rank_rag.store import QdrantStore
+    from e2rank_rag.types import Hit
 
 app = typer.Typer(
     name="e2rank",
@@ -41,6 +49,41 @@ Index = Annotated[
 ]
 CollectionName = Annotated[str, typer.Option("--collection", help="Name of the collection in it.")]
 Model = Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)]
+Reranker = Annotated[
+    str | None,
+    typer.Option(
+        "--reranker", "-r", help="Rerank with this model, such as a RankT5; else --model."
+    ),
+]
+RerankerSystem = Annotated[
+    str | None,
+    typer.Option(
+        "--system", help="Of a --reranker without e2rank.json: rankt5, for a T5 or cross-encoder."
+    ),
+]
+BeirFolder = Annotated[
+    Path, typer.Argument(help="A BEIR folder: corpus, queries, qrels/SPLIT.tsv.")
+]
+Systems = Annotated[
+    str | None,
+    typer.Option(
+        help="Comma-separated: retrieve, rocchio, listwise, and rerank (the --reranker, or a "
+        "ResRank's own). By default the first two and the one that the models are for.",
+    ),
+]
+Measures = Annotated[
+    str | None, typer.Option(help="Comma-separated, as ir-measures has them: nDCG@5,AP,RR@10.")
+]
+RunFile = Annotated[
+    Path | None, typer.Option(help="A TREC run: rank its candidates instead of searching.")
+]
+QrelsFile = Annotated[
+    Path | None, typer.Option(help="Judgements from this file instead of the folder's.")
+]
+KeptIndex = Annotated[
+    str | None, typer.Option(help="Keep the index here (folder or URL); else in memory.")
+]
+FiguresFile = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; CUDA if there is one.")]
 ApiKey = Annotated[
     str | None, typer.Option("--api-key", envvar="QDRANT_API_KEY", help="Of the Qdrant server.")
@@ -139,9 +182,9 @@ def search(
     ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="How many documents to show.")] = 10,
     retrieve_k: Annotated[int, typer.Option(min=1, help="How many candidates to rerank.")] = 100,
-    rerank: Annotated[
-        bool, typer.Option("--rerank/--no-rerank", help="Listwise reranking.")
-    ] = True,
+    rerank: Annotated[bool, typer.Option("--rerank/--no-rerank", help="Rerank the found.")] = True,
+    reranker: Reranker = None,
+    system: RerankerSystem = None,
     expand: Annotated[
         bool, typer.Option("--expand", help="Search a second time with the listwise vector.")
     ] = False,
@@ -155,94 +198,82 @@ def search(
 ) -> None:
     """Search an index and rerank what was found."""
     from e2rank_rag.pipeline import SearchPipeline
-    from e2rank_rag.rendering import hits_table
-    from e2rank_rag.rerankers import ListwiseReranker
 
     if expand and not rerank:
         raise typer.BadParameter("--expand searches with the reranker's vector; drop --no-rerank")
+    if reranker and not rerank:
+        raise typer.BadParameter("--reranker reranks; drop --no-rerank")
+    stated = _stated_system(reranker, system)
     conditions = parse_filters(filter or [])
-    store = _store(index, collection, api_key, must_exist=True)
-    try:
-        with _encoder(model or store.model or DEFAULT_MODEL, device) as encoder:
-            pipeline = SearchPipeline(encoder, store, ListwiseReranker(encoder) if rerank else None)
-            hits = pipeline.search(
-                query,
-                top_k=top_k,
-                retrieve_k=max(top_k, retrieve_k),
-                filter=conditions or None,
-                expand=expand,
-            )
-    finally:
-        store.close()
-    if not as_json:
-        out.print(hits_table(hits, title=query))
-        return
-    records = [
-        {
-            "id": hit.document.id,
-            "score": hit.score,
-            "text": hit.document.text,
-            "meta": dict(hit.document.meta),
-        }
-        for hit in hits
-    ]
-    typer.echo(json.dumps(records, ensure_ascii=False, indent=2))
+    with ExitStack() as opened:
+        store = _store(index, collection, api_key, must_exist=True)
+        opened.callback(store.close)
+        searching = model or store.model or DEFAULT_MODEL
+        _check_expand(expand, reranker or searching, stated)
+        encoder = opened.enter_context(_encoder(searching, device))
+        ranker = None
+        if rerank:
+            ranker = opened.enter_context(_reranker(reranker or searching, stated, device))
+        hits = SearchPipeline(encoder, store, ranker).search(
+            query,
+            top_k=top_k,
+            retrieve_k=max(top_k, retrieve_k),
+            filter=conditions or None,
+            expand=expand,
+        )
+    _say_hits(hits, query, as_json=as_json)
 
 
 @app.command()
 def evaluate(
-    folder: Annotated[
-        Path, typer.Argument(help="A BEIR folder: corpus, queries, qrels/SPLIT.tsv.")
-    ],
+    folder: BeirFolder,
     split: Annotated[str, typer.Option(help="Which judgements to use.")] = "test",
     model: Model = DEFAULT_MODEL,
-    systems: Annotated[
-        str, typer.Option(help="Comma-separated: retrieve, rocchio, listwise.")
-    ] = "retrieve,rocchio,listwise",
-    run: Annotated[
-        Path | None, typer.Option(help="A TREC run: rank its candidates instead of searching.")
-    ] = None,
-    qrels: Annotated[
-        Path | None, typer.Option(help="Judgements from this file instead of the folder's.")
-    ] = None,
+    reranker: Reranker = None,
+    system: RerankerSystem = None,
+    systems: Systems = None,
+    measures: Measures = None,
+    run: RunFile = None,
+    qrels: QrelsFile = None,
     expand: Annotated[
         bool, typer.Option("--expand", help="Rerankers search again with their own vector.")
     ] = False,
-    index: Annotated[
-        str | None, typer.Option(help="Keep the index here (folder or URL); else in memory.")
-    ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the figures to this file.")
-    ] = None,
+    index: KeptIndex = None,
+    json_file: FiguresFile = None,
     run_dir: Annotated[Path | None, typer.Option(help="Write a TREC run per system here.")] = None,
     device: Device = None,
     api_key: ApiKey = None,
 ) -> None:
-    """Measure retrieval and reranking on a test collection: nDCG@10, R@100, RR@10."""
+    """Measure retrieval and reranking on a test collection: nDCG@10, R@100, RR@10, or others."""
     from e2rank_rag.evaluation.report import Experiment, run_experiment
-    from e2rank_rag.evaluation.systems import SYSTEMS
-    from e2rank_rag.rendering import systems_table
 
     if run is not None and expand:
         raise typer.BadParameter("--expand searches the collection; with --run nothing is searched")
-    names = [name.strip() for name in systems.split(",") if name.strip()]
-    if not names or set(names) - set(SYSTEMS):
-        raise typer.BadParameter(f"--systems takes some of {', '.join(SYSTEMS)}, got {systems!r}")
+    stated = _stated_system(reranker, system)
+    asked, names = _measures(measures), _systems(systems, model, reranker)
+    ranking = (reranker or model) if "rerank" in names else None
+    if ranking is not None:
+        _check_expand(expand, ranking, stated)
     experiment = Experiment.read(folder, split, run=run, qrels=qrels)
-    with _encoder(model, device) as encoder:
-        store = _store(index or ":memory:", f"{experiment.name}-{encoder.fingerprint[:8]}", api_key)
-        try:
-            results = run_experiment(
-                experiment, encoder, store, names, expand=expand, progress=True
-            )
-        finally:
-            store.close()
-    title = f"{experiment.name} {split}, {len(experiment.queries)} queries, {model}"
-    out.print(systems_table(results, title=title))
-    if json_file is not None:
-        experiment.write_json(json_file, results, model=model)
-    if run_dir is not None:
-        experiment.write_runs(run_dir, results)
+    with ExitStack() as opened:
+        encoder = opened.enter_context(_encoder(model, device))
+        ranker = None
+        if ranking is not None:
+            ranker = opened.enter_context(_reranker(ranking, stated, device))
+        name = f"{experiment.name}-{encoder.fingerprint[:8]}"
+        store = _store(index or ":memory:", name, api_key)
+        opened.callback(store.close)
+        results = run_experiment(
+            experiment,
+            encoder,
+            store,
+            names,
+            reranker=ranker,
+            expand=expand,
+            measures=asked,
+            progress=True,
+        )
+    _say_results(experiment, results, model, reranker, json_file, run_dir)
 
 
 @app.command()
@@ -312,6 +343,101 @@ def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
+def _systems(systems: str | None, model: str, reranker: str | None) -> list[str]:
+    """The names in --systems, or those that these models make sense of."""
+    from e2rank_rag.evaluation.systems import RERANK, SYSTEMS
+
+    def reranks() -> bool:
+        return reranker is not None or system_of(model) == "resrank"
+
+    if systems is None:
+        return ["retrieve", "rocchio", RERANK if reranks() else "listwise"]
+    names = [name.strip() for name in systems.split(",") if name.strip()]
+    accepted = (*SYSTEMS, RERANK)
+    if not names or set(names) - set(accepted):
+        raise typer.BadParameter(f"--systems takes some of {', '.join(accepted)}, got {systems!r}")
+    if RERANK not in names and reranker is not None:
+        raise typer.BadParameter(f"--reranker is the system {RERANK}, which --systems leaves out")
+    if RERANK in names and not reranks():
+        raise typer.BadParameter(
+            f"--systems {RERANK} needs a --reranker, or a ResRank as --model; {model} itself is "
+            "measured as listwise"
+        )
+    return names
+
+
+def _measures(measures: str | None) -> Sequence[str]:
+    from e2rank_rag.evaluation.metrics import DEFAULT_MEASURES, parse_measures
+
+    if measures is None:
+        return DEFAULT_MEASURES
+    # Not at commas within brackets: nDCG(gains={0:0,1:1})@10 is one measure.
+    names = [name.strip() for name in re.split(r",(?![^(]*\))", measures) if name.strip()]
+    try:
+        parse_measures(names)
+    except ValueError as error:
+        raise typer.BadParameter(f"--measures: {error}") from None
+    return names
+
+
+def _stated_system(reranker: str | None, system: str | None) -> System | None:
+    if system is None:
+        return None
+    if reranker is None:
+        raise typer.BadParameter("--system is of a --reranker; name its folder")
+    for name in get_args(System):
+        if name == system:
+            return name  # type: ignore[no-any-return]
+    raise typer.BadParameter(f"--system takes one of {', '.join(get_args(System))}, got {system!r}")
+
+
+def _check_expand(expand: bool, reranker: str, stated: System | None) -> None:
+    """Before anything is loaded."""
+    if expand and (found := system_of(reranker, stated)) != "e2rank":
+        raise typer.BadParameter(
+            f"--expand searches with the reranker's vector, and {reranker} ({found}) has none; "
+            "leave it out, or rerank with an E2Rank"
+        )
+
+
+def _say_hits(hits: Sequence[Hit], query: str, *, as_json: bool) -> None:
+    from e2rank_rag.rendering import hits_table
+
+    if not as_json:
+        out.print(hits_table(hits, title=query))
+        return
+    records = [
+        {
+            "id": hit.document.id,
+            "score": hit.score,
+            "text": hit.document.text,
+            "meta": dict(hit.document.meta),
+        }
+        for hit in hits
+    ]
+    typer.echo(json.dumps(records, ensure_ascii=False, indent=2))
+
+
+def _say_results(
+    experiment: Experiment,
+    results: Mapping[str, SystemResult],
+    model: str,
+    reranker: str | None,
+    json_file: Path | None,
+    run_dir: Path | None,
+) -> None:
+    from e2rank_rag.rendering import systems_table
+
+    by = f", reranked by {reranker}" if reranker else ""
+    count = len(experiment.queries)
+    title = f"{experiment.name} {experiment.split}, {count} queries, {model}{by}"
+    out.print(systems_table(results, title=title))
+    if json_file is not None:
+        experiment.write_json(json_file, results, model=model, reranker=reranker)
+    if run_dir is not None:
+        experiment.write_runs(run_dir, results)
+
+
 def _say_indexed(report: IndexReport) -> None:
     counts = {
         "added": report.added,
@@ -341,6 +467,13 @@ def _encoder(model: str, device: str | None) -> Encoder:
         from e2rank_rag.models.encoder import Encoder
 
         return Encoder.from_pretrained(model, device=device)
+
+
+def _reranker(model: str, system: System | None, device: str | None) -> BaseReranker:
+    with err.status("loading the reranker"):
+        from e2rank_rag.rerankers import load_reranker
+
+        return load_reranker(model, system=system, device=device)
 
 
 def _store(

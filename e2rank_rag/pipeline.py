@@ -14,7 +14,7 @@ from math import nan
 from typing import Any
 
 from e2rank_rag.errors import StoredVectorMismatch
-from e2rank_rag.rerankers import EnhancedQueryReranker, score_by_vector
+from e2rank_rag.rerankers import EnhancedQueryReranker, VectorReranker, score_by_vector
 from e2rank_rag.stored_vectors import CandidateVectors, StoredVectors
 from e2rank_rag.types import (
     Embeddings,
@@ -167,10 +167,11 @@ class SearchPipeline:
         self, queries: Sequence[str], found: list[list[Hit]], *, searched: bool
     ) -> list[list[Hit]]:
         """By the reranker, or else by the query's own cosine (which a search has given already)."""
+        if searched and not isinstance(self.reranker, VectorReranker):
+            self._vectors.probe(found)  # which such a reranker does itself
         if self.reranker is not None:
             return self.reranker.rerank_batch(queries, found)
         if searched:
-            self._vectors.probe(found)
             return found
         filled, _ = self._vectors.fill(found)
         vectors = self.encoder.encode_queries(queries)
@@ -241,7 +242,7 @@ class SearchPipeline:
         if recorded is not None:
             self._vectors.trust(store)
             if (
-                isinstance(self.reranker, EnhancedQueryReranker)
+                isinstance(self.reranker, VectorReranker)
                 and self.reranker.encoder.fingerprint == recorded
             ):
                 self.reranker.vectors.trust(store)

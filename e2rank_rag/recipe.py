@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -198,3 +199,28 @@ class RankT5Recipe(BaseModel):
         if self.pooling is not None and (decoder or self.input == "segments"):
             raise ValueError("pooling is of an encoder-only T5; leave it out")
         return self
+
+
+def system_of(
+    model: str | Path,
+    system: System | None = None,
+    *,
+    revision: str | None = None,
+    local_files_only: bool = False,
+) -> System:
+    """What a model folder or hub id holds: what its `e2rank.json` says, else what the caller says,
+    else an E2Rank encoder.
+
+    Raises CheckpointError where there is no such model, ValueError for a `system` that there is
+    not, or that is not what the file says.
+    """
+    # Here, because whoever only reads recipes needs no torch.
+    from e2rank_rag.models.checkpoint import read_system, resolve_folder
+
+    if system is not None and system not in get_args(System):
+        raise ValueError(f"system must be one of {list(get_args(System))}, got {system!r}")
+    folder = resolve_folder(model, revision=revision, local_files_only=local_files_only)
+    found = read_system(folder)
+    if system is not None and found not in (None, system):
+        raise ValueError(f"{model} says that it is {found!r}, not {system!r}: leave system out")
+    return found or system or "e2rank"

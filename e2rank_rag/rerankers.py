@@ -16,7 +16,7 @@ Scores are comparable within one query, not across queries.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e2rank_rag.feedback import Feedback, order
-from e2rank_rag.recipe import System
+from e2rank_rag.recipe import System, system_of
 from e2rank_rag.stored_vectors import CandidateVectors, StoredVectors, VectorCounts
 from e2rank_rag.types import Embeddings, Hit, PairRanker, PromptUsage, TextEncoder
 
@@ -407,26 +407,28 @@ def load_reranker(
     *,
     system: System | None = None,
     stored_vectors: StoredVectors = "check",
+    listwise: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> BaseReranker:
     """The reranker of a model folder or hub id, whichever system its `e2rank.json` says it is.
 
     system: only where there is no such file: "rankt5" for a T5 or a cross-encoder of others;
         without it such a folder is opened as an encoder.
+    listwise: further arguments of `ListwiseReranker`, such as prompt_depth, for an E2Rank.
     options: of that system's `from_pretrained`, such as device and dtype.
 
     `close` it to free the model. Raises CheckpointError where it cannot be opened, ValueError for
-    a `system` that is not what the file says.
+    a `system` that is not what the file says, and for `listwise` of another system.
     """
+    where = {key: options[key] for key in ("revision", "local_files_only") if key in options}
+    found = system_of(model, system, **where)
+    refused = [name for name, value in (listwise or {}).items() if value is not None]
+    if refused and found != "e2rank":
+        raise ValueError(
+            f"{', '.join(refused)}: of an E2Rank only, and {model} is {found!r}: leave that out"
+        )
     # Here, because a pipeline with its reranker is built without torch.
-    from e2rank_rag.models.checkpoint import read_system, resolve_folder
-
-    keys = ("revision", "local_files_only")
-    folder = resolve_folder(model, **{key: options[key] for key in keys if key in options})
-    found = read_system(folder)
-    if system is not None and found not in (None, system):
-        raise ValueError(f"{model} says that it is {found!r}, not {system!r}")
-    match system or found:
+    match found:
         case "rankt5":
             from e2rank_rag.models.rankt5 import RankT5
 
@@ -439,7 +441,7 @@ def load_reranker(
     from e2rank_rag.models.encoder import Encoder
 
     encoder = Encoder.from_pretrained(model, **options)
-    return ListwiseReranker(encoder, stored_vectors=stored_vectors)
+    return ListwiseReranker(encoder, stored_vectors=stored_vectors, **(listwise or {}))
 
 
 def slide(

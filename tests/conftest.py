@@ -39,6 +39,10 @@ from transformers import (
 from transformers.models.qwen2 import Qwen2Tokenizer
 
 from e2rank_rag.models.encoder import Encoder
+from e2rank_rag.models.rankt5 import RankT5
+from e2rank_rag.models.residual import ResidualHead
+from e2rank_rag.models.resrank import ResRank
+from e2rank_rag.recipe import EncoderOf, ResidualLayout, ResRankRecipe
 
 os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "false"  # importing haystack would write a file for it
 
@@ -334,6 +338,24 @@ def tiny_t5(tmp_path_factory) -> Path:
     T5ForConditionalGeneration(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_resrank(tiny_bert, tmp_path_factory) -> Path:
+    """A ResRank folder: the tiny BERT is its encoder and, untrained, its reranker."""
+    encoder, reranker = Encoder.from_pretrained(tiny_bert), Encoder.from_pretrained(tiny_bert)
+    layout = ResidualLayout()
+    recipe = ResRankRecipe(encoder=EncoderOf(base=".", digest=encoder.digest), layout=layout)
+    head = ResidualHead(32, 32, layout, gates=(1.0, 0.5))
+    with ResRank(encoder, reranker, head, recipe, name="tiny-resrank") as resrank:
+        return resrank.save(tmp_path_factory.mktemp("tiny-resrank"))
+
+
+@pytest.fixture(scope="session")
+def tiny_rankt5(tiny_t5, tmp_path_factory) -> Path:
+    """A RankT5 folder that says what it is: an encoder-decoder, 64 tokens of a pair."""
+    with RankT5.from_pretrained(tiny_t5, max_length=64) as ranker:
+        return ranker.save(tmp_path_factory.mktemp("tiny-rankt5"))
 
 
 @pytest.fixture(scope="session")

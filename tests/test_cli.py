@@ -21,6 +21,9 @@ from e2rank_rag import cli
 from e2rank_rag.cli import parse_filters
 from e2rank_rag.evaluation.metrics import evaluate
 from e2rank_rag.evaluation.runs import read_run
+from e2rank_rag.models.encoder import Encoder
+from e2rank_rag.pipeline import SearchPipeline
+from e2rank_rag.rerankers import load_reranker
 from e2rank_rag.store import QdrantStore, opening
 from e2rank_rag.training.examples import read_examples
 from e2rank_rag.types import Document
@@ -140,6 +143,7 @@ def test_help_needs_no_torch():
         ["search", "q", "--index", "i", "--filter", "year"],
         ["evaluate", "folder", "--systems", "bm25"],
         ["evaluate", "folder", "--systems", ","],
+        ["evaluate", "folder", "--measures", "nDCG@5,accuracy"],
     ],
 )
 def test_wrong_usage_is_exit_code_2(run, arguments):
@@ -261,7 +265,94 @@ def test_filters_limit_what_is_found(run, filled, filters, ids):
     assert (code, sorted(found(out))) == (0, ids)
 
 
+def ranked_by(folder, reranker, query):
+    """What the library finds, with the index's own model."""
+    with load_reranker(reranker) as core:
+        store = QdrantStore.open(folder, "documents")
+        with Encoder.from_pretrained(store.model) as encoder:
+            hits = SearchPipeline(encoder, store, core).search(query)
+        store.close()
+    return [hit.document.id for hit in hits], [hit.score for hit in hits]
+
+
+def test_a_resrank_indexes_searches_and_reranks(run, corpus, tmp_path, tiny_resrank, tiny_bert):
+    index = tmp_path / "index"
+    assert run("index", corpus, "--index", index, "--model", tiny_resrank)[0] == 0
+    query = "animals that purr"
+    expected = ranked_by(index, tiny_resrank, query)
+    for options in ([], ["--model", tiny_bert, "--reranker", tiny_resrank]):
+        _, out, _ = run("search", query, "--index", index, "--json", *options)
+        assert found(out) == expected[0]
+        given = [record["score"] for record in json.loads(out)]
+        assert given == pytest.approx(expected[1], abs=1e-5)
+
+
+def test_another_model_reranks_what_was_found(run, filled, tmp_path, tiny_rankt5):
+    query = "animals that purr"
+    _, out, _ = run("search", query, "--index", filled, "--json", "--reranker", tiny_rankt5)
+    assert found(out) == ranked_by(filled, tiny_rankt5, query)[0]
+    cross = write_bert_cross_encoder(tmp_path / "cross")
+    search = ["search", query, "--index", filled, "--json", "--reranker", cross]
+    code, out, _ = run(*search, "--system", "rankt5")
+    assert (code, sorted(found(out))) == (0, sorted(IDS))
+    code, _, err = run(*search)
+    assert code == 1
+    assert "says nowhere how it encodes" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--expand"], "(rankt5) has none"),
+        (["--no-rerank"], "--reranker reranks; drop --no-rerank"),
+        (["--system", "bm25"], "--system takes one of e2rank, resrank, rankt5, got 'bm25'"),
+    ],
+)
+def test_search_refuses_what_a_reranker_cannot_do(run, filled, tiny_rankt5, options, message):
+    code, _, err = run("search", "q", "--index", filled, "--reranker", tiny_rankt5, *options)
+    assert code == 2
+    assert message in " ".join(err.replace("│", " ").split())
+    code, _, err = run("search", "q", "--index", filled, "--system", "rankt5")
+    assert code == 2
+    assert "--system is of a --reranker" in err
+
+
 # evaluate
+
+
+def test_evaluate_measures_a_reranker_beside_its_retrieval(
+    run, beir, tmp_path, tiny_bert, tiny_resrank, tiny_rankt5
+):
+    figures = tmp_path / "figures.json"
+    options = ["--measures", "nDCG@5, MRR@10,nDCG(gains={0:0,1:3})@10", "--json", figures]
+    measures = ["nDCG@5", "MRR@10", "nDCG(gains={0:0,1:3})@10", "seconds_per_query"]
+    by_rankt5 = ["--model", tiny_bert, "--reranker", tiny_rankt5]
+    for models, reranker in ((by_rankt5, str(tiny_rankt5)), (["--model", tiny_resrank], None)):
+        code, out, _ = run("evaluate", beir, *models, *options)
+        assert code == 0
+        record = json.loads(figures.read_text())
+        assert record.get("reranker") == reranker
+        assert (f", reranked by {reranker}" in " ".join(out.split())) is (reranker is not None)
+        assert list(record["systems"]) == ["retrieve", "rocchio", "rerank"]
+        assert all(list(values) == measures for values in record["systems"].values())
+    code, _, _ = run("evaluate", beir, "--systems", "rerank,listwise", *by_rankt5, *options)
+    assert code == 0
+    assert list(json.loads(figures.read_text())["systems"]) == ["rerank", "listwise"]
+
+
+def test_evaluate_refuses_systems_that_the_models_do_not_make(run, beir, tiny_bert, tiny_rankt5):
+    both = ["--model", tiny_bert, "--reranker", tiny_rankt5]
+    for options, message in (
+        (["--model", tiny_bert, "--systems", "rerank"], "--systems rerank needs a --reranker"),
+        ([*both, "--systems", "listwise"], "the system rerank, which --systems leaves out"),
+        ([*both, "--expand"], "(rankt5) has none"),
+    ):
+        code, _, err = run("evaluate", beir, *options)
+        assert code == 2
+        assert message in " ".join(err.replace("│", " ").split())
+    code, _, err = run("evaluate", beir, "--model", tiny_rankt5)
+    assert code == 1
+    assert "this one as the reranker" in err
 
 
 def test_evaluate_writes_figures_and_runs(run, beir, tmp_path, tiny_bert):

@@ -10,9 +10,14 @@ import pytest
 from e2rank_rag.errors import StoredVectorMismatch
 from e2rank_rag.indexing import index_documents
 from e2rank_rag.pipeline import SearchPipeline
-from e2rank_rag.rerankers import ListwiseReranker, RocchioReranker, score_by_vector
+from e2rank_rag.rerankers import (
+    CrossEncoderReranker,
+    ListwiseReranker,
+    RocchioReranker,
+    score_by_vector,
+)
 from e2rank_rag.store import QdrantStore
-from e2rank_rag.types import Document, Hit
+from e2rank_rag.types import Document, Hit, PairScores
 from tests.encoders import CountingEncoder, TableEncoder, another_model
 
 DOCUMENTS = [
@@ -359,6 +364,25 @@ def test_foreign_vectors_of_another_model_are_refused(encoder, foreign, rerank):
         pipeline.search(QUERY)
     assert turned.name in str(caught.value)
     assert foreign.name in str(caught.value)
+
+
+class ByLength:
+    """Scores a pair by the length of its document; reads no vectors."""
+
+    def score(self, queries, documents):
+        return PairScores([np.array([len(text) for text in texts]) for texts in documents], ())
+
+
+def test_under_a_reranker_that_reads_no_vectors_the_pipeline_probes(encoder, foreign):
+    counting = CountingEncoder(encoder)
+    pipeline = SearchPipeline(counting, foreign, CrossEncoderReranker(ByLength()))
+    hits = pipeline.search(QUERY, top_k=len(TEXTS))
+    assert [hit.document.text for hit in hits] == sorted(TEXTS, key=len, reverse=True)
+    pipeline.search(OTHER_QUERY)
+    assert len(counting.documents) == 2
+    turned = CountingEncoder(encoder, turn=another_model(encoder.dim))
+    with pytest.raises(StoredVectorMismatch, match="another model wrote it"):
+        SearchPipeline(turned, foreign, CrossEncoderReranker(ByLength())).search(QUERY)
 
 
 @pytest.mark.parametrize("rerank", [False, True])

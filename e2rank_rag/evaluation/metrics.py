@@ -55,7 +55,7 @@ def evaluate_by_query(
     run: Run, qrels: Qrels, measures: Sequence[str] = DEFAULT_MEASURES
 ) -> dict[str, dict[str, float]]:
     """query id -> measure -> value, for every query of the qrels, in order; see `evaluate`."""
-    parsed = _parse_measures(measures)
+    parsed = parse_measures(measures)
     grades = _whole_grades(qrels)
     # Left out when empty, like a missing query: `Judged` would divide by the number of documents.
     places = {query: _places(query, run[query]) for query in grades if run.get(query)}
@@ -92,7 +92,8 @@ def _whole_grades(qrels: Qrels) -> dict[str, dict[str, int]]:
     }
 
 
-def _parse_measures(measures: Sequence[str]) -> dict[str, Measure]:
+def parse_measures(measures: Sequence[str]) -> dict[str, Measure]:
+    """Each name with the measure that it is; ValueError for one that is none."""
     if isinstance(measures, str) or not measures:
         raise ValueError(f"measures must be a list of names, got {measures!r}; {_ACCEPTED}")
     return {name: _parse_measure(name) for name in measures}

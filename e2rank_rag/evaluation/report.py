@@ -11,10 +11,11 @@ from typing import Self
 
 from e2rank_rag.documents import BadRecord
 from e2rank_rag.evaluation.collections import Collection
+from e2rank_rag.evaluation.metrics import DEFAULT_MEASURES
 from e2rank_rag.evaluation.runs import read_qrels, read_run, run_from_rankings, write_run
 from e2rank_rag.evaluation.systems import SystemResult, candidates_of_run, run_system
 from e2rank_rag.indexing import index_documents
-from e2rank_rag.types import Document, Store, TextEncoder
+from e2rank_rag.types import Document, Reranker, Store, TextEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -77,8 +78,16 @@ class Experiment:
                 f"among them {sorted(wanted)[:5]}"
             )
 
-    def write_json(self, path: Path, results: Mapping[str, SystemResult], *, model: str) -> None:
-        """`{collection, split, model, systems: {name: {measure: fraction, seconds_per_query}}}`."""
+    def write_json(
+        self,
+        path: Path,
+        results: Mapping[str, SystemResult],
+        *,
+        model: str,
+        reranker: str | None = None,
+    ) -> None:
+        """`{collection, split, model, systems: {name: {measure: fraction, seconds_per_query}}}`,
+        and `reranker` behind the model where there was one of its own."""
         systems = {
             name: {**result.measures, "seconds_per_query": result.seconds_per_query}
             for name, result in results.items()
@@ -87,6 +96,7 @@ class Experiment:
             "collection": self.name,
             "split": self.split,
             "model": model,
+            **({} if reranker is None else {"reranker": reranker}),
             "systems": systems,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,7 +116,9 @@ def run_experiment(
     store: Store,
     systems: Sequence[str],
     *,
+    reranker: Reranker | None = None,
     expand: bool = False,
+    measures: Sequence[str] = DEFAULT_MEASURES,
     progress: bool = False,
 ) -> dict[str, SystemResult]:
     """Index what is not in the store yet, then run each system; see `systems.run_system`."""
@@ -118,8 +130,10 @@ def run_experiment(
             store,
             experiment.queries,
             experiment.qrels,
+            reranker=reranker,
             candidates=experiment.candidates,
             expand=expand,
+            measures=measures,
             progress=progress,
         )
         for system in systems

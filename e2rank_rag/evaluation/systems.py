@@ -1,4 +1,4 @@
-"""What a model is worth on a collection: retrieval, Rocchio, listwise reranking, side by side."""
+"""What models are worth on a collection: retrieval, Rocchio, rerankers, side by side."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from e2rank_rag.evaluation.metrics import DEFAULT_MEASURES, evaluate
 from e2rank_rag.evaluation.runs import Qrels, ranked_ids, run_from_rankings
 from e2rank_rag.pipeline import SearchPipeline
 from e2rank_rag.progress import ProgressReport
-from e2rank_rag.rerankers import EnhancedQueryReranker, ListwiseReranker, RocchioReranker
-from e2rank_rag.types import Hit, Store, TextEncoder
+from e2rank_rag.rerankers import ListwiseReranker, RocchioReranker
+from e2rank_rag.types import Hit, Reranker, Store, TextEncoder
 
 SystemName = Literal["retrieve", "rocchio", "listwise"]
 SYSTEMS: tuple[str, ...] = get_args(SystemName)
+"""What an encoder can do alone."""
+
+RERANK = "rerank"
+"""The system that a reranker of the caller is."""
 
 BATCH_QUERIES = 16
 
@@ -40,20 +44,22 @@ def run_system(
     queries: Mapping[str, str],
     qrels: Qrels,
     *,
+    reranker: Reranker | None = None,
     candidates: Mapping[str, Sequence[str]] | None = None,
     retrieve_k: int = 100,
     expand: bool = False,
     measures: Sequence[str] = DEFAULT_MEASURES,
     progress: bool = False,
 ) -> SystemResult:
-    """Run one of `SYSTEMS` over the queries and measure it against the qrels.
+    """Run one of `SYSTEMS`, or "rerank", over the queries and measure it against the qrels.
 
+    reranker: what "rerank" is.
     candidates: per query, ids of documents to rank instead of searching; `retrieve` then means the
         query's own cosine on them. A query without candidates ranks nothing and counts as zero.
-    expand: rerankers search a second time with their own vector.
+    expand: rerankers search a second time with their own vector; ValueError where they have none.
     """
-    reranker = _reranker(system, encoder)
-    pipeline = SearchPipeline(encoder, store, reranker)
+    chosen = _reranker(system, encoder, reranker)
+    pipeline = SearchPipeline(encoder, store, chosen)
     ids = list(queries)
     rankings: dict[str, list[Hit]] = {}
     seconds = 0.0
@@ -66,7 +72,7 @@ def run_system(
                 [queries[id] for id in batch],
                 top_k=retrieve_k,
                 retrieve_k=retrieve_k,
-                expand=expand and reranker is not None,
+                expand=expand and chosen is not None,
                 candidates=given,
             )
             seconds += time.perf_counter() - started
@@ -88,11 +94,17 @@ def candidates_of_run(
     return {query: ranked_ids(query, scores)[:depth] for query, scores in run.items()}
 
 
-def _reranker(system: str, encoder: TextEncoder) -> EnhancedQueryReranker | None:
+def _reranker(system: str, encoder: TextEncoder, given: Reranker | None) -> Reranker | None:
     if system == "retrieve":
         return None
     if system == "rocchio":
         return RocchioReranker(encoder)
     if system == "listwise":
         return ListwiseReranker(encoder)
-    raise ValueError(f"system must be one of {list(SYSTEMS)}, got {system!r}")
+    if system != RERANK:
+        raise ValueError(f"system must be one of {[*SYSTEMS, RERANK]}, got {system!r}")
+    if given is None:
+        raise ValueError(
+            f"{RERANK!r} is the ranking of a reranker: give one, as load_reranker does"
+        )
+    return given

@@ -8,7 +8,7 @@ import pytest
 from e2rank_rag.evaluation import systems
 from e2rank_rag.evaluation.systems import SYSTEMS, candidates_of_run, run_system
 from e2rank_rag.pipeline import SearchPipeline
-from e2rank_rag.rerankers import ListwiseReranker, RocchioReranker
+from e2rank_rag.rerankers import ListwiseReranker, RocchioReranker, load_reranker
 from e2rank_rag.store import QdrantStore
 from e2rank_rag.types import Document
 from tests.encoders import TableEncoder
@@ -52,6 +52,21 @@ def test_a_system_is_search_and_its_reranker(bert, store, system, kind):
         found = store.search(bert.encode_queries([text])[0], top_k=100)
         by_hand = found if kind is None else kind(bert).rerank(text, found)
         assert ids(result.rankings[query]) == ids(by_hand)
+
+
+def test_a_reranker_of_the_caller_is_a_system_too(bert, store, tiny_rankt5):
+    measures = ["nDCG@5", "AP", "MRR@10"]
+    with load_reranker(tiny_rankt5) as reranker:
+        options = {"reranker": reranker, "measures": measures}
+        result = run_system("rerank", bert, store, QUERIES, QRELS, **options)
+        for query, text in QUERIES.items():
+            found = store.search(bert.encode_queries([text])[0], top_k=100)
+            assert ids(result.rankings[query]) == ids(reranker.rerank(text, found))
+        with pytest.raises(ValueError, match="CrossEncoderReranker does not have"):
+            run_system("rerank", bert, store, QUERIES, QRELS, expand=True, **options)
+    assert list(result.measures) == measures
+    with pytest.raises(ValueError, match="'rerank' is the ranking of a reranker: give one"):
+        run_system("rerank", bert, store, QUERIES, QRELS)
 
 
 @pytest.mark.parametrize("system", SYSTEMS)

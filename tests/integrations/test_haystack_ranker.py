@@ -36,6 +36,7 @@ from tests.integrations.haystack_kit import (
 TYPE = "haystack_integrations.components.rankers.e2rank.ranker.E2RankRanker"
 DEFAULTS = {
     "model": "e2rank-minilm",
+    "system": None,
     "top_k": 10,
     "score_threshold": None,
     "prompt_depth": None,
@@ -101,6 +102,7 @@ def test_to_dict():
 def test_to_dict_with_custom_init_parameters():
     custom = {
         "model": "my-model",
+        "system": "e2rank",
         "top_k": 5,
         "score_threshold": 0.01,
         "prompt_depth": 7,

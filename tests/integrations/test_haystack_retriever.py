@@ -39,6 +39,7 @@ TYPE = "haystack_integrations.components.retrievers.e2rank.retriever.E2RankRetri
 STORE_TYPE = "haystack_integrations.document_stores.qdrant.document_store.QdrantDocumentStore"
 DEFAULTS = {
     "model": "e2rank-minilm",
+    "reranker": None,
     "top_k": 10,
     "retrieve_k": 100,
     "filters": None,

@@ -23,11 +23,13 @@ from langchain_qdrant import QdrantVectorStore
 from pydantic import ValidationError
 from qdrant_client import QdrantClient, models
 
-from e2rank_rag.errors import StoredVectorMismatch, StoreError
-from e2rank_rag.rerankers import ListwiseReranker
+from e2rank_rag.errors import CheckpointError, StoredVectorMismatch, StoreError
+from e2rank_rag.models.loaded import loaded_models
+from e2rank_rag.rerankers import ListwiseReranker, load_reranker
 from e2rank_rag.store import LANGCHAIN_LAYOUT, QdrantStore
 from e2rank_rag.types import Document as CoreDocument
 from e2rank_rag.types import Hit
+from tests.cross_encoders import write_bert_cross_encoder
 from tests.encoders import CountingEncoder, another_model
 from tests.integrations.langchain_parts import (
     IDS,
@@ -159,6 +161,78 @@ def test_a_closed_reranker_opens_its_model_again(tiny_xlmr):
     reranker.close()
     assert same(reranker.compress_documents(documents(), QUERY), first)
     reranker.close()
+
+
+# Other systems.
+
+
+@pytest.fixture(params=["resrank", "rankt5"])
+def other(request, tiny_resrank, tiny_rankt5):
+    return {"resrank": tiny_resrank, "rankt5": tiny_rankt5}[request.param]
+
+
+async def test_a_reranker_is_what_the_folder_says(other):
+    hits = [Hit(CoreDocument(id, text), 0.0) for id, text in zip(IDS, TEXTS, strict=True)]
+    with load_reranker(other) as core:
+        expected = core.rerank(QUERY, hits)
+    reranker = E2RankReranker(model=other, top_n=None)
+    found = reranker.compress_documents(documents(), QUERY)
+    assert [d.id for d in found] == [hit.document.id for hit in expected]
+    assert scores(found) == pytest.approx([hit.score for hit in expected], abs=1e-5)
+    assert same(await reranker.acompress_documents(documents(), QUERY), found)
+    again = E2RankReranker(**reranker.model_dump())
+    assert same(again.compress_documents(documents(), QUERY), found)
+    for component in (reranker, again):
+        component.close()
+
+
+def test_a_cross_encoder_of_others_is_opened_when_it_is_called_one(tmp_path):
+    folder = write_bert_cross_encoder(tmp_path)
+    reranker = E2RankReranker(model=folder, system="rankt5", max_length=32, top_n=2)
+    assert len(reranker.compress_documents(documents(), QUERY)) == 2
+    reranker.close()
+    with pytest.raises(CheckpointError, match="says nowhere how it encodes"):
+        E2RankReranker(model=folder).compress_documents(documents(), QUERY)
+    with pytest.raises(ValidationError, match="bm25"):
+        E2RankReranker(model=folder, system="bm25")
+
+
+async def test_options_of_an_e2rank_are_refused_by_others(other):
+    for options in ({"passes": 2}, {"prompt_depth": 0}, {"query_weight": 0.5}):
+        reranker = E2RankReranker(model=other, **options)
+        with pytest.raises(ValueError, match=f"^{next(iter(options))}: of an E2Rank only"):
+            reranker.compress_documents(documents(), QUERY)
+        with pytest.raises(ValueError, match="of an E2Rank only"):
+            await reranker.acompress_documents(documents(), QUERY)
+
+
+def test_copies_open_and_close_for_themselves(other):
+    before = loaded_models()
+    first = E2RankReranker(model=other)
+    found = first.compress_documents(documents(), QUERY)
+    opened = loaded_models()
+    assert opened > before
+    copied = first.model_copy(update={"top_n": 1})
+    assert same(copied.compress_documents(documents(), QUERY), found[:1])
+    assert loaded_models() == opened
+    copied.close()
+    assert same(first.compress_documents(documents(), QUERY), found)
+    for _ in range(2):
+        first.close()
+        assert loaded_models() == before
+
+
+async def test_a_run_is_told_what_another_system_read(tiny_resrank, tiny_rankt5, store):
+    told = []
+    for model in (tiny_resrank, tiny_rankt5):
+        reranker = E2RankReranker(model=model, vectorstore=store)
+        step = RunnableLambda(lambda docs, it=reranker: it.compress_documents(docs, QUERY))
+        events = [e async for e in step.astream_events(documents(), version="v2")]
+        told += [e["data"] for e in events if e["event"] == "on_custom_event"]
+        reranker.close()
+    assert [data.pop("prompt_tokens") > 8 for data in told] == [True, True]
+    read = {"documents": 8, "documents_in_prompt": 8, "vectors_encoded": 0}
+    assert told == [{**read, "vectors_reused": 8}, {**read, "vectors_reused": 0}]
 
 
 # Events.

@@ -25,7 +25,7 @@ from qdrant_client import QdrantClient
 
 from e2rank_rag.errors import StoredVectorMismatch
 from e2rank_rag.pipeline import SearchPipeline
-from e2rank_rag.rerankers import ListwiseReranker
+from e2rank_rag.rerankers import ListwiseReranker, load_reranker
 from e2rank_rag.store import LANGCHAIN_LAYOUT, QdrantStore
 from tests.encoders import CountingEncoder, another_model
 from tests.integrations.langchain_parts import (
@@ -138,6 +138,42 @@ def test_the_ranking_is_the_pipelines(store, bert):
         again = E2RankRetriever(vectorstore=store).invoke(QUERY, k=2, **options)
         assert same(again, found)
     assert found[0].metadata["kind"] == "traffic"
+
+
+async def test_a_rankt5_reranks_what_another_model_retrieves(store, bert, tiny_rankt5):
+    reranker = E2RankReranker(model=tiny_rankt5)
+    retriever = E2RankRetriever(vectorstore=store, reranker=reranker, k=4, retrieve_k=6)
+    with load_reranker(tiny_rankt5) as core:
+        pipeline = SearchPipeline(bert, store.store, core)
+        expected = pipeline.search(QUERY, top_k=4, retrieve_k=6)
+    found = retriever.invoke(QUERY)
+    assert [d.id for d in found] == [hit.document.id for hit in expected]
+    assert scores(found) == pytest.approx([hit.score for hit in expected], abs=1e-5)
+    assert same(await retriever.ainvoke(QUERY), found)
+    base = store.as_retriever(search_kwargs={"k": 6})
+    assert same(E2RankRetriever(base_retriever=base, reranker=reranker, k=4).invoke(QUERY), found)
+    with pytest.raises(ValueError, match="expand searches again with the reranker's own vector"):
+        retriever.invoke(QUERY, expand=True)
+    stranger = E2RankVectorStore(EncoderEmbeddings(bert), client=store.store.client)
+    with pytest.raises(ValueError, match=r"no vectors to search it with: give base_retriever="):
+        E2RankRetriever(vectorstore=stranger, reranker=reranker).invoke(QUERY)
+    retriever.close()
+
+
+async def test_a_resrank_retrieves_and_reranks(tiny_resrank):
+    embeddings = E2RankEmbeddings(model=tiny_resrank)
+    store = E2RankVectorStore.from_documents(documents(), embeddings)
+    own = E2RankRetriever(vectorstore=store, k=4)
+    named = E2RankRetriever(vectorstore=store, reranker=E2RankReranker(model=tiny_resrank), k=4)
+    with load_reranker(tiny_resrank) as core:
+        expected = SearchPipeline(core.encoder, store.store, core).search(QUERY, top_k=4)
+    found = own.invoke(QUERY)
+    assert [d.id for d in found] == [hit.document.id for hit in expected]
+    assert scores(found) == pytest.approx([hit.score for hit in expected], abs=1e-5)
+    assert same(named.invoke(QUERY), found)
+    assert same(await own.ainvoke(QUERY), found)
+    for component in (own, named, store, embeddings):
+        component.close()
 
 
 def test_k_counts_not_the_rerankers_top_n(store, tiny_bert):

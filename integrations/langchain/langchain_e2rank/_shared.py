@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 SCORE = "relevance_score"
 EARLIER_SCORE = "retrieval_score"
 
-_opening = threading.Lock()
+opening = threading.Lock()
+"""Held while a model is opened or given back: two threads of a component would open it twice."""
 
 
 class E2RankModel(BaseModel):
@@ -59,6 +60,11 @@ class E2RankModel(BaseModel):
 
     _encoder: Any = PrivateAttr(default=None)
 
+    def stated(self) -> dict[str, Any]:
+        """What was said of the model, by the names of the fields above; what is None was not."""
+        values = {name: getattr(self, name) for name in E2RankModel.model_fields}
+        return {name: value for name, value in values.items() if value is not None}
+
     @property
     def encoder(self) -> Encoder:
         """The opened model; this takes seconds the first time."""
@@ -67,11 +73,10 @@ class E2RankModel(BaseModel):
         opened: Encoder | None = self._encoder
         if opened is not None:
             return opened
-        with _opening:
+        with opening:
             opened = self._encoder  # another thread may have been faster
             if opened is None:
-                options = {name: getattr(self, name) for name in E2RankModel.model_fields}
-                opened = Encoder.from_pretrained(**options)
+                opened = Encoder.from_pretrained(**self.stated())
                 self._encoder = opened
             return opened
 
@@ -88,7 +93,7 @@ class E2RankModel(BaseModel):
 
     def close(self) -> None:
         """Free the model, unless other components use it. A later call opens it again."""
-        with _opening:
+        with opening:
             encoder, self._encoder = self._encoder, None
         if encoder is not None:
             encoder.close()

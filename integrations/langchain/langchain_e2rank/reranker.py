@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal, Self
 
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
@@ -14,11 +14,18 @@ from pydantic import Field, PrivateAttr
 from qdrant_client import AsyncQdrantClient, QdrantClient
 
 from e2rank_rag import types
-from e2rank_rag.rerankers import ListwiseReranker, RerankReport
+from e2rank_rag.recipe import System, system_of
+from e2rank_rag.rerankers import (
+    BaseReranker,
+    ListwiseReranker,
+    RerankReport,
+    VectorReranker,
+    load_reranker,
+)
 from e2rank_rag.store.layout import LANGCHAIN_LAYOUT, Layout
 from e2rank_rag.store.qdrant import QdrantStore
 from e2rank_rag.stored_vectors import StoredVectors
-from langchain_e2rank._shared import E2RankModel, atell, scored, tell
+from langchain_e2rank._shared import E2RankModel, atell, opening, scored, tell
 from langchain_e2rank.vectorstore import E2RankVectorStore
 
 POINT_ID = "_id"
@@ -41,7 +48,11 @@ class E2RankReranker(E2RankModel, BaseDocumentCompressor):
 
     Scores are cosines, in `metadata["relevance_score"]`: comparable within one query only.
 
-    top_n: how many come back; None: all. prompt_depth, query_weight, passes: see
+    That is an E2Rank. What the model is, its folder says: a ResRank reads the query and one vector
+    per document, a RankT5 each text with the query (its scores are no cosines) and no vectors.
+
+    system: only where the folder does not say: "rankt5" for a T5 or a cross-encoder of others.
+    top_n: how many come back; None: all. prompt_depth, query_weight, passes: of an E2Rank only, see
     `e2rank_rag.ListwiseReranker`; the other parameters of the model: see `E2RankModel`.
 
     Documents whose vectors are in an index are not encoded, but for two of them, once, to see that
@@ -51,6 +62,7 @@ class E2RankReranker(E2RankModel, BaseDocumentCompressor):
     `vector_name` say how they lie there. Given a vectorstore, those of its documents by their id.
     """
 
+    system: System | None = None
     top_n: int | None = Field(default=3, gt=0)
     prompt_depth: int | None = Field(default=None, ge=0)
     query_weight: float | None = Field(default=None, ge=0.0, le=1.0)
@@ -63,7 +75,8 @@ class E2RankReranker(E2RankModel, BaseDocumentCompressor):
     async_client: AsyncQdrantClient | None = Field(default=None, exclude=True, repr=False)
     vectorstore: E2RankVectorStore | None = Field(default=None, exclude=True, repr=False)
 
-    _listwise: Any = PrivateAttr(default=None)
+    _listwise: ListwiseReranker | None = PrivateAttr(default=None)
+    _other: BaseReranker | Literal["e2rank"] | None = PrivateAttr(default=None)
     _stores: dict[str, QdrantStore] = PrivateAttr(default_factory=dict)
 
     def compress_documents(
@@ -84,11 +97,12 @@ class E2RankReranker(E2RankModel, BaseDocumentCompressor):
         """All documents, best first, as copies with their score."""
         if not documents:
             return []
-        lookups = self._lookups(documents)
+        reranker = self.opened()
+        lookups = self._lookups(documents, reranker)
         stored = [part.store.get([*part.ids.values()], with_embeddings=True) for part in lookups]
         hits = _hits(documents, lookups, stored)
-        rankings, report = self.listwise(self.encoder).explain_batch([query], [hits])
-        tell("e2rank.rerank", _summary(report), callbacks)
+        rankings, report = reranker.explain_batch([query], [hits])
+        tell("e2rank.rerank", _summary(hits, report), callbacks)
         return _documents(documents, rankings[0])
 
     async def arank(
@@ -97,32 +111,82 @@ class E2RankReranker(E2RankModel, BaseDocumentCompressor):
         """As `rank`, without blocking the event loop."""
         if not documents:
             return []
-        lookups = self._lookups(documents)
+        # Opening a model takes seconds.
+        reranker = await asyncio.to_thread(self.opened)
+        lookups = self._lookups(documents, reranker)
         reads = [part.store.aget([*part.ids.values()], with_embeddings=True) for part in lookups]
         stored = await asyncio.gather(*reads)
         hits = _hits(documents, lookups, stored)
-        encoder = await self.aencoder()
-        call = partial(self.listwise(encoder).explain_batch, [query], [hits])
-        rankings, report = await encoder.run_async(call)
-        await atell("e2rank.rerank", _summary(report), callbacks)
+        call = partial(reranker.explain_batch, [query], [hits])
+        rankings, report = await reranker.run_async(call)
+        await atell("e2rank.rerank", _summary(hits, report), callbacks)
         return _documents(documents, rankings[0])
 
-    def listwise(self, encoder: types.TextEncoder) -> ListwiseReranker:
-        """The core's reranker as configured here; one per encoder, as it remembers its probes."""
-        known: ListwiseReranker | None = self._listwise
+    def opened(self, encoder: types.TextEncoder | None = None) -> BaseReranker:
+        """The core's reranker as configured here; this takes seconds the first time.
+
+        encoder: of the same model; an E2Rank uses it in place of one that is opened here.
+        Raises ValueError for `prompt_depth`, `query_weight` and `passes` where the model has none.
+        """
+        other = self._other
+        if other is None:
+            with opening:
+                other = self._other = self._other or self._load()
+        if other != "e2rank":
+            return other
+        return self._over(self.encoder if encoder is None else encoder)
+
+    def close(self) -> None:
+        """Free the model, unless other components use it. A later call opens it again."""
+        super().close()
+        with opening:
+            other, self._other = self._other, None
+        if isinstance(other, BaseReranker):
+            other.close()
+
+    def __copy__(self) -> Self:
+        """A copy opens the model for itself, so that closing one leaves the other open."""
+        copied = super().__copy__()
+        copied._other = None
+        return copied
+
+    def _over(self, encoder: types.TextEncoder) -> ListwiseReranker:
+        """One per encoder, as it remembers its probes."""
+        known = self._listwise
         if known is None or known.encoder is not encoder:
+            options = self._listwise_options()
             known = self._listwise = ListwiseReranker(
-                encoder,
-                prompt_depth=self.prompt_depth,
-                query_weight=self.query_weight,
-                passes=self.passes,
-                stored_vectors=self.stored_vectors,
+                encoder, stored_vectors=self.stored_vectors, **options
             )
         return known
 
-    def _lookups(self, documents: Sequence[Document]) -> list[_Lookup]:
-        """Which documents are looked for in which collection."""
-        if self.stored_vectors == "ignore":
+    def _load(self) -> BaseReranker | Literal["e2rank"]:
+        """The reranker, but of an E2Rank, whose encoder may be another component's."""
+        found = system_of(
+            self.model,
+            self.system,
+            revision=self.revision,
+            local_files_only=self.local_files_only,
+        )
+        if found == "e2rank":
+            return "e2rank"
+        return load_reranker(
+            system=self.system,
+            stored_vectors=self.stored_vectors,
+            listwise=self._listwise_options(),
+            **{**self.stated(), "model": str(self.model)},
+        )
+
+    def _listwise_options(self) -> dict[str, Any]:
+        """Those that are not left as they are."""
+        names = ("prompt_depth", "query_weight", "passes")
+        fields = type(self).model_fields
+        given = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in given.items() if value != fields[name].default}
+
+    def _lookups(self, documents: Sequence[Document], reranker: BaseReranker) -> list[_Lookup]:
+        """Which documents are looked for in which collection; none where vectors are not read."""
+        if self.stored_vectors == "ignore" or not isinstance(reranker, VectorReranker):
             return []
         lookups: dict[QdrantStore, _Lookup] = {}
         for place, (store, id) in self._addresses(documents):
@@ -191,9 +255,9 @@ def _documents(documents: Sequence[Document], ranking: Sequence[types.Hit]) -> l
     return [scored(documents[hit.document.meta["place"]], hit.score) for hit in ranking]
 
 
-def _summary(report: RerankReport) -> dict[str, int]:
+def _summary(hits: Sequence[types.Hit], report: RerankReport) -> dict[str, int]:
     return {
-        "documents": report.vectors.reused + report.vectors.encoded,
+        "documents": len(hits),
         "vectors_reused": report.vectors.reused,
         "vectors_encoded": report.vectors.encoded,
         "documents_in_prompt": sum(prompt.documents for prompt in report.prompts),

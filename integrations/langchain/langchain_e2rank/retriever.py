@@ -10,10 +10,13 @@ from langchain_core.callbacks import (
     CallbackManagerForRetrieverRun,
 )
 from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
 from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams, RetrieverLike
 from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
 from e2rank_rag.pipeline import SearchPipeline
+from e2rank_rag.rerankers import BaseReranker, VectorReranker
+from e2rank_rag.types import TextEncoder
 from langchain_e2rank._collection import Conditions
 from langchain_e2rank._shared import as_ranking, atell, tell
 from langchain_e2rank.embeddings import E2RankEmbeddings
@@ -22,14 +25,15 @@ from langchain_e2rank.vectorstore import E2RankVectorStore
 
 
 class E2RankRetriever(BaseRetriever):
-    """The k best documents, best first, each with its cosine in `metadata["relevance_score"]`.
+    """The k best documents, best first, each with its score in `metadata["relevance_score"]`.
 
     The score that it was retrieved with is kept in `metadata["retrieval_score"]`.
 
     vectorstore: search it, and rerank with the vectors that come with the hits.
     base_retriever: or else any LangChain retriever, whose documents are reranked.
-    reranker: how; None: with the model of the vectorstore's E2RankEmbeddings, or for a
-        base_retriever with `E2RankReranker()`. Its `top_n` does not count here, k does.
+    reranker: how; None: with the model of the vectorstore's E2RankEmbeddings (of a ResRank, with
+        its reranker), or for a base_retriever with `E2RankReranker()`. Its `top_n` does not count
+        here, k does. A RankT5 reranks what any model has embedded.
     retrieve_k, filter, expand: of the search, for a vectorstore; see `SearchPipeline.search_batch`.
     k, retrieve_k, filter and expand can be given with `invoke` and `ainvoke` as well.
     """
@@ -56,13 +60,17 @@ class E2RankRetriever(BaseRetriever):
             self._refuse_search_options(self.filter, self.expand)
             return self
         collection = self.vectorstore.collection
-        if self.reranker is None and not isinstance(collection.embedding, E2RankEmbeddings):
+        if self.reranker is not None:
+            self._reranker = self.reranker
+        elif isinstance(collection.embedding, E2RankEmbeddings):
+            self._reranker = E2RankReranker(
+                stored_vectors=collection.stored_vectors, **collection.embedding.stated()
+            )
+        else:
             raise ValueError(
                 f"the vectorstore embeds with {type(collection.embedding).__name__}, which cannot "
                 "rerank: give reranker=E2RankReranker(model=...) with the same model"
             )
-        stored_vectors = collection.stored_vectors
-        self._reranker = self.reranker or E2RankReranker(stored_vectors=stored_vectors)
         return self
 
     def close(self) -> None:
@@ -143,21 +151,29 @@ class E2RankRetriever(BaseRetriever):
         """One for as long as the models are open, since it remembers what it has checked."""
         embeddings = vectorstore.embeddings
         if isinstance(embeddings, E2RankEmbeddings):
-            encoder = embeddings.encoder
+            encoder: TextEncoder = embeddings.encoder
+            reranker = self._reranker.opened(encoder if self.reranker is None else None)
         else:
-            encoder = self._reranker.encoder
-        listwise = self._reranker.listwise(
-            encoder if self.reranker is None else self._reranker.encoder
-        )
+            reranker = self._reranker.opened()
+            encoder = self._encoder_of(reranker, embeddings)
         known = self._pipeline
-        if known is None or known.encoder is not encoder or known.reranker is not listwise:
+        if known is None or known.encoder is not encoder or known.reranker is not reranker:
             known = self._pipeline = SearchPipeline(
                 encoder,
                 vectorstore.store,
-                listwise,
+                reranker,
                 stored_vectors=vectorstore.collection.stored_vectors,
             )
         return known
+
+    def _encoder_of(self, reranker: BaseReranker, embeddings: Embeddings) -> TextEncoder:
+        """What embeds queries where the embeddings are not ours: the reranker's own model."""
+        if isinstance(reranker, VectorReranker):
+            return reranker.encoder
+        raise ValueError(
+            f"the vectorstore embeds with {type(embeddings).__name__}, and {self._reranker.model} "
+            "has no vectors to search it with: give base_retriever=vectorstore.as_retriever(...)"
+        )
 
     def _get_ls_params(self, **kwargs: Any) -> LangSmithRetrieverParams:
         """What LangSmith shows of this retriever."""

@@ -1,4 +1,4 @@
-"""What the components share: an encoder that opens at first use, the text of a document, YAML."""
+"""What the components share: models that open at first use, the text of a document, YAML."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from pydantic import BaseModel
 
 from e2rank_rag.feedback import Feedback
 from e2rank_rag.prompts import Prompts, Task
-from e2rank_rag.types import Cut, Embeddings, ListwiseEncoding, TextEncoder
+from e2rank_rag.recipe import System, system_of
+from e2rank_rag.rerankers import BaseReranker, ListwiseReranker, RerankReport, load_reranker
+from e2rank_rag.stored_vectors import StoredVectors, VectorCounts
+from e2rank_rag.types import Cut, Embeddings, Hit, ListwiseEncoding, TextEncoder
 
 if TYPE_CHECKING:
     from e2rank_rag.models.encoder import Encoder
@@ -52,14 +55,16 @@ class LazyEncoder:
             if self._encoder is None:
                 from e2rank_rag.models.encoder import Encoder
 
-                device = None if self._device is None else self._device.to_torch_str()
-                self._encoder = Encoder.from_pretrained(
-                    self.name,
-                    device=device,
-                    dtype=self._dtype,  # type: ignore[arg-type]
-                    **{name: _record(name, value) for name, value in self._options.items()},
-                )
+                self._encoder = Encoder.from_pretrained(self.name, **self.arguments())
             return self._encoder
+
+    def arguments(self) -> dict[str, Any]:
+        """What the model is opened with, beside its name."""
+        return {
+            "device": None if self._device is None else self._device.to_torch_str(),
+            "dtype": self._dtype,
+            **{name: _record(name, value) for name, value in self._options.items()},
+        }
 
     async def aopen(self) -> Encoder:
         """`open` without blocking the event loop."""
@@ -111,6 +116,82 @@ class LazyEncoder:
 
     async def run_async(self, call: Callable[[], T]) -> T:
         return await (await self.aopen()).run_async(call)
+
+
+class LazyReranker(BaseReranker):
+    """The reranker of a model, whichever system that is: its folder says so at first use.
+
+    model: of an E2Rank this encoder is used; of others only its name and arguments are.
+    prompt_depth, query_weight: ValueError at first use where the system has none.
+    """
+
+    def __init__(
+        self,
+        model: LazyEncoder,
+        *,
+        system: System | None = None,
+        prompt_depth: int | None,
+        query_weight: float | None,
+        stored_vectors: StoredVectors,
+    ) -> None:
+        self._encoder = model
+        self._system = system
+        self._options = {"prompt_depth": prompt_depth, "query_weight": query_weight}
+        # Made here, so that values which no system takes are refused at once.
+        self._listwise = ListwiseReranker(
+            model,
+            prompt_depth=prompt_depth,
+            query_weight=query_weight,
+            stored_vectors=stored_vectors,
+        )
+        self._opened: BaseReranker | None = None
+        self._lock = threading.Lock()
+
+    def open(self) -> BaseReranker:
+        """The reranker; its model is loaded by the first call, and by the first after `close`."""
+        with self._lock:
+            if self._opened is None:
+                self._opened = self._load()
+            return self._opened
+
+    async def aopen(self) -> BaseReranker:
+        """`open` without blocking the event loop."""
+        opened = self._opened
+        return opened if opened is not None else await asyncio.to_thread(self.open)
+
+    def explain_batch(
+        self, queries: Sequence[str], candidates: Sequence[Sequence[Hit]]
+    ) -> tuple[list[list[Hit]], RerankReport]:
+        """As the reranker has it; without any candidate nothing is opened."""
+        if not any(candidates):
+            return [[] for _ in candidates], RerankReport(VectorCounts(0, 0), ())
+        return self.open().explain_batch(queries, candidates)
+
+    async def run_async(self, call: Callable[[], T]) -> T:
+        return await (await self.aopen()).run_async(call)
+
+    def close(self) -> None:
+        with self._lock:
+            opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.close()
+        self._encoder.close()
+
+    def _load(self) -> BaseReranker:
+        model, arguments = self._encoder.name, self._encoder.arguments()
+        where = {
+            key: arguments[key] for key in ("revision", "local_files_only") if key in arguments
+        }
+        if system_of(model, self._system, **where) == "e2rank":
+            self._encoder.open()
+            return self._listwise
+        return load_reranker(
+            model,
+            system=self._system,
+            stored_vectors=self._listwise.vectors.policy,
+            listwise=self._options,
+            **arguments,
+        )
 
 
 @dataclass(frozen=True)

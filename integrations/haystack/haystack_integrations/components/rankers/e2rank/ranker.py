@@ -18,14 +18,14 @@ from haystack_integrations.components.rankers.e2rank._candidates import (
 from haystack_integrations.components.rankers.e2rank._stores import StoreHandle
 
 from e2rank_rag.models.minilm import DEFAULT_MODEL
-from e2rank_rag.rerankers import ListwiseReranker
+from e2rank_rag.rerankers import VectorReranker
 
 logger = logging.getLogger(__name__)
 
 
 @component
 class E2RankRanker:
-    """Reranks documents by one forward pass over the query and the first of them.
+    """Reranks documents, with an E2Rank by one forward pass over the query and the first of them.
 
     ```python
     from haystack import Document
@@ -41,6 +41,10 @@ class E2RankRanker:
     encoded again; without it, their vectors are read from `document_store`, or else made here.
     A score is a cosine with the listwise vector: comparable within a query, not across queries.
 
+    Which system it is, the model's folder says: a ResRank reads the query and one vector per
+    document, whose vectors come as above; a RankT5 scores the text of each document with the query
+    (such scores are no cosines) and needs no vectors.
+
     Candidates may come from BM25, hybrid retrieval or a joiner. QdrantHybridRetriever gives at most
     20 of them whatever its top_k says (it asks each of its two searches for 10); a warning is
     logged where the scores show it.
@@ -50,6 +54,7 @@ class E2RankRanker:
         self,
         *,
         model: str | Path = DEFAULT_MODEL,
+        system: Literal["e2rank", "resrank", "rankt5"] | None = None,
         top_k: int = 10,
         score_threshold: float | None = None,
         prompt_depth: int | None = None,
@@ -68,11 +73,14 @@ class E2RankRanker:
     ) -> None:
         """Nothing is loaded before the first run, or `warm_up`.
 
-        model: "e2rank-minilm", a model folder or a hub id: the model that wrote the vectors.
+        model: "e2rank-minilm", a model folder or a hub id, of an E2Rank, ResRank or RankT5; the
+            first two must have written the vectors.
+        system: only where its folder does not say: "rankt5" for a T5 or a cross-encoder of others.
         score_threshold: leave out documents that score less.
         prompt_depth: how many documents, the best or the first as the model says, are shown in the
-            prompt (all are scored); None takes the model's own.
-        query_weight: how much of the plain query is in the vector; None takes the model's own.
+            prompt (all are scored); None takes the model's own. For an E2Rank only.
+        query_weight: how much of the plain query is in the vector; None takes the model's own. For
+            an E2Rank only.
         stored_vectors: probe two of the vectors once ("check"), use them unseen ("trust"), or
             encode every document anew ("ignore").
         document_store: a QdrantDocumentStore or an e2rank_rag store, for documents without vectors.
@@ -80,10 +88,11 @@ class E2RankRanker:
             documents were embedded with.
         device: None takes CUDA where there is one, else the CPU, on the machine that runs it.
         encoder_kwargs: further arguments of `e2rank_rag.Encoder.from_pretrained`, such as task,
-            revision, max_length.
+            revision, max_length; of another system, those of `ResRank` or `RankT5.from_pretrained`.
         """
         _backend.check_top_k(top_k)
         self.model = str(model)
+        self.system = system
         self.top_k = top_k
         self.score_threshold = score_threshold
         self.prompt_depth = prompt_depth
@@ -105,8 +114,9 @@ class E2RankRanker:
         self._encoder = _backend.LazyEncoder(
             self.model, device=device, dtype=dtype, options=encoder_kwargs
         )
-        self._reranker = ListwiseReranker(
+        self._reranker = _backend.LazyReranker(
             self._encoder,
+            system=system,
             prompt_depth=prompt_depth,
             query_weight=query_weight,
             stored_vectors=stored_vectors,
@@ -126,21 +136,21 @@ class E2RankRanker:
 
     def warm_up(self) -> None:
         """Load the model; does nothing when it is there."""
-        self._encoder.open()
+        self._reranker.open()
 
     async def warm_up_async(self) -> None:
         """`warm_up` without blocking the event loop."""
-        await self._encoder.aopen()
+        await self._reranker.aopen()
 
     def close(self) -> None:
         """Free the model, and the document store's connection; the next run opens them again."""
-        self._encoder.close()
+        self._reranker.close()
         if self._store is not None:
             self._store.close()
 
     async def close_async(self) -> None:
         """`close` without blocking the event loop."""
-        await asyncio.to_thread(self._encoder.close)
+        await asyncio.to_thread(self._reranker.close)
         if self._store is not None:
             await self._store.aclose()
 
@@ -158,8 +168,10 @@ class E2RankRanker:
 
         Returns `documents`, and `meta`: how many vectors came with the documents (`reused`), were
         `fetched` from the store and `encoded` here, and how many documents (cut to their share of
-        the budget: `prompt_documents_cut`) and tokens were in the prompt.
-        Raises ValueError unless top_k > 0, StoredVectorMismatch for another model's vectors.
+        the budget: `prompt_documents_cut`) and tokens were in the prompt, or in all the pairs that
+        a RankT5 read.
+        Raises ValueError unless top_k > 0, and for `prompt_depth` and `query_weight` where the
+        model has none; StoredVectorMismatch for another model's vectors.
         """
         _backend.check_top_k(top_k)
         candidates = unique(documents)
@@ -178,16 +190,19 @@ class E2RankRanker:
         candidates = unique(documents)
         fetched = await asyncio.to_thread(self._fetch, candidates)
         rank = partial(self._rank, query, candidates, fetched, top_k, score_threshold)
-        return await self._encoder.run_async(rank) if candidates else rank()
+        return await self._reranker.run_async(rank) if candidates else rank()
 
     def _fetch(self, candidates: list[Document]) -> Fetched:
-        """The store's vectors of the documents that came without one."""
+        """The store's vectors of the documents that came without one, if the reranker reads any."""
         lacking = {d.id: d.content or "" for d in candidates if d.embedding is None}
         if self._store is None or self.stored_vectors == "ignore" or not lacking:
             return Fetched("", {})
+        reranker = self._reranker.open()
+        if not isinstance(reranker, VectorReranker):
+            return Fetched("", {})
         store = self._store.open()
-        if store.fingerprint == self._encoder.fingerprint:
-            self._reranker.vectors.trust(store.name)
+        if store.fingerprint == reranker.encoder.fingerprint:
+            reranker.vectors.trust(store.name)
         stored = store.get(list(lacking), with_embeddings=True)
         return Fetched.of_same_text(store.name, stored, lacking)
 

@@ -16,7 +16,6 @@ from qdrant_client import models
 
 from e2rank_rag.models.minilm import DEFAULT_MODEL
 from e2rank_rag.pipeline import SearchPipeline
-from e2rank_rag.rerankers import ListwiseReranker
 from e2rank_rag.types import Hit
 
 if TYPE_CHECKING:
@@ -38,7 +37,8 @@ class E2RankRetriever:
 
     The same ranking as the three components give, without copying the candidates' vectors from one
     to the next. A score is a cosine with the listwise vector: comparable within a query, not across
-    queries; the plain cosine is in `meta["retrieval_score"]`.
+    queries; the plain cosine is in `meta["retrieval_score"]`. A ResRank as the model retrieves with
+    its encoder and reranks with its reranker; a RankT5 reranks what another model retrieves.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class E2RankRetriever:
         document_store: Any,
         *,
         model: str | Path = DEFAULT_MODEL,
+        reranker: str | Path | None = None,
         top_k: int = 10,
         retrieve_k: int = 100,
         filters: dict[str, Any] | models.Filter | None = None,
@@ -68,20 +69,23 @@ class E2RankRetriever:
         dtype: Literal["float32", "bfloat16", "float16"] | None = None,
         encoder_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        """Nothing is loaded or opened before the first run; `warm_up` loads the model.
+        """Nothing is loaded or opened before the first run; `warm_up` loads the models.
 
         document_store: a QdrantDocumentStore with an existing collection (its client is shared), an
             e2rank_rag store, or the arguments of `QdrantStore.open` as a dict.
         model: "e2rank-minilm", a model folder or a hub id: the model that wrote the vectors.
+        reranker: a folder or hub id of the model that reranks, a RankT5 or one that reads vectors
+            of `model`; None: `model` itself.
         retrieve_k: candidates retrieved and reranked.
         filters: Haystack's, or a native Qdrant filter. filter_policy: "replace" or "merge" them
             with those of a run.
         score_threshold: leave out documents that score less after reranking.
-        expand: search a second time with the listwise vector, and rank both findings by it.
+        expand: search a second time with the listwise vector, and rank both findings by it; for
+            an E2Rank only.
         group_by, group_size: keep the best documents of each value of a meta field, such as the
             chunks of one text.
         prompt_depth, query_weight, stored_vectors, encoder_kwargs, device, dtype: as in
-            E2RankRanker.
+            E2RankRanker. encoder_kwargs are of `model`; device and dtype of the reranker too.
         meta_fields_to_embed, embedding_separator, document_prefix, document_suffix: what the
             documents were embedded with.
         """
@@ -92,6 +96,7 @@ class E2RankRetriever:
             raise ValueError(f"group_size must be > 0, but got {group_size}")
         self.document_store = document_store
         self.model = str(model)
+        self.reranker = None if reranker is None else str(reranker)
         self.top_k = top_k
         self.retrieve_k = retrieve_k
         self.filters = filters
@@ -123,8 +128,10 @@ class E2RankRetriever:
         self._encoder = _backend.LazyEncoder(
             self.model, device=device, dtype=dtype, options=encoder_kwargs
         )
-        self._reranker = ListwiseReranker(
-            self._encoder,
+        self._reranker = _backend.LazyReranker(
+            self._encoder
+            if self.reranker is None
+            else _backend.LazyEncoder(self.reranker, device=device, dtype=dtype, options=None),
             prompt_depth=prompt_depth,
             query_weight=query_weight,
             stored_vectors=stored_vectors,
@@ -142,21 +149,25 @@ class E2RankRetriever:
         return default_from_dict(cls, data)
 
     def warm_up(self) -> None:
-        """Load the model; does nothing when it is there."""
+        """Load the models; does nothing when they are there."""
         self._encoder.open()
+        self._reranker.open()
 
     async def warm_up_async(self) -> None:
         """`warm_up` without blocking the event loop."""
         await self._encoder.aopen()
+        await self._reranker.aopen()
 
     def close(self) -> None:
-        """Free the model, and the document store's connection; the next run opens them again."""
+        """Free the models, and the document store's connection; the next run opens them again."""
         self._encoder.close()
+        self._reranker.close()
         self._store.close()
 
     async def close_async(self) -> None:
         """`close` without blocking the event loop."""
         await asyncio.to_thread(self._encoder.close)
+        await asyncio.to_thread(self._reranker.close)
         await self._store.aclose()
 
     @component.output_types(documents=list[Document])
@@ -172,8 +183,9 @@ class E2RankRetriever:
         """The best documents first; what is None is as at construction.
 
         A top_k above the retrieve_k of the construction retrieves that many.
-        Raises ValueError unless top_k > 0, StoredVectorMismatch where another model wrote the
-        collection, StoreError where it is not there.
+        Raises ValueError unless top_k > 0, and for `expand`, `prompt_depth` and `query_weight`
+        where the reranker has none; StoredVectorMismatch where another model wrote the collection,
+        StoreError where it is not there.
         """
         pipeline = self._search_pipeline()
         hits = pipeline.search(**self._search(query, filters, top_k, retrieve_k))
@@ -195,14 +207,20 @@ class E2RankRetriever:
         return self._output(hits, top_k, score_threshold, return_embedding)
 
     def _search_pipeline(self) -> SearchPipeline:
-        """One for each opening of the store, so that it is checked once."""
+        """One for each opening of the store and the reranker, so that it is checked once."""
         store = self._store.open()
+        self._encoder.open()  # a model that cannot retrieve is refused before a reranker is loaded
+        reranker = self._reranker.open()
         pipeline = self._pipeline
-        if pipeline is None or pipeline.store.store is not store:  # type: ignore[attr-defined]
+        if (
+            pipeline is None
+            or pipeline.reranker is not reranker
+            or pipeline.store.store is not store  # type: ignore[attr-defined]
+        ):
             pipeline = SearchPipeline(
                 self._encoder,
                 Searched(store, self._text),
-                self._reranker,
+                reranker,
                 stored_vectors=self.stored_vectors,
             )
             self._pipeline = pipeline
