@@ -214,7 +214,7 @@ def system_of(
     Raises CheckpointError where there is no such model, ValueError for a `system` that there is
     not, or that is not what the file says.
     """
-    # Here, because whoever only reads recipes needs no torch.
+    # Imported here: whoever only reads recipes needs no torch.
     from e2rank_rag.models.checkpoint import read_system, resolve_folder
 
     if system is not None and system not in get_args(System):

@@ -427,7 +427,7 @@ def load_reranker(
         raise ValueError(
             f"{', '.join(refused)}: of an E2Rank only, and {model} is {found!r}: leave that out"
         )
-    # Here, because a pipeline with its reranker is built without torch.
+    # Imported here: a pipeline with its reranker is built without torch.
     match found:
         case "rankt5":
             from e2rank_rag.models.rankt5 import RankT5
