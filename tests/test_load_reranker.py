@@ -1,0 +1,74 @@
+"""A folder opens as the system that it says it is, whatever it is called."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from e2rank_rag.errors import CheckpointError
+from e2rank_rag.models.encoder import Encoder
+from e2rank_rag.models.loaded import loaded_models
+from e2rank_rag.recipe import system_of
+from e2rank_rag.rerankers import (
+    CrossEncoderReranker,
+    ListwiseReranker,
+    ResidualReranker,
+    load_reranker,
+)
+
+KINDS = {
+    "tiny_bert": ("e2rank", ListwiseReranker),
+    "tiny_resrank": ("resrank", ResidualReranker),
+    "tiny_rankt5": ("rankt5", CrossEncoderReranker),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_file_in_the_folder_decides_and_its_name_does_not(request, tmp_path, name):
+    system, kind = KINDS[name]
+    folder = shutil.copytree(request.getfixturevalue(name), tmp_path / "e2rank-rankt5-resrank")
+    before = loaded_models()
+    assert system_of(folder) == system
+    with load_reranker(folder) as reranker:
+        assert type(reranker) is kind
+        assert loaded_models() > before
+    assert loaded_models() == before
+
+
+def test_a_t5_of_others_is_a_ranker_where_that_is_said(tiny_t5):
+    assert system_of(tiny_t5, "rankt5") == "rankt5"
+    with load_reranker(tiny_t5, system="rankt5", max_length=32) as reranker:
+        assert isinstance(reranker, CrossEncoderReranker)
+    with pytest.raises(CheckpointError, match="says nowhere how it encodes"):
+        load_reranker(tiny_t5)
+
+
+def test_what_the_file_says_cannot_be_contradicted(tiny_rankt5):
+    with pytest.raises(ValueError, match="says that it is 'rankt5', not 'resrank'"):
+        load_reranker(tiny_rankt5, system="resrank")
+    with pytest.raises(ValueError, match=r"system must be one of .*got 'bm25'"):
+        load_reranker(tiny_rankt5, system="bm25")
+
+
+def test_a_system_of_a_later_version_is_an_error(tiny_rankt5, tmp_path):
+    folder = shutil.copytree(tiny_rankt5, tmp_path / "later")
+    stated = json.loads((folder / "e2rank.json").read_text())
+    (folder / "e2rank.json").write_text(json.dumps({**stated, "system": "e3rank"}))
+    with pytest.raises(CheckpointError, match="system is 'e3rank', not one of"):
+        load_reranker(folder)
+
+
+def test_listwise_options_are_refused_by_systems_that_have_none(tiny_bert, tiny_resrank):
+    with load_reranker(tiny_bert, listwise={"prompt_depth": 2}) as reranker:
+        assert reranker.prompt_depth == 2
+    with pytest.raises(ValueError, match=r"prompt_depth: of an E2Rank only, .* is 'resrank'"):
+        load_reranker(tiny_resrank, listwise={"prompt_depth": 2, "query_weight": None})
+
+
+def test_a_ranker_of_pairs_has_no_encoder_and_a_resrank_has(tiny_rankt5, tiny_resrank, bert):
+    with pytest.raises(CheckpointError, match="holds a RankT5, which scores pairs"):
+        Encoder.from_pretrained(tiny_rankt5)
+    with Encoder.from_pretrained(tiny_resrank) as encoder:
+        assert encoder.fingerprint == bert.fingerprint
