@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gc
 import os
 import shutil
 import subprocess
@@ -59,8 +60,9 @@ def own_bert(tiny_bert, tmp_path_factory):
 KINDS = ["text_embedder", "document_embedder", "ranker", "ranker_with_store", "retriever"]
 
 
-@pytest.fixture(params=KINDS)
-def case(request, own_bert):
+@pytest.fixture
+def cases(own_bert):
+    """Of every kind, by name."""
     embedder = E2RankDocumentEmbedder(model=own_bert)
     embedded = embedder.run(documents())["documents"]
     embedder.close()
@@ -86,12 +88,18 @@ def case(request, own_bert):
             [{"query": query} for query in queries],
         ),
     }
-    chosen = cases[request.param]
-    chosen.options["model"] = str(own_bert)
-    yield chosen
-    for component in chosen.made:
-        component.close()
+    for each in cases.values():
+        each.options["model"] = str(own_bert)
+    yield cases
+    for each in cases.values():
+        for component in each.made:
+            component.close()
     store.close()
+
+
+@pytest.fixture(params=KINDS)
+def case(request, cases):
+    return cases[request.param]
 
 
 def in_pipeline(component):
@@ -104,27 +112,32 @@ LOAD = """\
 import sys
 from pathlib import Path
 from haystack import Pipeline
-text = Path(sys.argv[1]).read_text()
-pipeline = Pipeline.loads(text)
-assert "e2rank_rag.models.encoder" not in sys.modules, "nothing is loaded yet"
-component = pipeline.get_component("it")
-print(type(component).__name__, component.device, component.model)
-assert pipeline.dumps() == text
+for path in sys.argv[1:]:
+    text = Path(path).read_text()
+    pipeline = Pipeline.loads(text)
+    assert "e2rank_rag.models.encoder" not in sys.modules, "nothing is loaded yet"
+    component = pipeline.get_component("it")
+    print(type(component).__name__, component.device, component.model)
+    assert pipeline.dumps() == text
 """
 
 
-def test_yaml_is_read_without_importing_anything_of_ours(case, tmp_path):
-    path = tmp_path / "pipeline.yaml"
-    path.write_text(in_pipeline(case.make()).dumps())
-    assert yaml.safe_load(path.read_text())["components"]["it"]["init_parameters"]
+def test_yaml_is_read_without_importing_anything_of_ours(cases, tmp_path):
+    paths = []
+    for name, each in cases.items():
+        paths.append(tmp_path / f"{name}.yaml")
+        paths[-1].write_text(in_pipeline(each.make()).dumps())
+        assert yaml.safe_load(paths[-1].read_text())["components"]["it"]["init_parameters"]
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", LOAD, str(path)],
+        [sys.executable, "-W", "error", "-c", LOAD, *map(str, paths)],
         capture_output=True,
         text=True,
         env={**BARE, "HOME": str(tmp_path)},
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [case.kind.__name__, "None", case.options["model"]]
+    assert done.stdout.splitlines() == [
+        f"{each.kind.__name__} None {each.options['model']}" for each in cases.values()
+    ]
 
 
 def test_made_for_one_device_and_run_on_another(case, monkeypatch):
@@ -186,6 +199,7 @@ async def test_the_event_loop_runs_on_while_it_works(case, monkeypatch):
     for name in ("encode_queries", "encode_documents", "encode_listwise", "from_pretrained"):
         monkeypatch.setattr(Encoder, name, slowed(getattr(Encoder, name)))
     component = case.make()
+    gc.collect()  # in the middle, it would be a gap of its own
     gaps = []
     done = asyncio.Event()
 
