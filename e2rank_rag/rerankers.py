@@ -15,17 +15,17 @@ Scores are comparable within one query, not across queries.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from e2rank_rag.closing import Closable
 from e2rank_rag.feedback import Feedback, order
 from e2rank_rag.recipe import System, system_of
 from e2rank_rag.stored_vectors import CandidateVectors, StoredVectors, VectorCounts
@@ -91,8 +91,11 @@ class RerankReport:
     prompts: tuple[PromptUsage, ...]
 
 
-class BaseReranker(ABC):
-    """What every reranker offers, whatever it reads: the forms of one call."""
+class BaseReranker(Closable):
+    """What every reranker offers, whatever it reads: the forms of one call.
+
+    `close` frees the model, unless others of the same name use it.
+    """
 
     @abstractmethod
     def explain_batch(
@@ -103,21 +106,6 @@ class BaseReranker(ABC):
     @abstractmethod
     async def run_async(self, call: Callable[[], T]) -> T:
         """Run a call in the thread of the model, whose methods run at once when called there."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Free the model, unless others of the same name use it. Safe to call twice."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def rerank(self, query: str, candidates: Sequence[Hit]) -> list[Hit]:
         """The candidates of one query, best first; see `rerank_batch`."""

@@ -207,16 +207,38 @@ def load_transformer(
     Raises CheckpointError for missing, foreign or incomplete weights; a pooler may be missing,
     since nothing here reads it.
     """
+    config = read_config(folder)
+    config.use_cache = False
+    transformer, missing = load_weights(
+        folder, AutoModel, config, dtype=dtype, attn_implementation=attn_implementation
+    )
+    missing = [key for key in missing if "pooler" not in key]
+    if missing:
+        raise CheckpointError(
+            f"the weights in {folder} lack {len(missing)} tensors of {type(transformer).__name__}, "
+            f"among them {missing[0]}"
+        )
+    return transformer
+
+
+def load_weights(
+    folder: Path,
+    kind: Any,
+    config: PretrainedConfig,
+    *,
+    dtype: torch.dtype,
+    attn_implementation: str | None,
+) -> tuple[PreTrainedModel, list[str]]:
+    """A model of a class of transformers, in evaluation mode, and which of its tensors the files
+    lack, sorted. safetensors only; CheckpointError for files that cannot be read."""
     if not list(folder.glob("*.safetensors")):
         raise CheckpointError(
             f"{folder} has no *.safetensors file; pickled weights are not read, convert them with "
-            "AutoModel.from_pretrained(folder).save_pretrained(new_folder)"
+            "from_pretrained(folder).save_pretrained(new_folder) of their class in transformers"
         )
-    config = read_config(folder)
-    config.use_cache = False
     try:
         with quiet_transformers():
-            transformer, report = AutoModel.from_pretrained(
+            model, report = kind.from_pretrained(
                 folder,
                 config=config,
                 dtype=dtype,
@@ -228,14 +250,7 @@ def load_transformer(
             )
     except Exception as error:
         raise CheckpointError(f"the weights in {folder} cannot be read: {error}") from error
-    missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)
-    if missing:
-        raise CheckpointError(
-            f"the weights in {folder} lack {len(missing)} tensors of {type(transformer).__name__}, "
-            f"among them {missing[0]}"
-        )
-    model: PreTrainedModel = transformer.eval()
-    return model
+    return model.eval(), sorted(report["missing_keys"])
 
 
 def weights_digest(transformer: nn.Module, *, pooler: bool = False) -> str:

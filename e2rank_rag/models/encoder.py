@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Literal, Self, TypeVar, get_args
 
 import numpy as np
@@ -21,6 +20,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
+from e2rank_rag.closing import Closable
 from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.backbone import Backbone
 from e2rank_rag.models.checkpoint import (
@@ -55,7 +55,7 @@ BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
 """Tokens of one forward pass, padding included. A longer text than this is a batch of its own."""
 
 
-class Encoder:
+class Encoder(Closable):
     """A text encoder with its recipe. Light: encoders of the same model share weights and thread.
 
     Every method may be called from any thread; the `a...` twins never block the event loop. Vectors
@@ -274,17 +274,6 @@ class Encoder:
         if model is not None:
             self._backbone = self._listwise_backbone = None  # type: ignore[assignment]
             release(self._key, model)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def weights_folder(self) -> Path:

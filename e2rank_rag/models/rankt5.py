@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -20,6 +19,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from e2rank_rag.closing import Closable
 from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.checkpoint import load_tokenizer, resolve_folder, weights_digest
 from e2rank_rag.models.cpu import use_onednn
@@ -55,7 +55,7 @@ class LoadedRanker(Shared):
     digest: str
 
 
-class RankT5:
+class RankT5(Closable):
     """A ranker of pairs with its recipe. Light: rankers of one model share weights and thread.
 
     Every method may be called from any thread; `run_async` never blocks the event loop. Scores are
@@ -193,17 +193,6 @@ class RankT5:
         if model is not None:
             del self._scorer
             release(self._key, model)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def _loaded(self) -> LoadedRanker:

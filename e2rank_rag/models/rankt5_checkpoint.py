@@ -30,6 +30,7 @@ from e2rank_rag.models.backbone import pool
 from e2rank_rag.models.checkpoint import (
     RECIPE_FILE,
     load_tokenizer,
+    load_weights,
     quiet_transformers,
     read_system,
 )
@@ -162,37 +163,20 @@ def load_ranker(
 
     Raises CheckpointError for missing, foreign or incomplete weights.
     """
-    if not list(folder.glob("*.safetensors")):
-        raise CheckpointError(
-            f"{folder} has no *.safetensors file; pickled weights are not read, convert them with "
-            "from_pretrained(folder).save_pretrained(new_folder) of their class in transformers"
-        )
     config = read_config(folder)
     kind = _model_class(config, recipe)
     if fresh_head and recipe.input == "segments":
         config.num_labels = 1
-    try:
-        with quiet_transformers():
-            model, report = kind.from_pretrained(
-                folder,
-                config=config,
-                dtype=dtype,
-                attn_implementation=attn_implementation,
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-    except Exception as error:
-        raise CheckpointError(f"the cross-encoder in {folder} cannot be read: {error}") from error
-    missing = set(report["missing_keys"])
+    model, missing = load_weights(
+        folder, kind, config, dtype=dtype, attn_implementation=attn_implementation
+    )
     if fresh_head:
         heads = (*head_modules(model), f"{model.base_model_prefix}.pooler")
-        missing = {key for key in missing if not key.startswith(heads)}
+        missing = [key for key in missing if not key.startswith(heads)]
     if missing:
         # Such as the whole head of an embedding model, which would be filled with random numbers.
         raise CheckpointError(
-            f"{folder} is no cross-encoder: it lacks {sorted(missing)[0]} and "
+            f"{folder} is no cross-encoder: it lacks {missing[0]} and "
             f"{len(missing) - 1} more tensors of {type(model).__name__}; train one: stage rankt5"
         )
     if recipe.input == "segments" and config.num_labels != 1:
@@ -200,8 +184,7 @@ def load_ranker(
             f"{folder} gives {config.num_labels} numbers per pair; a cross-encoder with one score "
             "is needed"
         )
-    loaded: PreTrainedModel = model.eval()
-    return loaded
+    return model
 
 
 def _model_class(config: PretrainedConfig, recipe: RankT5Recipe) -> Any:

@@ -13,13 +13,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from e2rank_rag.closing import Closable
 from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.checkpoint import RECIPE_FILE, read_resrank_recipe, resolve_folder
 from e2rank_rag.models.encoder import BATCH_TOKENS, Dtype, Encoder, batches_by_length
@@ -71,7 +71,7 @@ class ListEncoder(Protocol):
     def close(self) -> None: ...
 
 
-class ResRank:
+class ResRank(Closable):
     """An encoder and the reranker of its vectors. Opened from a folder that `save` wrote.
 
     encoder: indexes and retrieves; `Encoder.from_pretrained` of the same folder opens it alone.
@@ -164,17 +164,6 @@ class ResRank:
         """Give both models back. Safe to call twice."""
         self.encoder.close()
         self._reranker.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class ListForward:

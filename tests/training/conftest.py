@@ -3,8 +3,13 @@ and hundreds of times as long where other programs run beside."""
 
 from __future__ import annotations
 
+import json
+
+import numpy as np
 import pytest
 import torch
+
+TOPICS = ["cats", "dogs", "ferry", "bridge", "bread", "prime", "glacier", "router"]
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -13,3 +18,17 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def lists(tmp_path_factory):
+    """Eight lists of eight documents with labels that nothing but memory can know."""
+    path = tmp_path_factory.mktemp("lists") / "lists.jsonl"
+    draw = np.random.default_rng(0)
+    lines = []
+    for topic in TOPICS:
+        documents = [f"{topic} {other} {i}" for i, other in enumerate(TOPICS)]
+        labels = draw.permutation(len(documents)).tolist()
+        lines.append({"query": f"about {topic}", "documents": documents, "labels": labels})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path

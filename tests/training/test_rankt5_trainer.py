@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -25,22 +24,7 @@ from e2rank_rag.training.stages import train_stage
 from e2rank_rag.types import Document, Hit
 from tests.conftest import TEXT
 from tests.cross_encoders import write_bert_cross_encoder
-
-TOPICS = ["cats", "dogs", "ferry", "bridge", "bread", "prime", "glacier", "router"]
-
-
-@pytest.fixture(scope="module")
-def lists(tmp_path_factory):
-    """Eight lists of eight documents with labels that nothing but memory can know."""
-    path = tmp_path_factory.mktemp("lists") / "lists.jsonl"
-    draw = np.random.default_rng(0)
-    lines = []
-    for topic in TOPICS:
-        documents = [f"{topic} {other} {i}" for i, other in enumerate(TOPICS)]
-        labels = draw.permutation(len(documents)).tolist()
-        lines.append({"query": f"about {topic}", "documents": documents, "labels": labels})
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return path
+from tests.training.conftest import TOPICS
 
 
 @pytest.fixture(scope="module")

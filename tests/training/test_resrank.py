@@ -20,22 +20,7 @@ from e2rank_rag.training.examples import read_examples
 from e2rank_rag.training.resrank import ResRankTrainer, resrank_loss, train_resrank
 from e2rank_rag.training.sources import read_dev
 from e2rank_rag.types import Document, Hit
-
-TOPICS = ["cats", "dogs", "ferry", "bridge", "bread", "prime", "glacier", "router"]
-
-
-@pytest.fixture(scope="module")
-def lists(tmp_path_factory):
-    """Eight lists of eight documents with labels that nothing but memory can know."""
-    path = tmp_path_factory.mktemp("lists") / "lists.jsonl"
-    draw = np.random.default_rng(0)
-    lines = []
-    for topic in TOPICS:
-        documents = [f"{topic} {other} {i}" for i, other in enumerate(TOPICS)]
-        labels = draw.permutation(len(documents)).tolist()
-        lines.append({"query": f"about {topic}", "documents": documents, "labels": labels})
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return path
+from tests.training.conftest import TOPICS
 
 
 def configured(model, lists, output, *, trainer=None, **changes):
