@@ -27,22 +27,30 @@ SourceExamples = Sequence[Sequence[RankingExample]]
 
 
 @dataclass(frozen=True, slots=True)
-class DrawnList:
+class ScoredList:
     """One list of a batch.
 
     documents: texts that are scored; labels: theirs; positive: the place of the InfoNCE positive.
-    shown: texts for the prompt, in its order, more than it may take.
     relevant: all texts with a label above 0, which are no negatives for this query.
-    feedback: float32 [dim], what the candidates' vectors add to the query's; None: nothing.
     """
 
     query: str
     documents: tuple[str, ...]
     labels: tuple[float, ...]
     positive: int
+    relevant: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnList(ScoredList):
+    """One list with its prompt.
+
+    shown: texts for the prompt, in its order, more than it may take.
+    feedback: float32 [dim], what the candidates' vectors add to the query's; None: nothing.
+    """
+
     shown: tuple[str, ...]
     depth: int
-    relevant: frozenset[str]
     feedback: Embeddings | None = None
 
 
@@ -157,16 +165,15 @@ class SourceBatches(Sampler[list[int]]):
             yield [next(stream) for _ in range(self.batch_size)]
 
 
-class ListCollator:
-    """Lists to tensors. `B` lists, `L` documents in the longest, `N = B * L`.
+class ScoredListCollator:
+    """What is scored, as tensors. `B` lists, `L` documents in the longest, `N = B * L`.
 
-    prompts: tokens of the listwise prompts, see `tokenization.collate`.
     relevance, listed: float and bool [B, L]: labels, and which places hold a document.
     positives: int [B], in 0..N. counted: bool [B, N]: documents that the InfoNCE of a query takes.
-    In adapter mode query_vectors [B, D], document_vectors [B, L, D] and, with it, feedback [B, D];
-    in joint mode the tokens of queries and of the N documents.
+    With frozen documents query_vectors [B, D] and document_vectors [B, L, D], else the tokens of
+    queries and of the N documents.
 
-    vectors, query_vectors: of all documents and queries, for adapter mode.
+    vectors, query_vectors: of all documents and queries, where they are frozen.
     """
 
     def __init__(
@@ -183,24 +190,20 @@ class ListCollator:
         self.vectors = vectors
         self.query_vectors = query_vectors
 
-    def __call__(self, lists: Sequence[DrawnList]) -> dict[str, Any]:
+    def scored(self, lists: Sequence[ScoredList]) -> dict[str, Any]:
         longest = max(len(drawn.documents) for drawn in lists)
         texts = [
             text
             for drawn in lists
             for text in (*drawn.documents, *[""] * (longest - len(drawn.documents)))
         ]
-        depth = lists[0].depth  # one for the batch: prompts of one depth are of like length
         queries = [drawn.query for drawn in lists]
-        prompts, _ = self.text_tokenizer.listwise(queries, [drawn.shown for drawn in lists], depth)
-        listed = torch.tensor([text != "" for text in texts]).view(len(lists), longest)
         batch: dict[str, Any] = {
-            "prompts": collate(prompts, pad_id=self.pad_id),
             # Not "labels": that key lets the trainer scale the loss by its own count.
-            "relevance": padded([drawn.labels for drawn in lists], longest),
-            "listed": listed,
+            "relevance": _padded([drawn.labels for drawn in lists], longest),
+            "listed": torch.tensor([text != "" for text in texts]).view(len(lists), longest),
             "positives": torch.tensor([i * longest + d.positive for i, d in enumerate(lists)]),
-            "counted": counted([drawn.relevant for drawn in lists], texts),
+            "counted": _counted(lists, texts),
         }
         if self.vectors is None or self.query_vectors is None:
             batch["queries"] = collate(self.text_tokenizer.queries(queries), pad_id=self.pad_id)
@@ -210,6 +213,19 @@ class ListCollator:
         # Any vector will do for padding, which no loss counts.
         vectors = torch.from_numpy(self.vectors.of([text or texts[0] for text in texts]))
         batch["document_vectors"] = vectors.view(len(lists), longest, -1)
+        return batch
+
+
+class ListCollator(ScoredListCollator):
+    """Lists to tensors: those of `ScoredListCollator`; prompts: tokens of the listwise prompts, see
+    `tokenization.collate`; and feedback [B, D], where the lists have it."""
+
+    def __call__(self, lists: Sequence[DrawnList]) -> dict[str, Any]:
+        depth = lists[0].depth  # one for the batch: prompts of one depth are of like length
+        prompts, _ = self.text_tokenizer.listwise(
+            [drawn.query for drawn in lists], [drawn.shown for drawn in lists], depth
+        )
+        batch = {"prompts": collate(prompts, pad_id=self.pad_id), **self.scored(lists)}
         feedback = [drawn.feedback for drawn in lists if drawn.feedback is not None]
         if feedback:
             batch["feedback"] = torch.from_numpy(np.stack(feedback))
@@ -267,11 +283,11 @@ def _endless(places: range, draw: random.Random) -> Iterator[int]:
         yield from draw.sample(places, len(places))
 
 
-def padded(rows: Sequence[Sequence[float]], length: int) -> Tensor:
+def _padded(rows: Sequence[Sequence[float]], length: int) -> Tensor:
     return torch.tensor([[*row, *[0.0] * (length - len(row))] for row in rows])
 
 
-def counted(relevant: Sequence[frozenset[str]], texts: Sequence[str]) -> Tensor:
+def _counted(lists: Sequence[ScoredList], texts: Sequence[str]) -> Tensor:
     return torch.tensor(
-        [[text != "" and text not in answers for text in texts] for answers in relevant]
+        [[text != "" and text not in drawn.relevant for text in texts] for drawn in lists]
     )
