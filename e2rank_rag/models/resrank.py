@@ -11,7 +11,7 @@ a passage. What is known of the paper, and what was decided here, is in docs/res
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from e2rank_rag.closing import Closable
 from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.checkpoint import RECIPE_FILE, read_resrank_recipe, resolve_folder
-from e2rank_rag.models.encoder import BATCH_TOKENS, Dtype, Encoder, batches_by_length
+from e2rank_rag.models.encoder import Dtype, Encoder, batch_tokens, batches_by_length
 from e2rank_rag.models.model_config import positions
 from e2rank_rag.models.residual import (
     ListTokens,
@@ -207,8 +207,9 @@ class ListForward:
         tokens = self.tokens(queries, [len(vectors) for vectors in passages])
         usage = tuple(PromptUsage(sum(row.passages), 0, len(row.ids)) for row in tokens)
         better = np.empty_like(asked)
-        contextual: list[Embeddings] = [vectors for vectors in passages]
-        for rows in self._batches(tokens):
+        contextual: list[Embeddings] = list(passages)
+        budget = batch_tokens(next(self.ranker.parameters()).device)
+        for rows in batches_by_length([len(row.ids) for row in tokens], budget):
             between()
             lists = [passages[row] for row in rows]
             found = self._forward([tokens[row] for row in rows], asked[rows], lists)
@@ -216,10 +217,6 @@ class ListForward:
             for row, vectors in zip(rows, found[1], strict=True):
                 contextual[row] = vectors[: len(passages[row])]
         return ResidualVectors(better, contextual, usage)
-
-    def _batches(self, tokens: Sequence[ListTokens]) -> Iterator[list[int]]:
-        kind = "cpu" if next(self.ranker.parameters()).device.type == "cpu" else "cuda"
-        return batches_by_length([len(row.ids) for row in tokens], BATCH_TOKENS[kind])
 
     def _forward(
         self, tokens: Sequence[ListTokens], asked: Embeddings, passages: Sequence[Embeddings]

@@ -90,20 +90,14 @@ class ContrastiveTrainer(StageTrainer):
         self.config = config
         self.live = live
 
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: Mapping[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
+    def step_loss(
+        self, model: nn.Module, inputs: Mapping[str, Any]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         queries, documents = (
             embed(model, inputs[side], truncate_dim=self.live.recipe.truncate_dim)
             for side in ("queries", "documents")
         )
-        loss, parts = contrastive_loss(queries, documents, inputs, self.config)
-        self.note(parts)
-        return (loss, {}) if return_outputs else loss
+        return contrastive_loss(queries, documents, inputs, self.config)
 
     def negatives(self) -> dict[str, int]:
         """Per query: the hard ones, and all documents beside its positive that a step compares it

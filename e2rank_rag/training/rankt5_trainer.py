@@ -119,16 +119,11 @@ class RankingTrainer(StageTrainer):
         self.digest = digest
         self.loss = ranking_loss(config)
 
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: Mapping[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
+    def step_loss(
+        self, model: nn.Module, inputs: Mapping[str, Any]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         scores = in_chunks(model, inputs["chunks"], self.scorer.read)
-        loss = list_loss(scores, inputs, self.loss)
-        return (loss, {}) if return_outputs else loss
+        return list_loss(scores, inputs, self.loss), {}
 
 
 class LiveRanker:

@@ -153,17 +153,11 @@ class ResRankTrainer(StageTrainer):
         self.config = config
         self.truncate_dim = truncate_dim
 
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: Mapping[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
+    def step_loss(
+        self, model: nn.Module, inputs: Mapping[str, Any]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         vectors = model(inputs, truncate_dim=self.truncate_dim)
-        loss, parts = resrank_loss(vectors, inputs, self.config)
-        self.note(parts)
-        return (loss, {}) if return_outputs else loss
+        return resrank_loss(vectors, inputs, self.config)
 
 
 class LiveResRank:

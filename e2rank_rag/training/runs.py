@@ -122,10 +122,23 @@ class StageTrainer(Trainer):
         prepared: DataLoader[Any] = self.accelerator.prepare(loader)
         return prepared
 
-    def note(self, parts: Mapping[str, Tensor]) -> None:
-        """Scalars of a step, detached: their means are logged beside the loss."""
+    def step_loss(
+        self, model: nn.Module, inputs: Mapping[str, Any]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, and detached scalars whose means are logged beside it."""
+        raise NotImplementedError
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        loss, parts = self.step_loss(model, inputs)
         for name, part in parts.items():
             self._parts.setdefault(name, []).append(part)
+        return (loss, {}) if return_outputs else loss
 
     def evaluate(
         self,

@@ -85,22 +85,16 @@ class ListTrainer(StageTrainer):
         self.config = config
         self.recipe = recipe
 
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: Mapping[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
+    def step_loss(
+        self, model: nn.Module, inputs: Mapping[str, Any]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         backbone = Backbone(model, truncate_dim=self.recipe.truncate_dim)
-        loss, parts = listwise_loss(
+        return listwise_loss(
             lambda tokens: backbone(**tokens)[:, 0],
             inputs,
             self.config,
             self.recipe.query_weight,
         )
-        self.note(parts)
-        return (loss, {}) if return_outputs else loss
 
 
 def _recipe(base: Recipe, config: ListwiseConfig) -> Recipe:
