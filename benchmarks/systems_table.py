@@ -1,18 +1,19 @@
 """Which system when: nDCG@10, tokens read and milliseconds of all systems on the same candidates.
 
-    python benchmarks/systems_table.py DATA [NAME=FOLDER ...] [--cache FOLDER] [--queries N]
+    python benchmarks/systems_table.py DATA [NAME=FOLDER ...] [--cache FOLDER] [--queries 100]
 
 DATA holds BEIR folders; each NAME=FOLDER is a model that `load_reranker` opens, of any system.
 Every system ranks the same 100 candidates: all-MiniLM-L6-v2's own, for MS MARCO the BM25 runs of
 TREC DL 2019 and 2020 with NIST's whole qrels. `retrieve` is the plain cosine, `rocchio` is tuned on
-the dev splits pooled. --queries N takes the first N of each collection, for all systems: a
-cross-encoder reads 100 texts a query. p: paired randomisation test against `retrieve`, with Holm's
-correction over the collections of a system.
+the dev splits pooled. A cross-encoder reads 100 texts a query: it is measured, in bfloat16, on the
+first --queries of each collection, and all systems on the same ones; those that read vectors on all
+queries too. p: paired randomisation test against `retrieve`, with Holm's correction over the
+collections of a system; of two cross-encoders also between them.
 
 Milliseconds and tokens are of single SciFact queries over the first 10, 20, 50 and 100 candidates,
-as in systems_latency.py.
+as in systems_latency.py, in float32.
 
-Writes benchmarks/results/systems_table.json and docs/systems.svg, and prints markdown.
+Writes benchmarks/results/systems_table.json, docs/systems.svg, and the tables in docs/systems.md.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -32,16 +35,23 @@ from e2rank_rag.evaluation.metrics import evaluate_by_query
 from e2rank_rag.evaluation.runs import run_from_rankings
 from e2rank_rag.evaluation.significance import holm_correction, paired_randomization_test
 from e2rank_rag.models.encoder import Encoder
+from e2rank_rag.recipe import system_of
 from e2rank_rag.rerankers import BaseReranker, RocchioReranker, load_reranker, score_by_vector
 from e2rank_rag.training.vectors import TextVectors
 from e2rank_rag.types import Hit
 
 RESULTS = Path(__file__).parent / "results" / "systems_table.json"
-PICTURE = Path(__file__).parents[1] / "docs" / "systems.svg"
+PAGE = Path(__file__).parents[1] / "docs" / "systems.md"
+PICTURE = PAGE.with_suffix(".svg")
+BEGIN, END = "<!-- systems_table.py begins -->", "<!-- systems_table.py ends -->"
 COLLECTIONS = ("scifact", "cranfield", "medlars", "nfcorpus", "dl19+dl20", "bioasq_snippets")
 TIMED_QUERIES = 20
 
 Rerank = Callable[[Task], list[list[Hit]]]
+
+
+def reranked(reranker: BaseReranker, task: Task) -> list[list[Hit]]:
+    return reranker.rerank_batch(task.queries, task.candidates)
 
 
 def by_cosine(task: Task) -> list[list[Hit]]:
@@ -54,22 +64,58 @@ def ndcg(task: Task, rankings: Sequence[list[Hit]]) -> dict[str, float]:
     return {id: 100 * v[NDCG] for id, v in evaluate_by_query(run, task.qrels, [NDCG]).items()}
 
 
-def measured(
-    tasks: Sequence[Task], systems: Mapping[str, Rerank]
-) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
-    """nDCG@10 x 100 by collection and system, and p against `retrieve` by system and collection."""
-    rows: dict[str, dict[str, float]] = {}
-    p: dict[str, dict[str, float]] = {name: {} for name in systems if name != "retrieve"}
-    print(f"| nDCG@10 | queries | {' | '.join(systems)} |\n|---|---|{'---|' * len(systems)}")
-    for task in tasks:
-        values = {name: ndcg(task, rerank(task)) for name, rerank in systems.items()}
-        rows[task.name] = {name: fmean(each.values()) for name, each in values.items()}
-        for name in p:
-            p[name][task.name] = paired_randomization_test(values[name], values["retrieve"])
-        _print_row(task.name, len(task.ids), rows[task.name])
-    rows["mean"] = {name: fmean(row[name] for row in rows.values()) for name in systems}
-    _print_row("**mean**", "", rows["mean"])
-    return rows, {name: holm_correction(each) for name, each in p.items()}
+class Measured:
+    """nDCG@10 x 100 by collection, system and query, and p values of the systems' differences."""
+
+    def __init__(self, tasks: Sequence[Task], systems: Mapping[str, Rerank]) -> None:
+        self.systems = list(systems)
+        self.values: dict[str, dict[str, dict[str, float]]] = {}
+        for task in tasks:
+            self.values[task.name] = {
+                name: ndcg(task, rerank(task)) for name, rerank in systems.items()
+            }
+            print(task.name, self.rows()[task.name], flush=True)
+
+    def rows(self) -> dict[str, dict[str, float]]:
+        rows = {
+            collection: {name: fmean(each.values()) for name, each in values.items()}
+            for collection, values in self.values.items()
+        }
+        return rows | {
+            "mean": {name: fmean(row[name] for row in rows.values()) for name in self.systems}
+        }
+
+    def p(self, one: str, other: str) -> dict[str, float]:
+        """By collection, with Holm's correction over them."""
+        return holm_correction(
+            {
+                collection: paired_randomization_test(values[one], values[other])
+                for collection, values in self.values.items()
+            }
+        )
+
+    def markdown(self) -> list[str]:
+        """A star: another figure than `retrieve` has, at p < 0.05."""
+        p = {name: self.p(name, "retrieve") for name in self.systems if name != "retrieve"}
+        lines = [f"| nDCG@10 | queries | {' | '.join(self.systems)} |"]
+        lines.append("|---" * (len(self.systems) + 2) + "|")
+        for collection, row in self.rows().items():
+            count = len(self.values[collection]["retrieve"]) if collection in self.values else ""
+            cells = [
+                f"{value:.2f}{'*' if p.get(name, {}).get(collection, 1.0) < 0.05 else ''}"
+                for name, value in row.items()
+            ]
+            lines.append(f"| {collection} | {count} | {' | '.join(cells)} |")
+        return lines
+
+    def record(self) -> dict[str, Any]:
+        return {
+            "queries": {name: len(values["retrieve"]) for name, values in self.values.items()},
+            NDCG: self.rows(),
+            "p against retrieve, Holm": {
+                name: self.p(name, "retrieve") for name in self.systems if name != "retrieve"
+            },
+        }
 
 
 def draw(rows: Mapping[str, Mapping[str, float]], times: Mapping[str, Any], path: Path) -> None:
@@ -88,17 +134,24 @@ def draw(rows: Mapping[str, Mapping[str, float]], times: Mapping[str, Any], path
     figure.savefig(path)
 
 
-def _print_row(name: str, queries: object, row: Mapping[str, float]) -> None:
-    figures = " | ".join(f"{value:.2f}" for value in row.values())
-    print(f"| {name} | {queries} | {figures} |", flush=True)
-
-
-def _print_times(times: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> None:
-    print("| | tokens, 100 | " + " | ".join(f"ms, {depth}" for depth in DEPTHS) + " |")
-    print("|---|---|" + "---|" * len(DEPTHS))
+def timed(times: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[str]:
+    """Markdown."""
+    lines = ["| | tokens, 100 | " + " | ".join(f"ms, {depth}" for depth in DEPTHS) + " |"]
+    lines.append("|---" * (len(DEPTHS) + 2) + "|")
     for name, by_depth in times.items():
         cells = " | ".join(f"{by_depth[depth]['milliseconds']['median']:.1f}" for depth in DEPTHS)
-        print(f"| {name} | {by_depth[100]['tokens']:.0f} | {cells} |")
+        lines.append(f"| {name} | {by_depth[100]['tokens']:.0f} | {cells} |")
+    return lines
+
+
+def write_into(page: Path, lines: Sequence[str]) -> None:
+    """Between the page's two marks, in place of what is there."""
+    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{page} has no lines {BEGIN!r} and {END!r} to write between")
+    text = "\n".join([before + begin, "", *lines, "", end + after])
+    page.write_text(text, encoding="utf-8")
 
 
 def _named(argument: str) -> tuple[str, str]:
@@ -113,23 +166,18 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("models", nargs="*", type=_named, metavar="NAME=FOLDER")
     parser.add_argument("--cache", type=Path, help="keeps the vectors of documents")
-    parser.add_argument("--queries", type=int, help="of each collection")
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    parser.add_argument("--picture", type=Path, default=PICTURE)
-    arguments = parser.parse_args()
+    parser.add_argument("--queries", type=int, default=100, help="of each collection")
+    arguments = parser.parse_intermixed_args()
     base = Encoder.from_pretrained("minilm")
     cache = arguments.cache and arguments.cache / f"{base.fingerprint}.npz"
     known = TextVectors(base.dim, cache=cache)
     dev = [read_task(arguments.data, name, "dev", base, known) for name in DEV]
     documents, beta = tuned_rocchio(dev)
+    rocchio = RocchioReranker(base, feedback_documents=documents, beta=beta, stored_vectors="trust")
+    folders = {"e2rank": "e2rank-minilm", **dict(arguments.models)}
     rerankers: dict[str, BaseReranker] = {
-        "rocchio": RocchioReranker(
-            base, feedback_documents=documents, beta=beta, stored_vectors="trust"
-        ),
-        "e2rank": load_reranker("e2rank-minilm", stored_vectors="trust"),
-        **{
-            name: load_reranker(folder, stored_vectors="trust") for name, folder in arguments.models
-        },
+        "rocchio": rocchio,
+        **{name: load_reranker(folder, stored_vectors="trust") for name, folder in folders.items()},
     }
     tasks = [read_task(arguments.data, name, "test", base, known) for name in COLLECTIONS]
     one_round(rerankers, tasks[0].queries[0], tasks[0].candidates[0])  # caches
@@ -139,28 +187,33 @@ def main() -> None:
         for query, hits in zip(few.queries, few.candidates, strict=True)
     ]
     times = summary(rounds)
-    _print_times(times)
-    if arguments.queries is not None:
-        tasks = [task.first(arguments.queries) for task in tasks]
+    print("\n".join(timed(times)), flush=True)
+    pairs = [name for name, folder in folders.items() if system_of(folder) == "rankt5"]
+    for name in pairs:
+        rerankers[name].close()
+        rerankers[name] = load_reranker(folders[name], dtype="bfloat16")
     systems: dict[str, Rerank] = {"retrieve": by_cosine}
     for name, reranker in rerankers.items():
-        systems[name] = lambda task, reranker=reranker: reranker.rerank_batch(  # type: ignore[misc]
-            task.queries, task.candidates
-        )
-    rows, p = measured(tasks, systems)
-    for name, values in p.items():
-        print(name, {collection: round(value, 4) for collection, value in values.items()})
+        systems[name] = partial(reranked, reranker)
+    light = {name: rerank for name, rerank in systems.items() if name not in pairs}
+    on_all = Measured(tasks, light)
+    on_few = Measured([task.first(arguments.queries) for task in tasks], systems)
     record = {
         "machine": machine(),
-        "models": dict(arguments.models),
-        "queries": {task.name: len(task.ids) for task in tasks},
+        "models": folders,
         "rocchio": {"documents": documents, "beta": beta},
-        NDCG: rows,
-        "p, Holm": p,
+        "all queries": on_all.record(),
+        f"first {arguments.queries} queries": on_few.record(),
+        "p between cross-encoders, Holm": {
+            f"{one} / {other}": on_few.p(one, other) for one, other in combinations(pairs, 2)
+        },
         "times": times,
     }
-    arguments.output.write_text(json.dumps(record, indent=2) + "\n")
-    draw(rows, times, arguments.picture)
+    RESULTS.write_text(json.dumps(record, indent=2) + "\n")
+    lines = ["All queries:", "", *on_all.markdown(), ""]
+    lines += [f"The first {arguments.queries} queries:", "", *on_few.markdown(), ""]
+    write_into(PAGE, [*lines, "One query at a time:", "", *timed(times)])
+    draw(on_few.rows(), times, PICTURE)
 
 
 if __name__ == "__main__":

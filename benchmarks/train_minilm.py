@@ -16,6 +16,7 @@ import argparse
 import json
 import re
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from e2rank_rag.training.config import read_config
@@ -61,6 +62,22 @@ def _letters(text: str) -> str:
     return re.sub(r"\W+", "", text.lower())[:150]
 
 
+def sources(data: Path, work: Path, also: Sequence[str] = ()) -> dict[str, object]:
+    """The settings `data` and `dev`, with MedQuAD as `work` has it."""
+    without_answers(data / "medquad", data / "liveqa_med", work / MEDQUAD)
+
+    def split(names: Mapping[str, int | None], split: str) -> list[dict[str, object]]:
+        return [
+            {"path": (work if name == MEDQUAD else data) / name, "split": split, "limit": limit}
+            for name, limit in names.items()
+        ]
+
+    return {
+        "data": split(TRAIN | dict.fromkeys(also), "train"),
+        "dev": split(DEV | {MEDQUAD: 150}, "dev"),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
@@ -69,22 +86,9 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=CONFIGS / "e2rank-minilm.yaml")
     parser.add_argument("--vectors", type=Path, help="keep documents' vectors here")
     parser.add_argument("--also", action="append", default=[], help="a collection of DATA")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     data, work = arguments.data, arguments.output.with_name(f"{arguments.output.name}-work")
-    without_answers(data / "medquad", data / "liveqa_med", work / MEDQUAD)
-
-    def sources(names: dict[str, int | None], split: str) -> list[dict[str, object]]:
-        parents = {name: work if name == MEDQUAD else data for name in names}
-        return [
-            {"path": parents[name] / name, "split": split, "limit": limit}
-            for name, limit in names.items()
-        ]
-
-    given = {
-        "output": arguments.output,
-        "data": sources(TRAIN | dict.fromkeys(arguments.also), "train"),
-        "dev": sources(DEV | {MEDQUAD: 150}, "dev"),
-    }
+    given = {"output": arguments.output, **sources(data, work, arguments.also)}
     config = read_config(arguments.config, arguments.settings, given)
     if config.stage == "rankt5" or config.mode in ("adapter", "frozen"):
         given["vectors"] = arguments.vectors or work / "vectors"

@@ -112,7 +112,9 @@ class ResidualLayout(BaseModel):
     passage_attention: passages see `all` others, or beside the text only their `own` place.
     residual: `gated` adds the hidden state times a learned number, `sum` adds it as it is, `none`
         takes the hidden state alone.
-    query_residual: whether the query's vector begins from the encoder's, as the passages' do.
+    query_residual: what the query's vector begins from: the encoder's vector of the `query`; that
+        with `feedback`, the mean of the passages' vectors, weighted by how well they match, in
+        learned proportions; or `none`.
     unit_hidden: whether hidden states are scaled to unit length before they are added.
     projection: `linear` maps vectors into the reranker and back; `none` needs equal widths.
     """
@@ -124,7 +126,7 @@ class ResidualLayout(BaseModel):
     passage_positions: Literal["shared", "ranked"] = "shared"
     passage_attention: Literal["all", "own"] = "all"
     residual: Literal["gated", "sum", "none"] = "gated"
-    query_residual: bool = True
+    query_residual: Literal["query", "feedback", "none"] = "feedback"
     unit_hidden: bool = True
     projection: Literal["none", "linear"] = "none"
 

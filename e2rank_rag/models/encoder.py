@@ -160,7 +160,7 @@ class Encoder(Closable):
         texts = checked_texts(queries, "query")
         limit = self.recipe.query_tokens
         return self._encode_logged(
-            "queries", limit, lambda: self.tokenizer.queries(texts), progress
+            "queries", limit, lambda: self.tokenizer.queries(texts), self._queries, progress
         )
 
     def encode_documents(
@@ -178,7 +178,12 @@ class Encoder(Closable):
         texts = checked_texts(documents, "document")
         limit = self.recipe.document_tokens
         return self._encode_logged(
-            "documents", limit, lambda: self.tokenizer.documents(texts), progress, on_cut
+            "documents",
+            limit,
+            lambda: self.tokenizer.documents(texts),
+            self._documents,
+            progress,
+            on_cut,
         )
 
     def encode_listwise(
@@ -211,7 +216,7 @@ class Encoder(Closable):
             tokens, usage = self.tokenizer.listwise(texts, lists, depth)
             vectors = self._forward(tokens, self._listwise_backbone)
             if weight > 0.0 and texts:
-                plain = self._forward(self.tokenizer.queries(texts), self._backbone)
+                plain = self._queries(self.tokenizer.queries(texts))
                 vectors = weight * plain + (1.0 - weight) * vectors
                 vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
             return ListwiseEncoding(vectors.astype(np.float32, copy=False), tuple(usage))
@@ -302,6 +307,7 @@ class Encoder(Closable):
         kind: str,
         limit: int,
         tokenise: Callable[[], list[Tokens]],
+        forward: Callable[[list[Tokens], bool | None], Embeddings],
         progress: bool | None,
         on_cut: Callable[[Cut], None] | None = None,
     ) -> Embeddings:
@@ -311,7 +317,7 @@ class Encoder(Closable):
             nonlocal cut
             tokens = tokenise()
             cut = Cut(sum(row.cut for row in tokens), len(tokens), limit)
-            return self._forward(tokens, self._backbone, progress=progress)
+            return forward(tokens, progress)
 
         vectors = self._worker_run(encode)
         if cut.texts and on_cut is not None:
@@ -320,6 +326,27 @@ class Encoder(Closable):
             logger.warning(
                 "%d of %d %s were longer than %d tokens and were cut there", *cut[:2], kind, limit
             )
+        return vectors
+
+    def _documents(self, tokens: Sequence[Tokens], progress: bool | None) -> Embeddings:
+        return self._forward(tokens, self._backbone, progress=progress)
+
+    def _queries(self, tokens: Sequence[Tokens], progress: bool | None = False) -> Embeddings:
+        """As `_forward`, but for those that were asked for lately."""
+        recent = self.loaded.queries
+        keys = [(self.dim, tuple(row.ids), tuple(row.slots)) for row in tokens]
+        vectors = np.empty((len(tokens), self.dim), dtype=np.float32)
+        fresh = []
+        for row, key in enumerate(keys):
+            known = recent.get(key)
+            if known is None:
+                fresh.append(row)
+            else:
+                vectors[row] = known
+        asked = [tokens[row] for row in fresh]
+        vectors[fresh] = self._forward(asked, self._backbone, progress=progress)
+        for row in fresh:
+            recent.put(keys[row], vectors[row])
         return vectors
 
     def _forward(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ from e2rank_rag.models.checkpoint import load_tokenizer, load_transformer, weigh
 from e2rank_rag.models.cpu import use_onednn
 from e2rank_rag.models.worker import Worker
 from e2rank_rag.tokenization import plain_tokenizer
+from e2rank_rag.types import Embeddings
 
 
 @dataclass(frozen=True)
@@ -61,16 +62,38 @@ class Shared:
         self.worker = worker
 
 
+class RecentVectors:
+    """The last vectors that were asked for, so many at most; for one thread."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._vectors: dict[Hashable, Embeddings] = {}
+
+    def get(self, key: Hashable) -> Embeddings | None:
+        found = self._vectors.pop(key, None)
+        if found is not None:
+            self._vectors[key] = found
+        return found
+
+    def put(self, key: Hashable, vector: Embeddings) -> None:
+        self._vectors[key] = vector.copy()
+        if len(self._vectors) > self.size:
+            del self._vectors[next(iter(self._vectors))]
+
+
 @dataclass(kw_only=True)
 class LoadedModel(Shared):
     """What an encoder needs.
 
     listwise: what reads listwise prompts; the transformer itself, unless there is an adapter.
+    queries: vectors of the last queries. A pipeline encodes a query to search, and its reranker,
+        often another encoder of the same model, asks for the same vector again.
     """
 
     transformer: PreTrainedModel
     listwise: PreTrainedModel
     digest: str
+    queries: RecentVectors = field(default_factory=lambda: RecentVectors(256))
 
 
 M = TypeVar("M", bound=Shared)

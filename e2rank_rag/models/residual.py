@@ -91,6 +91,8 @@ class ResidualHead(nn.Module):
     dim, width: of the encoder's vectors and the reranker's hidden states.
     scale: length that a vector has as an input embedding; that of the backbone's own tokens.
     gates: what hidden states of the query and of passages are multiplied with, to begin with.
+    feedback: weight of the passages' mean, and sharpness of the softmax over their standardised
+        cosines (`feedback.Feedback`: one over its temperature), to begin with.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class ResidualHead(nn.Module):
         *,
         scale: float = 1.0,
         gates: tuple[float, float] = (1.0, 1.0),
+        feedback: tuple[float, float] = (0.5, 2.5),
     ) -> None:
         super().__init__()
         if layout.projection == "none" and dim != width:
@@ -111,6 +114,8 @@ class ResidualHead(nn.Module):
         self.layout = layout
         self.scale = nn.Parameter(torch.tensor(scale))
         self.gates = nn.Parameter(torch.tensor(gates), requires_grad=layout.residual == "gated")
+        if layout.query_residual == "feedback":
+            self.feedback = nn.Parameter(torch.tensor(feedback))
         self.inward: nn.Module = nn.Identity()
         self.outward: nn.Module = nn.Identity()
         if layout.projection == "linear":
@@ -124,8 +129,13 @@ class ResidualHead(nn.Module):
         embeddings: Tensor = self.scale * self.inward(passages)
         return embeddings
 
-    def add(self, asked: Tensor, passages: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Vectors [B, D] and [B, K, D], unit length; states [B, K + 1, W], the query's first."""
+    def add(
+        self, asked: Tensor, passages: Tensor, states: Tensor, listed: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Vectors [B, D] and [B, K, D], unit length; states [B, K + 1, W], the query's first.
+
+        listed: bool [B, K], which passages are there.
+        """
         states = self.outward(states)
         if self.layout.unit_hidden:
             states = F.normalize(states, dim=-1)
@@ -133,9 +143,22 @@ class ResidualHead(nn.Module):
         if self.layout.residual == "gated":
             query, contextual = self.gates[0] * query, self.gates[1] * contextual
         if self.layout.residual != "none":
-            query = asked + query if self.layout.query_residual else query
-            contextual = passages + contextual
+            query = query + self._begin(asked, passages, listed)
+            contextual = contextual + passages
         return F.normalize(query, dim=-1), F.normalize(contextual, dim=-1)
+
+    def _begin(self, asked: Tensor, passages: Tensor, listed: Tensor) -> Tensor | float:
+        match self.layout.query_residual:
+            case "none":
+                return 0.0
+            case "query":
+                return asked
+        weight, sharpness = self.feedback
+        cosines = torch.einsum("bkd,bd->bk", passages, asked)
+        evidence = sharpness * standardised(cosines, listed)
+        shares = evidence.masked_fill(~listed, -torch.inf).softmax(-1)
+        begin: Tensor = asked + weight * torch.einsum("bk,bkd->bd", shares, passages)
+        return begin
 
 
 class ResidualRanker(nn.Module):
@@ -167,6 +190,7 @@ class ResidualRanker(nn.Module):
         inputs = head.inputs(passages).to(embeddings.dtype)
         # Row by row and in order, which is how the places are numbered.
         embeddings = embeddings.masked_scatter(passage_places[..., None], inputs)
+        listed = attention_mask[passage_places].view(passages.shape[:2]).bool()
         if head.layout.passage_attention == "own":
             attention_mask = self._own_mask(attention_mask, passage_places)
         options = {}
@@ -178,7 +202,7 @@ class ResidualRanker(nn.Module):
             position_ids=position_ids + self.first_position,
             **options,
         ).last_hidden_state
-        return head.add(asked, passages, pool(hidden, pool_slots))
+        return head.add(asked, passages, pool(hidden, pool_slots), listed)
 
     def _own_mask(self, attention_mask: Tensor, passages: Tensor) -> Tensor:
         """bool [B, 1, L, L], True where a row may look."""
@@ -189,6 +213,15 @@ class ResidualRanker(nn.Module):
         if self.causal:
             seen = seen.tril()
         return seen[:, None]
+
+
+def standardised(scores: Tensor, listed: Tensor) -> Tensor:
+    """[B, K]: mean 0 and deviation 1 over what is listed; all 0 where that is all the same."""
+    count = listed.sum(-1, keepdim=True).clamp(min=1)
+    mean = scores.where(listed, 0.0).sum(-1, keepdim=True) / count
+    apart = (scores - mean).where(listed, 0.0)
+    variance = apart.square().sum(-1, keepdim=True) / count
+    return apart / variance.clamp(min=1e-12).sqrt()
 
 
 def token_length(transformer: nn.Module) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -13,6 +14,7 @@ from e2rank_rag.models.cpu import OneDnnLinear
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.models.loaded import (
     LoadKey,
+    RecentVectors,
     acquire,
     load_encoder,
     loaded_models,
@@ -71,3 +73,55 @@ def test_a_folder_whose_weights_were_overwritten_is_another_model(tiny_bert, tmp
         with Encoder.from_pretrained(folder) as after:
             assert after.fingerprint != before.fingerprint
             assert loaded_models() >= 2
+
+
+def test_the_longest_not_asked_for_is_forgotten_first():
+    recent = RecentVectors(2)
+    for key in ("a", "b"):
+        recent.put(key, np.full(3, ord(key), dtype=np.float32))
+    assert recent.get("a") is not None
+    recent.put("c", np.zeros(3, dtype=np.float32))
+    assert recent.get("b") is None
+    np.testing.assert_array_equal(recent.get("a"), [97.0] * 3)
+
+
+@pytest.fixture
+def passes(tiny_bert):
+    """An encoder, and the numbers of texts of each forward pass so far."""
+    with Encoder.from_pretrained(tiny_bert) as encoder:
+        sizes = []
+        hook = encoder.loaded.transformer.register_forward_hook(
+            lambda module, given, options, output: sizes.append(len(options["input_ids"])),
+            with_kwargs=True,
+        )
+        yield encoder, sizes
+        hook.remove()
+
+
+def test_a_query_asked_again_costs_no_pass_whichever_encoder_of_the_model_is_asked(passes):
+    encoder, sizes = passes
+    first = encoder.encode_queries(["where is paris?", "who sang it?"])
+    with encoder.with_recipe(encoder.recipe.model_copy(update={"query_weight": 0.5})) as other:
+        again = other.encode_queries(["who sang it?", "what is new?", "where is paris?"])
+    assert sizes == [2, 1]
+    np.testing.assert_array_equal(again[[2, 0]], first)
+
+
+def test_a_query_under_another_prompt_or_of_fewer_dimensions_is_another(passes):
+    encoder, sizes = passes
+    encoder.encode_queries(["who sang it?"])
+    prompts = encoder.recipe.prompts.model_copy(update={"query": "query: {query}"})
+    for change in ({"prompts": prompts}, {"truncate_dim": 16}):
+        with encoder.with_recipe(encoder.recipe.model_copy(update=change)) as other:
+            other.encode_queries(["who sang it?"])
+    assert sizes == [1, 1, 1]
+
+
+def test_what_the_caller_does_to_a_vector_is_not_remembered(passes):
+    encoder, _ = passes
+    first = encoder.encode_queries(["who sang it?"])
+    kept = first.copy()
+    first[:] = 0.0
+    again = encoder.encode_queries(["who sang it?"])
+    again[:] = 0.0
+    np.testing.assert_array_equal(encoder.encode_queries(["who sang it?"]), kept)

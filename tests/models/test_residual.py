@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModel
 
+from e2rank_rag.feedback import Feedback
 from e2rank_rag.models.residual import (
     ResidualHead,
     ResidualRanker,
@@ -19,6 +20,7 @@ from e2rank_rag.tokenization import Tokens
 
 QUERY = Tokens(ids=[2, 11, 12, 3], slots=[1, 1, 1, 1], cut=False)
 DIM = 32
+LISTED = torch.ones(2, 3, dtype=torch.bool)
 
 
 def vectors(*shape):
@@ -91,7 +93,7 @@ def test_a_shorter_list_gets_places_that_nothing_attends_to():
 
 
 def test_passages_are_input_embeddings_and_hidden_states_are_added_to_them(tiny_bert):
-    model, passages = ranker(tiny_bert), vectors(3)
+    model, passages = ranker(tiny_bert, query_residual="query"), vectors(3)
     better, contextual = ranked(model, passages)
     words = model.transformer.embeddings.word_embeddings(torch.tensor(QUERY.ids))
     with torch.no_grad():
@@ -119,15 +121,32 @@ def test_passages_are_input_embeddings_and_hidden_states_are_added_to_them(tiny_
 def test_the_residual_is_what_the_layout_says(layout, expected):
     head = ResidualHead(DIM, DIM, ResidualLayout(**layout), gates=(0.7, 0.4))
     passages, states = vectors(2, 3), 2.0 * vectors(2, 4)
-    _, contextual = head.add(vectors(2), passages, states)
+    _, contextual = head.add(vectors(2), passages, states, LISTED)
     torch.testing.assert_close(contextual, F.normalize(expected(passages, states[:, 1:]), dim=-1))
 
 
 def test_the_query_may_leave_the_vector_of_the_encoder_out():
-    head = ResidualHead(DIM, DIM, ResidualLayout(query_residual=False), gates=(0.7, 0.4))
+    head = ResidualHead(DIM, DIM, ResidualLayout(query_residual="none"), gates=(0.7, 0.4))
     states = vectors(2, 4)
-    better, _ = head.add(vectors(2), vectors(2, 3), states)
+    better, _ = head.add(vectors(2), vectors(2, 3), states, LISTED)
     torch.testing.assert_close(better, states[:, 0])
+
+
+def test_the_query_may_begin_from_feedback_which_is_that_of_e2rank_without_words():
+    head = ResidualHead(
+        DIM, DIM, ResidualLayout(query_residual="feedback"), gates=(0.0, 0.0), feedback=(0.3, 2.0)
+    )
+    asked, passages = vectors(2), vectors(2, 3)
+    listed = torch.tensor([[True, True, True], [True, True, False]])
+    better, _ = head.add(asked, passages, vectors(2, 4), listed)
+    feedback = Feedback(lexical_weight=0.0, temperature=1 / 2.0, weight=0.3)
+    for row, count in enumerate((3, 2)):
+        query, those = asked[row].numpy(), passages[row, :count].numpy()
+        evidence = feedback.evidence("", [""] * count, those @ query)
+        expected = query + feedback.weight * feedback.mean(those, evidence)
+        torch.testing.assert_close(
+            better[row].detach(), F.normalize(torch.from_numpy(expected), dim=0)
+        )
 
 
 @pytest.mark.parametrize("layout", [{}, {"residual": "sum"}, {"passage_attention": "own"}])
@@ -186,7 +205,7 @@ def test_a_causal_passage_sees_the_query_only_where_it_stands_before(tiny_qwen3,
 
 def test_the_end_of_a_causal_input_has_seen_the_list_and_the_span_of_the_query_has_not(tiny_qwen3):
     for vector, seen in (("end", True), ("span", False)):
-        model = ranker(tiny_qwen3, query_vector=vector)
+        model = ranker(tiny_qwen3, query_vector=vector, query_residual="query")
         last = QUERY._replace(slots=[0, 0, 0, 1])
         better, _ = ranked(model, vectors(3), query=last)
         changed, _ = ranked(model, vectors(3).flip(1), query=last)
@@ -223,7 +242,7 @@ def test_other_widths_need_a_projection():
         ResidualHead(32, 64, ResidualLayout())
     head = ResidualHead(32, 64, ResidualLayout(projection="linear"))
     assert head.inputs(vectors(2, 3)).shape == (2, 3, 64)
-    better, contextual = head.add(vectors(2), vectors(2, 3), torch.randn(2, 4, 64))
+    better, contextual = head.add(vectors(2), vectors(2, 3), torch.randn(2, 4, 64), LISTED)
     assert better.shape == (2, 32)
     assert contextual.shape == (2, 3, 32)
 
