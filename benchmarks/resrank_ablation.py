@@ -3,10 +3,10 @@
     python benchmarks/resrank_ablation.py DATA WORK [--vectors FOLDER] [--only NAME ...] [key=value]
 
 DATA holds BEIR folders. Every run is the configuration resrank-minilm.yaml on the collections of
-train_minilm.py, one seed, `--steps` steps, with one thing changed; it is measured once, at its end,
-on the five dev sets. WORK keeps the runs, and those that are there are not run again: several
-processes may share it, each with other names. Prints all that are there as markdown, and writes
-them to benchmarks/results/resrank_ablation.json.
+train_minilm.py, one seed, `--steps` steps, without a projection and with one thing changed; it is
+measured once, at its end, on the five dev sets. WORK keeps the runs, and those that are there are
+not run again: several processes may share it, each with other names. Prints all that are there as
+markdown, and writes them to benchmarks/results/resrank_ablation.json.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from e2rank_rag.training.stages import train_stage
 
 RESULTS = Path(__file__).parent / "results" / "resrank_ablation.json"
 LISTS = 2000
+BEGIN = ["layout.projection=none"]
 CHOICES: Mapping[str, list[str]] = {
-    "default": [],
+    "the default, but projection: none": [],
     "projection: linear": ["layout.projection=linear"],
     "passage_positions: ranked": ["layout.passage_positions=ranked"],
     "passage_attention: own": ["layout.passage_attention=own"],
@@ -65,7 +66,7 @@ def run(
     name: str, folder: Path, given: Mapping[str, Any], steps: int, overrides: list[str]
 ) -> None:
     ending = [f"trainer.{key}={steps}" for key in ("max_steps", "eval_steps", "save_steps")]
-    settings = [*CHOICES[name], *ending, *overrides]
+    settings = [*BEGIN, *CHOICES[name], *ending, *overrides]
     train_stage(read_config(CONFIGS / "resrank-minilm.yaml", settings, {**given, "output": folder}))
 
 

@@ -116,7 +116,8 @@ class ResidualLayout(BaseModel):
         with `feedback`, the mean of the passages' vectors, weighted by how well they match, in
         learned proportions; or `none`.
     unit_hidden: whether hidden states are scaled to unit length before they are added.
-    projection: `linear` maps vectors into the reranker and back; `none` needs equal widths.
+    projection: `linear` maps vectors into the reranker and states back, at first by the identity
+        where widths are equal; `none` needs equal widths.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -128,7 +129,7 @@ class ResidualLayout(BaseModel):
     residual: Literal["gated", "sum", "none"] = "gated"
     query_residual: Literal["query", "feedback", "none"] = "feedback"
     unit_hidden: bool = True
-    projection: Literal["none", "linear"] = "none"
+    projection: Literal["linear", "none"] = "linear"
 
 
 class EncoderOf(BaseModel):
