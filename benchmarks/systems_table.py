@@ -11,7 +11,7 @@ queries too. p: paired randomisation test against `retrieve`, with Holm's correc
 collections of a system; of two cross-encoders also between them.
 
 Milliseconds and tokens are of single SciFact queries over the first 10, 20, 50 and 100 candidates,
-as in systems_latency.py, in float32.
+in float32, as systems_latency.py takes them, there for the prompt of e2rank without feedback too.
 
 Writes benchmarks/results/systems_table.json, docs/systems.svg, and the tables in docs/systems.md.
 """
@@ -29,14 +29,20 @@ from typing import Any
 
 from adapter_table import DEV, NDCG, Task, read_task, tuned_rocchio
 from machine import machine
-from systems_latency import DEPTHS, one_round, summary
+from systems_latency import Round, one_round, ratios, ratios_table, summary, times_table
 
 from e2rank_rag.evaluation.metrics import evaluate_by_query
 from e2rank_rag.evaluation.runs import run_from_rankings
 from e2rank_rag.evaluation.significance import holm_correction, paired_randomization_test
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.recipe import system_of
-from e2rank_rag.rerankers import BaseReranker, RocchioReranker, load_reranker, score_by_vector
+from e2rank_rag.rerankers import (
+    BaseReranker,
+    ListwiseReranker,
+    RocchioReranker,
+    load_reranker,
+    score_by_vector,
+)
 from e2rank_rag.training.vectors import TextVectors
 from e2rank_rag.types import Hit
 
@@ -46,6 +52,7 @@ PICTURE = PAGE.with_suffix(".svg")
 BEGIN, END = "<!-- systems_table.py begins -->", "<!-- systems_table.py ends -->"
 COLLECTIONS = ("scifact", "cranfield", "medlars", "nfcorpus", "dl19+dl20", "bioasq_snippets")
 TIMED_QUERIES = 20
+PROMPT = "e2rank, prompt alone"
 
 Rerank = Callable[[Task], list[list[Hit]]]
 
@@ -64,7 +71,7 @@ def ndcg(task: Task, rankings: Sequence[list[Hit]]) -> dict[str, float]:
     return {id: 100 * v[NDCG] for id, v in evaluate_by_query(run, task.qrels, [NDCG]).items()}
 
 
-class Measured:
+class Quality:
     """nDCG@10 x 100 by collection, system and query, and p values of the systems' differences."""
 
     def __init__(self, tasks: Sequence[Task], systems: Mapping[str, Rerank]) -> None:
@@ -124,8 +131,8 @@ def draw(rows: Mapping[str, Mapping[str, float]], times: Mapping[str, Any], path
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    for name, by_depth in times.items():
-        x, y = by_depth[100]["milliseconds"]["median"], rows["mean"][name]
+    for name in rows["mean"].keys() & times.keys():
+        x, y = times[name][100]["milliseconds"]["median"], rows["mean"][name]
         axes.plot(x, y, "o")
         axes.annotate(name, (x, y), textcoords="offset points", xytext=(6, 4))
     axes.axhline(rows["mean"]["retrieve"], linestyle=":", color="grey", label="retrieve")
@@ -134,14 +141,13 @@ def draw(rows: Mapping[str, Mapping[str, float]], times: Mapping[str, Any], path
     figure.savefig(path)
 
 
-def timed(times: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[str]:
-    """Markdown."""
-    lines = ["| | tokens, 100 | " + " | ".join(f"ms, {depth}" for depth in DEPTHS) + " |"]
-    lines.append("|---" * (len(DEPTHS) + 2) + "|")
-    for name, by_depth in times.items():
-        cells = " | ".join(f"{by_depth[depth]['milliseconds']['median']:.1f}" for depth in DEPTHS)
-        lines.append(f"| {name} | {by_depth[100]['tokens']:.0f} | {cells} |")
-    return lines
+def timed(rerankers: Mapping[str, BaseReranker], task: Task) -> list[Round]:
+    encoder = Encoder.from_pretrained("e2rank-minilm")
+    prompt = ListwiseReranker(encoder, feedback=False, stored_vectors="trust")
+    all_of_them = {PROMPT: prompt, **rerankers}
+    one_round(all_of_them, task.queries[0], task.candidates[0])  # caches
+    pairs = zip(task.queries, task.candidates, strict=True)
+    return [one_round(all_of_them, query, hits) for query, hits in pairs]
 
 
 def write_into(page: Path, lines: Sequence[str]) -> None:
@@ -180,15 +186,14 @@ def main() -> None:
         **{name: load_reranker(folder, stored_vectors="trust") for name, folder in folders.items()},
     }
     tasks = [read_task(arguments.data, name, "test", base, known) for name in COLLECTIONS]
-    one_round(rerankers, tasks[0].queries[0], tasks[0].candidates[0])  # caches
-    few = tasks[0].first(TIMED_QUERIES)
-    rounds = [
-        one_round(rerankers, query, hits)
-        for query, hits in zip(few.queries, few.candidates, strict=True)
-    ]
+    rounds = timed(rerankers, tasks[0].first(TIMED_QUERIES))
     times = summary(rounds)
-    print("\n".join(timed(times)), flush=True)
-    pairs = [name for name, folder in folders.items() if system_of(folder) == "rankt5"]
+    kinds = {name: system_of(folder) for name, folder in folders.items()}
+    others = [PROMPT, *(name for name, kind in kinds.items() if kind == "resrank")]
+    ratio = {name: ratios(rounds, name) for name in others}
+    told = [*times_table(times), "", *ratios_table(ratio)]
+    print("\n".join(told), flush=True)
+    pairs = [name for name, kind in kinds.items() if kind == "rankt5"]
     for name in pairs:
         rerankers[name].close()
         rerankers[name] = load_reranker(folders[name], dtype="bfloat16")
@@ -196,8 +201,8 @@ def main() -> None:
     for name, reranker in rerankers.items():
         systems[name] = partial(reranked, reranker)
     light = {name: rerank for name, rerank in systems.items() if name not in pairs}
-    on_all = Measured(tasks, light)
-    on_few = Measured([task.first(arguments.queries) for task in tasks], systems)
+    on_all = Quality(tasks, light)
+    on_few = Quality([task.first(arguments.queries) for task in tasks], systems)
     record = {
         "machine": machine(),
         "models": folders,
@@ -208,11 +213,12 @@ def main() -> None:
             f"{one} / {other}": on_few.p(one, other) for one, other in combinations(pairs, 2)
         },
         "times": times,
+        "ratios, 100 candidates": ratio,
     }
     RESULTS.write_text(json.dumps(record, indent=2) + "\n")
     lines = ["All queries:", "", *on_all.markdown(), ""]
     lines += [f"The first {arguments.queries} queries:", "", *on_few.markdown(), ""]
-    write_into(PAGE, [*lines, "One query at a time:", "", *timed(times)])
+    write_into(PAGE, [*lines, "One query at a time:", "", *told])
     draw(on_few.rows(), times, PICTURE)
 
 
