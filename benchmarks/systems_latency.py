@@ -64,13 +64,15 @@ def ratios(rounds: Sequence[Round], other: str) -> dict[str, dict[str, dict[str,
     }
 
 
-def times_table(times: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[str]:
-    """Markdown: medians."""
+def times_table(times: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+    """Markdown, of what `summary` gave and JSON kept: medians."""
     lines = ["| | tokens, 100 | " + " | ".join(f"ms, {depth}" for depth in DEPTHS) + " |"]
     lines.append("|---" * (len(DEPTHS) + 2) + "|")
     for name, by_depth in times.items():
-        cells = " | ".join(f"{by_depth[depth]['milliseconds']['median']:.1f}" for depth in DEPTHS)
-        lines.append(f"| {name} | {by_depth[100]['tokens']:.0f} | {cells} |")
+        cells = " | ".join(
+            f"{by_depth[str(depth)]['milliseconds']['median']:.1f}" for depth in DEPTHS
+        )
+        lines.append(f"| {name} | {by_depth['100']['tokens']:.0f} | {cells} |")
     return lines
 
 

@@ -14,6 +14,7 @@ Milliseconds and tokens are of single SciFact queries over the first 10, 20, 50 
 in float32, as systems_latency.py takes them, there for the prompt of e2rank without feedback too.
 
 Writes benchmarks/results/systems_table.json, docs/systems.svg, and the tables in docs/systems.md.
+Times want a machine that does nothing else: --times-only takes them again.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from typing import Any
 
 from adapter_table import DEV, NDCG, Task, read_task, tuned_rocchio
 from machine import machine
-from systems_latency import Round, one_round, ratios, ratios_table, summary, times_table
+from systems_latency import one_round, ratios, ratios_table, summary, times_table
 
 from e2rank_rag.evaluation.metrics import evaluate_by_query
 from e2rank_rag.evaluation.runs import run_from_rankings
@@ -53,8 +54,10 @@ BEGIN, END = "<!-- systems_table.py begins -->", "<!-- systems_table.py ends -->
 COLLECTIONS = ("scifact", "cranfield", "medlars", "nfcorpus", "dl19+dl20", "bioasq_snippets")
 TIMED_QUERIES = 20
 PROMPT = "e2rank, prompt alone"
+ALL, FEW = "all queries", "first queries"
 
 Rerank = Callable[[Task], list[list[Hit]]]
+Record = dict[str, Any]
 
 
 def reranked(reranker: BaseReranker, task: Task) -> list[list[Hit]]:
@@ -71,83 +74,88 @@ def ndcg(task: Task, rankings: Sequence[list[Hit]]) -> dict[str, float]:
     return {id: 100 * v[NDCG] for id, v in evaluate_by_query(run, task.qrels, [NDCG]).items()}
 
 
-class Quality:
-    """nDCG@10 x 100 by collection, system and query, and p values of the systems' differences."""
+def quality(tasks: Sequence[Task], systems: Mapping[str, Rerank], pairs: Sequence[str]) -> Record:
+    """nDCG@10 x 100 by collection and system, and p values of the systems' differences."""
+    values: dict[str, dict[str, dict[str, float]]] = {}
+    for task in tasks:
+        values[task.name] = {name: ndcg(task, rerank(task)) for name, rerank in systems.items()}
+        print(task.name, {n: round(fmean(v.values()), 2) for n, v in values[task.name].items()})
+    rows = {
+        collection: {name: fmean(each.values()) for name, each in by_system.items()}
+        for collection, by_system in values.items()
+    }
+    rows["mean"] = {name: fmean(row[name] for row in rows.values()) for name in systems}
 
-    def __init__(self, tasks: Sequence[Task], systems: Mapping[str, Rerank]) -> None:
-        self.systems = list(systems)
-        self.values: dict[str, dict[str, dict[str, float]]] = {}
-        for task in tasks:
-            self.values[task.name] = {
-                name: ndcg(task, rerank(task)) for name, rerank in systems.items()
-            }
-            print(task.name, self.rows()[task.name], flush=True)
-
-    def rows(self) -> dict[str, dict[str, float]]:
-        rows = {
-            collection: {name: fmean(each.values()) for name, each in values.items()}
-            for collection, values in self.values.items()
-        }
-        return rows | {
-            "mean": {name: fmean(row[name] for row in rows.values()) for name in self.systems}
-        }
-
-    def p(self, one: str, other: str) -> dict[str, float]:
-        """By collection, with Holm's correction over them."""
+    def p(one: str, other: str) -> dict[str, float]:
         return holm_correction(
             {
-                collection: paired_randomization_test(values[one], values[other])
-                for collection, values in self.values.items()
+                collection: paired_randomization_test(by_system[one], by_system[other])
+                for collection, by_system in values.items()
             }
         )
 
-    def markdown(self) -> list[str]:
-        """A star: another figure than `retrieve` has, at p < 0.05."""
-        p = {name: self.p(name, "retrieve") for name in self.systems if name != "retrieve"}
-        lines = [f"| nDCG@10 | queries | {' | '.join(self.systems)} |"]
-        lines.append("|---" * (len(self.systems) + 2) + "|")
-        for collection, row in self.rows().items():
-            count = len(self.values[collection]["retrieve"]) if collection in self.values else ""
-            cells = [
-                f"{value:.2f}{'*' if p.get(name, {}).get(collection, 1.0) < 0.05 else ''}"
-                for name, value in row.items()
-            ]
-            lines.append(f"| {collection} | {count} | {' | '.join(cells)} |")
-        return lines
-
-    def record(self) -> dict[str, Any]:
-        return {
-            "queries": {name: len(values["retrieve"]) for name, values in self.values.items()},
-            NDCG: self.rows(),
-            "p against retrieve, Holm": {
-                name: self.p(name, "retrieve") for name in self.systems if name != "retrieve"
-            },
-        }
+    return {
+        "queries": {task.name: len(task.ids) for task in tasks},
+        NDCG: rows,
+        "p against retrieve, Holm": {name: p(name, "retrieve") for name in [*systems][1:]},
+        "p between cross-encoders, Holm": {
+            f"{one} / {other}": p(one, other) for one, other in combinations(pairs, 2)
+        },
+    }
 
 
-def draw(rows: Mapping[str, Mapping[str, float]], times: Mapping[str, Any], path: Path) -> None:
+def quality_table(record: Record) -> list[str]:
+    """Markdown. A star: another figure than `retrieve` has, at p < 0.05."""
+    p = record["p against retrieve, Holm"]
+    systems = ["retrieve", *p]
+    lines = [f"| nDCG@10 | queries | {' | '.join(systems)} |", "|---" * (len(systems) + 2) + "|"]
+    for collection, row in record[NDCG].items():
+        stars = ["*" if p.get(n, {}).get(collection, 1.0) < 0.05 else "" for n in systems]
+        cells = [f"{row[name]:.2f}{star}" for name, star in zip(systems, stars, strict=True)]
+        count = record["queries"].get(collection, "")
+        lines.append(f"| {collection} | {count} | {' | '.join(cells)} |")
+    return lines
+
+
+def draw(rows: Mapping[str, Mapping[str, float]], times: Record, path: Path) -> None:
     """Mean nDCG@10 over milliseconds per query, 100 candidates."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    for name in rows["mean"].keys() & times.keys():
-        x, y = times[name][100]["milliseconds"]["median"], rows["mean"][name]
-        axes.plot(x, y, "o")
-        axes.annotate(name, (x, y), textcoords="offset points", xytext=(6, 4))
+    for name, y in rows["mean"].items():
+        if name in times:
+            x = times[name]["100"]["milliseconds"]["median"]
+            axes.plot(x, y, "o")
+            axes.annotate(name, (x, y), textcoords="offset points", xytext=(6, 4))
     axes.axhline(rows["mean"]["retrieve"], linestyle=":", color="grey", label="retrieve")
     axes.set(xscale="log", xlabel="ms per query, 100 candidates, 2 cores", ylabel="mean nDCG@10")
+    axes.margins(x=0.2)
     axes.legend()
     figure.savefig(path)
 
 
-def timed(rerankers: Mapping[str, BaseReranker], task: Task) -> list[Round]:
+def render(record: Record) -> None:
+    """The page and the picture, of a record as it was read."""
+    few = record[FEW]
+    lines = ["All queries:", "", *quality_table(record[ALL]), ""]
+    lines += [f"The first {max(few['queries'].values())} queries:", "", *quality_table(few), ""]
+    lines += ["One query at a time:", "", *times_table(record["times"]), ""]
+    write_into(PAGE, [*lines, *ratios_table(record["ratios, 100 candidates"])])
+    draw(few[NDCG], record["times"], PICTURE)
+
+
+def timed(rerankers: Mapping[str, BaseReranker], task: Task, over: Sequence[str]) -> Record:
     encoder = Encoder.from_pretrained("e2rank-minilm")
     prompt = ListwiseReranker(encoder, feedback=False, stored_vectors="trust")
-    all_of_them = {PROMPT: prompt, **rerankers}
-    one_round(all_of_them, task.queries[0], task.candidates[0])  # caches
+    systems = {PROMPT: prompt, **rerankers}
+    one_round(systems, task.queries[0], task.candidates[0])  # caches
     pairs = zip(task.queries, task.candidates, strict=True)
-    return [one_round(all_of_them, query, hits) for query, hits in pairs]
+    rounds = [one_round(systems, query, hits) for query, hits in pairs]
+    return {
+        "times": summary(rounds),
+        "ratios, 100 candidates": {name: ratios(rounds, name) for name in (PROMPT, *over)},
+    }
 
 
 def write_into(page: Path, lines: Sequence[str]) -> None:
@@ -173,53 +181,45 @@ def main() -> None:
     parser.add_argument("models", nargs="*", type=_named, metavar="NAME=FOLDER")
     parser.add_argument("--cache", type=Path, help="keeps the vectors of documents")
     parser.add_argument("--queries", type=int, default=100, help="of each collection")
+    parser.add_argument("--times-only", action="store_true", help="keep the quality that is there")
     arguments = parser.parse_intermixed_args()
     base = Encoder.from_pretrained("minilm")
     cache = arguments.cache and arguments.cache / f"{base.fingerprint}.npz"
     known = TextVectors(base.dim, cache=cache)
-    dev = [read_task(arguments.data, name, "dev", base, known) for name in DEV]
-    documents, beta = tuned_rocchio(dev)
-    rocchio = RocchioReranker(base, feedback_documents=documents, beta=beta, stored_vectors="trust")
+    record = json.loads(RESULTS.read_text()) if arguments.times_only else {}
+    record["machine"] = machine()
+    if not arguments.times_only:
+        dev = [read_task(arguments.data, name, "dev", base, known) for name in DEV]
+        documents, beta = tuned_rocchio(dev)
+        record["rocchio"] = {"documents": documents, "beta": beta}
     folders = {"e2rank": "e2rank-minilm", **dict(arguments.models)}
     rerankers: dict[str, BaseReranker] = {
-        "rocchio": rocchio,
+        "rocchio": RocchioReranker(
+            base,
+            feedback_documents=record["rocchio"]["documents"],
+            beta=record["rocchio"]["beta"],
+            stored_vectors="trust",
+        ),
         **{name: load_reranker(folder, stored_vectors="trust") for name, folder in folders.items()},
     }
-    tasks = [read_task(arguments.data, name, "test", base, known) for name in COLLECTIONS]
-    rounds = timed(rerankers, tasks[0].first(TIMED_QUERIES))
-    times = summary(rounds)
     kinds = {name: system_of(folder) for name, folder in folders.items()}
-    others = [PROMPT, *(name for name, kind in kinds.items() if kind == "resrank")]
-    ratio = {name: ratios(rounds, name) for name in others}
-    told = [*times_table(times), "", *ratios_table(ratio)]
-    print("\n".join(told), flush=True)
-    pairs = [name for name, kind in kinds.items() if kind == "rankt5"]
-    for name in pairs:
-        rerankers[name].close()
-        rerankers[name] = load_reranker(folders[name], dtype="bfloat16")
-    systems: dict[str, Rerank] = {"retrieve": by_cosine}
-    for name, reranker in rerankers.items():
-        systems[name] = partial(reranked, reranker)
-    light = {name: rerank for name, rerank in systems.items() if name not in pairs}
-    on_all = Quality(tasks, light)
-    on_few = Quality([task.first(arguments.queries) for task in tasks], systems)
-    record = {
-        "machine": machine(),
-        "models": folders,
-        "rocchio": {"documents": documents, "beta": beta},
-        "all queries": on_all.record(),
-        f"first {arguments.queries} queries": on_few.record(),
-        "p between cross-encoders, Holm": {
-            f"{one} / {other}": on_few.p(one, other) for one, other in combinations(pairs, 2)
-        },
-        "times": times,
-        "ratios, 100 candidates": ratio,
-    }
+    few = read_task(arguments.data, COLLECTIONS[0], "test", base, known).first(TIMED_QUERIES)
+    record |= timed(rerankers, few, [name for name, kind in kinds.items() if kind == "resrank"])
+    if not arguments.times_only:
+        pairs = [name for name, kind in kinds.items() if kind == "rankt5"]
+        for name in pairs:
+            rerankers[name].close()
+            rerankers[name] = load_reranker(folders[name], dtype="bfloat16")
+        systems: dict[str, Rerank] = {"retrieve": by_cosine}
+        for name, reranker in rerankers.items():
+            systems[name] = partial(reranked, reranker)
+        light = {name: rerank for name, rerank in systems.items() if name not in pairs}
+        tasks = [read_task(arguments.data, name, "test", base, known) for name in COLLECTIONS]
+        record[ALL] = quality(tasks, light, [])
+        tasks = [task.first(arguments.queries) for task in tasks]
+        record[FEW] = quality(tasks, systems, pairs)
     RESULTS.write_text(json.dumps(record, indent=2) + "\n")
-    lines = ["All queries:", "", *on_all.markdown(), ""]
-    lines += [f"The first {arguments.queries} queries:", "", *on_few.markdown(), ""]
-    write_into(PAGE, [*lines, "One query at a time:", "", *told])
-    draw(on_few.rows(), times, PICTURE)
+    render(json.loads(RESULTS.read_text()))
 
 
 if __name__ == "__main__":
