@@ -114,7 +114,7 @@ class ResidualHead(nn.Module):
         self.layout = layout
         self.scale = nn.Parameter(torch.tensor(scale))
         self.gates = nn.Parameter(torch.tensor(gates), requires_grad=layout.residual == "gated")
-        if layout.query_residual == "feedback":
+        if layout.query_residual == "feedback" and layout.residual != "none":
             self.feedback = nn.Parameter(torch.tensor(feedback))
         self.inward: nn.Module = nn.Identity()
         self.outward: nn.Module = nn.Identity()

@@ -149,6 +149,25 @@ def test_the_query_may_begin_from_feedback_which_is_that_of_e2rank_without_words
         )
 
 
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {},
+        {"query_residual": "query"},
+        {"residual": "sum", "query_residual": "none"},
+        {"residual": "none"},
+        {"projection": "none", "unit_hidden": False},
+    ],
+)
+def test_a_head_has_no_weights_that_its_layout_does_not_read(layout):
+    head = ResidualHead(DIM, DIM, ResidualLayout(**layout))
+    states = head.inputs(vectors(2, 4))
+    better, contextual = head.add(vectors(2), vectors(2, 3), states, LISTED)
+    torch.einsum("bd,bkd->bk", better, contextual).square().sum().backward()
+    idle = [n for n, p in head.named_parameters() if p.requires_grad and p.grad is None]
+    assert idle == []
+
+
 @pytest.mark.parametrize("layout", [{}, {"residual": "sum"}, {"passage_attention": "own"}])
 def test_without_the_residual_scores_are_others(tiny_bert, layout):
     passages = vectors(4)

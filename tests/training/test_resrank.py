@@ -116,6 +116,9 @@ def test_gradients_reach_both_models_and_the_head(tiny_bert, lists, tmp_path, mo
         "ranker.transformer.encoder.layer.1.output.dense.weight",
         "ranker.head.gates",
         "ranker.head.scale",
+        "ranker.head.feedback",
+        "ranker.head.inward.weight",
+        "ranker.head.outward.weight",
     ):
         assert seen[name] > 0, name
 
