@@ -11,7 +11,7 @@ HAYSTACK2 := .venv-haystack2
 RAX := .venv-rax
 NEEDED_GB := 4
 
-.PHONY: setup demo test test-slow test-server test-haystack2 test-rax lint bench clean
+.PHONY: setup demo test test-slow test-notebooks test-server test-haystack2 test-rax lint bench clean
 
 setup: $(READY)
 
@@ -47,6 +47,9 @@ test: $(READY)
 
 test-slow: $(READY)
 	@$(BIN)/python -m pytest -q -m slow
+
+test-notebooks: $(READY)
+	@$(BIN)/python -m pytest -q -m notebooks
 
 test-server: $(READY)
 	@test -n "$(E2RANK_TEST_QDRANT_URL)" || { echo "set E2RANK_TEST_QDRANT_URL to a Qdrant server that may be written to" >&2; exit 1; }

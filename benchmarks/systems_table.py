@@ -130,7 +130,7 @@ def draw(rows: Mapping[str, Mapping[str, float]], times: Record, path: Path) -> 
             axes.annotate(name, (x, y), textcoords="offset points", xytext=(6, 4))
     axes.axhline(rows["mean"]["retrieve"], linestyle=":", color="grey", label="retrieve")
     axes.set(xscale="log", xlabel="ms per query, 100 candidates, 2 cores", ylabel="mean nDCG@10")
-    axes.margins(x=0.2)
+    axes.margins(x=0.3, y=0.1)
     axes.legend()
     figure.savefig(path)
 

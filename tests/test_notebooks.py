@@ -83,12 +83,14 @@ def fresh(path, tmp_path_factory):
     return notebook
 
 
+@pytest.mark.notebooks
 def test_it_runs_from_top_to_bottom_offline_in_time(fresh):
     failed = [f"{error.ename}: {error.evalue}" for error in outputs(fresh, "error")]
     assert failed == []
     assert float(fresh.cells[-1].outputs[0].text) < LIMIT_S
 
 
+@pytest.mark.notebooks
 def test_what_is_kept_is_what_a_run_shows(path, fresh):
     for kept, new in zip(code_cells(read(path)), code_cells(fresh)[:-1], strict=True):
         assert_same_text(shown_text(kept), shown_text(new))
