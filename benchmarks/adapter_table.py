@@ -80,11 +80,13 @@ class Task:
 
     def ndcg(self, vectors: Embeddings) -> dict[str, float]:
         """query id -> nDCG@10 x 100 of the candidates in the order of their cosine."""
-        rankings = {
-            id: score_by_vector(hits, vector)
-            for id, hits, vector in zip(self.ids, self.candidates, vectors, strict=True)
-        }
-        values = evaluate_by_query(run_from_rankings(rankings), self.qrels, [NDCG])
+        pairs = zip(self.candidates, vectors, strict=True)
+        return self.ndcg_of([score_by_vector(hits, vector) for hits, vector in pairs])
+
+    def ndcg_of(self, rankings: Sequence[list[Hit]]) -> dict[str, float]:
+        """query id -> nDCG@10 x 100 of one ranking per query."""
+        run = run_from_rankings(dict(zip(self.ids, rankings, strict=True)))
+        values = evaluate_by_query(run, self.qrels, [NDCG])
         return {id: 100 * each[NDCG] for id, each in values.items()}
 
     def first(self, count: int) -> Task:

@@ -32,8 +32,6 @@ from adapter_table import DEV, NDCG, Task, read_task, tuned_rocchio
 from machine import machine
 from systems_latency import one_round, ratios, ratios_table, summary, times_table
 
-from e2rank_rag.evaluation.metrics import evaluate_by_query
-from e2rank_rag.evaluation.runs import run_from_rankings
 from e2rank_rag.evaluation.significance import holm_correction, paired_randomization_test
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.recipe import system_of
@@ -69,16 +67,11 @@ def by_cosine(task: Task) -> list[list[Hit]]:
     return [score_by_vector(hits, vector) for hits, vector in pairs]
 
 
-def ndcg(task: Task, rankings: Sequence[list[Hit]]) -> dict[str, float]:
-    run = run_from_rankings(dict(zip(task.ids, rankings, strict=True)))
-    return {id: 100 * v[NDCG] for id, v in evaluate_by_query(run, task.qrels, [NDCG]).items()}
-
-
 def quality(tasks: Sequence[Task], systems: Mapping[str, Rerank], pairs: Sequence[str]) -> Record:
     """nDCG@10 x 100 by collection and system, and p values of the systems' differences."""
     values: dict[str, dict[str, dict[str, float]]] = {}
     for task in tasks:
-        values[task.name] = {name: ndcg(task, rerank(task)) for name, rerank in systems.items()}
+        values[task.name] = {name: task.ndcg_of(rerank(task)) for name, rerank in systems.items()}
         print(task.name, {n: round(fmean(v.values()), 2) for n, v in values[task.name].items()})
     rows = {
         collection: {name: fmean(each.values()) for name, each in by_system.items()}
