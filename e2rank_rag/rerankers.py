@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,12 +29,10 @@ from e2rank_rag.closing import Closable
 from e2rank_rag.feedback import Feedback, order
 from e2rank_rag.recipe import System, system_of
 from e2rank_rag.stored_vectors import CandidateVectors, StoredVectors, VectorCounts
-from e2rank_rag.types import Embeddings, Hit, PairRanker, PromptUsage, TextEncoder
+from e2rank_rag.types import Embeddings, Hit, PairRanker, PromptUsage, T, TextEncoder
 
 if TYPE_CHECKING:
     from e2rank_rag.models.resrank import ListEncoder
-
-T = TypeVar("T")
 
 Ordered = tuple[list[list[Hit]], tuple[PromptUsage, ...]]
 """Rankings, and what each prompt held."""

@@ -9,18 +9,16 @@ scores = queries @ documents.T
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal, Self, TypeVar, get_args
+from typing import Literal, Self, get_args
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
 
-from e2rank_rag.closing import Closable
 from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.backbone import Backbone
 from e2rank_rag.models.checkpoint import (
@@ -34,6 +32,7 @@ from e2rank_rag.models.checkpoint import (
 from e2rank_rag.models.loaded import (
     LoadedModel,
     LoadKey,
+    ModelUser,
     acquire,
     load_encoder,
     release,
@@ -43,11 +42,9 @@ from e2rank_rag.models.model_config import positions
 from e2rank_rag.prompts import Prompts, Task, resolve_prompts, resolve_task
 from e2rank_rag.recipe import Pooling, Recipe
 from e2rank_rag.tokenization import TextTokenizer, Tokens, collate, pad_id
-from e2rank_rag.types import Cut, Embeddings, ListwiseEncoding
+from e2rank_rag.types import Cut, Embeddings, ListwiseEncoding, T
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -55,7 +52,7 @@ BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
 """Tokens of one forward pass, padding included. A longer text than this is a batch of its own."""
 
 
-class Encoder(Closable):
+class Encoder(ModelUser[LoadedModel]):
     """A text encoder with its recipe. Light: encoders of the same model share weights and thread.
 
     Every method may be called from any thread; the `a...` twins never block the event loop. Vectors
@@ -64,11 +61,8 @@ class Encoder(Closable):
     """
 
     def __init__(self, key: LoadKey, model: LoadedModel, recipe: Recipe, *, name: str) -> None:
-        self.name = name
+        super().__init__(key, model, name=name)
         self.recipe = recipe
-        self._key = key
-        self._model: LoadedModel | None = model
-        self._closing = threading.Lock()
         self._backbone = Backbone(model.transformer, truncate_dim=recipe.truncate_dim)
         self._listwise_backbone = Backbone(model.listwise, truncate_dim=recipe.truncate_dim)
         self.tokenizer = model.worker.run(
@@ -81,7 +75,6 @@ class Encoder(Closable):
             )
         self.dim = recipe.truncate_dim or self.hidden_size
         self.feedback = recipe.feedback
-        self.digest = model.digest
         self.fingerprint = recipe.document_fingerprint(model.digest)
 
     @classmethod
@@ -160,7 +153,10 @@ class Encoder(Closable):
         texts = checked_texts(queries, "query")
         limit = self.recipe.query_tokens
         return self._encode_logged(
-            "queries", limit, lambda: self.tokenizer.queries(texts), self._queries, progress
+            "queries",
+            limit,
+            lambda: self.tokenizer.queries(texts),
+            lambda tokens: self._queries(tokens, progress=progress),
         )
 
     def encode_documents(
@@ -181,8 +177,7 @@ class Encoder(Closable):
             "documents",
             limit,
             lambda: self.tokenizer.documents(texts),
-            self._documents,
-            progress,
+            lambda tokens: self._forward(tokens, self._backbone, progress=progress),
             on_cut,
         )
 
@@ -255,10 +250,6 @@ class Encoder(Closable):
         )
         return await self.run_async(call)
 
-    async def run_async(self, call: Callable[[], T]) -> T:
-        """Run a call in the thread of this encoder, whose methods run at once when called there."""
-        return await self.loaded.worker.run_async(call)
-
     def save(self, folder: str | Path) -> Path:
         """Write model and recipe; `SentenceTransformer(folder)` opens it with the same vectors."""
         loaded = self.loaded
@@ -272,32 +263,14 @@ class Encoder(Closable):
             )
         )
 
-    def close(self) -> None:
-        """Give the model back; the last encoder of a model frees it. Safe to call twice."""
-        with self._closing:
-            model, self._model = self._model, None
-        if model is not None:
-            self._backbone = self._listwise_backbone = None  # type: ignore[assignment]
-            release(self._key, model)
-
     @property
     def weights_folder(self) -> Path:
         """Where the weights of queries and documents were read."""
         return self._key.folder
 
-    @property
-    def loaded(self) -> LoadedModel:
-        """Weights, tokenizer and thread, which all encoders of the model share."""
-        if self._model is None:
-            raise RuntimeError(
-                f"{self.name} was closed; open it again with Encoder.from_pretrained"
-            )
-        return self._model
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return self._key.device
+    def _drop(self) -> None:
+        # Not deleted: a call that is running finds out by `loaded` that this was closed.
+        self._backbone = self._listwise_backbone = None  # type: ignore[assignment]
 
     def _worker_run(self, call: Callable[[], T]) -> T:
         return self.loaded.worker.run(call)
@@ -307,8 +280,7 @@ class Encoder(Closable):
         kind: str,
         limit: int,
         tokenise: Callable[[], list[Tokens]],
-        forward: Callable[[list[Tokens], bool | None], Embeddings],
-        progress: bool | None,
+        forward: Callable[[list[Tokens]], Embeddings],
         on_cut: Callable[[Cut], None] | None = None,
     ) -> Embeddings:
         cut = Cut(0, 0, limit)
@@ -317,7 +289,7 @@ class Encoder(Closable):
             nonlocal cut
             tokens = tokenise()
             cut = Cut(sum(row.cut for row in tokens), len(tokens), limit)
-            return forward(tokens, progress)
+            return forward(tokens)
 
         vectors = self._worker_run(encode)
         if cut.texts and on_cut is not None:
@@ -328,10 +300,7 @@ class Encoder(Closable):
             )
         return vectors
 
-    def _documents(self, tokens: Sequence[Tokens], progress: bool | None) -> Embeddings:
-        return self._forward(tokens, self._backbone, progress=progress)
-
-    def _queries(self, tokens: Sequence[Tokens], progress: bool | None = False) -> Embeddings:
+    def _queries(self, tokens: Sequence[Tokens], *, progress: bool | None = False) -> Embeddings:
         """As `_forward`, but for those that were asked for lately."""
         recent = self.loaded.queries
         keys = [(self.dim, tuple(row.ids), tuple(row.slots)) for row in tokens]

@@ -6,18 +6,19 @@ import threading
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from e2rank_rag.closing import Closable
 from e2rank_rag.models.adapter import with_adapter
 from e2rank_rag.models.checkpoint import load_tokenizer, load_transformer, weights_digest
 from e2rank_rag.models.cpu import use_onednn
 from e2rank_rag.models.worker import Worker
 from e2rank_rag.tokenization import plain_tokenizer
-from e2rank_rag.types import Embeddings
+from e2rank_rag.types import Embeddings, T
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,15 @@ def stamp(*folders: Path | None) -> tuple[tuple[str, int, int], ...]:
 
 @dataclass(kw_only=True)
 class Shared:
-    """A tokenizer and the one thread that may use it; a system adds its weights."""
+    """A tokenizer and the one thread that may use it; a system adds its weights.
+
+    digest: of the weights.
+    """
 
     tokenizer: PreTrainedTokenizerBase
     plain: Tokenizer
     worker: Worker
+    digest: str
     users: int = field(default=0)
 
     def free(self) -> None:
@@ -92,7 +97,6 @@ class LoadedModel(Shared):
 
     transformer: PreTrainedModel
     listwise: PreTrainedModel
-    digest: str
     queries: RecentVectors = field(default_factory=lambda: RecentVectors(256))
 
 
@@ -123,6 +127,49 @@ def release(key: LoadKey, model: Shared) -> None:
         model.free()
         if key.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+class ModelUser(Closable, Generic[M]):
+    """One use of a model in memory, which `close` gives back. From any thread.
+
+    digest: of the model's weights.
+    """
+
+    def __init__(self, key: LoadKey, model: M, *, name: str) -> None:
+        self.name = name
+        self.digest = model.digest
+        self._key = key
+        self._model: M | None = model
+        self._closing = threading.Lock()
+
+    @property
+    def loaded(self) -> M:
+        """Weights, tokenizer and thread, which all users of the model share."""
+        if self._model is None:
+            raise RuntimeError(
+                f"{self.name} was closed; open it again with {type(self).__name__}.from_pretrained"
+            )
+        return self._model
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self._key.device
+
+    async def run_async(self, call: Callable[[], T]) -> T:
+        """Run a call in the thread of this model, whose methods run at once when called there."""
+        return await self.loaded.worker.run_async(call)
+
+    def close(self) -> None:
+        """Give the model back; the last one that uses it frees it. Safe to call twice."""
+        with self._closing:
+            model, self._model = self._model, None
+        if model is not None:
+            self._drop()
+            release(self._key, model)
+
+    def _drop(self) -> None:
+        """Let go of what was made of the weights, which would stay in memory with it."""
 
 
 def loaded_models() -> int:

@@ -6,12 +6,11 @@ ranker = RankT5.from_pretrained("cross-encoder/ms-marco-MiniLM-L6-v2")
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -19,7 +18,6 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from e2rank_rag.closing import Closable
 from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.checkpoint import load_tokenizer, resolve_folder, weights_digest
 from e2rank_rag.models.cpu import use_onednn
@@ -30,7 +28,7 @@ from e2rank_rag.models.encoder import (
     checked_texts,
     torch_dtype,
 )
-from e2rank_rag.models.loaded import LoadKey, Shared, acquire, release, stamp
+from e2rank_rag.models.loaded import LoadKey, ModelUser, Shared, acquire, release, stamp
 from e2rank_rag.models.rankt5_checkpoint import (
     load_ranker,
     pair_logits,
@@ -44,18 +42,15 @@ from e2rank_rag.recipe import PairPooling, RankT5Recipe, Structure
 from e2rank_rag.tokenization import MIN_SHARE, Tokens, pad_id, plain_tokenizer, token_id
 from e2rank_rag.types import PairScores, PromptUsage
 
-T = TypeVar("T")
-
 
 @dataclass(kw_only=True)
 class LoadedRanker(Shared):
     """What a ranker needs."""
 
     model: PreTrainedModel
-    digest: str
 
 
-class RankT5(Closable):
+class RankT5(ModelUser[LoadedRanker]):
     """A ranker of pairs with its recipe. Light: rankers of one model share weights and thread.
 
     Every method may be called from any thread; `run_async` never blocks the event loop. Scores are
@@ -65,12 +60,8 @@ class RankT5(Closable):
     """
 
     def __init__(self, key: LoadKey, model: LoadedRanker, recipe: RankT5Recipe, name: str) -> None:
-        self.name = name
+        super().__init__(key, model, name=name)
         self.recipe = recipe
-        self.digest = model.digest
-        self._key = key
-        self._model: LoadedRanker | None = model
-        self._closing = threading.Lock()
         self._scorer = model.worker.run(
             lambda: PairScorer(model.model, model.tokenizer, recipe, plain=model.plain)
         )
@@ -149,7 +140,7 @@ class RankT5(Closable):
         if len(documents) != len(asked):
             raise ValueError(f"{len(asked)} queries came with {len(documents)} lists of documents")
         lists = [checked_texts(each, "document") for each in documents]
-        loaded, scorer = self._loaded, self._scorer
+        loaded, scorer = self.loaded, self._scorer
 
         def scored() -> PairScores:
             with torch.inference_mode():
@@ -172,33 +163,18 @@ class RankT5(Closable):
     def room(self, query: str) -> int:
         """Tokens that a query leaves for a document; ValueError for an empty query."""
         (query,) = checked_texts([query], "query")
-        loaded, scorer = self._loaded, self._scorer
+        loaded, scorer = self.loaded, self._scorer
         return loaded.worker.run(lambda: scorer.tokenizer.room(query))
-
-    async def run_async(self, call: Callable[[], T]) -> T:
-        """Run a call in the thread of this ranker, whose methods run at once when called there."""
-        return await self._loaded.worker.run_async(call)
 
     def save(self, folder: str | Path) -> Path:
         """Write model and recipe; a BERT is opened by sentence-transformers' `CrossEncoder` too."""
-        loaded = self._loaded
+        loaded = self.loaded
         return loaded.worker.run(
             lambda: save_ranker(folder, loaded.model, loaded.tokenizer, self.recipe)
         )
 
-    def close(self) -> None:
-        """Give the model back; the last ranker of a model frees it. Safe to call twice."""
-        with self._closing:
-            model, self._model = self._model, None
-        if model is not None:
-            del self._scorer
-            release(self._key, model)
-
-    @property
-    def _loaded(self) -> LoadedRanker:
-        if self._model is None:
-            raise RuntimeError(f"{self.name} was closed; open it again with RankT5.from_pretrained")
-        return self._model
+    def _drop(self) -> None:
+        del self._scorer
 
 
 class PairScorer:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
@@ -38,9 +38,7 @@ from e2rank_rag.recipe import (
     ResRankRecipe,
 )
 from e2rank_rag.tokenization import TextTokenizer, pad_id
-from e2rank_rag.types import Embeddings, PromptUsage, TextEncoder
-
-T = TypeVar("T")
+from e2rank_rag.types import Embeddings, PromptUsage, T, TextEncoder
 
 HEAD_FILE = "head.safetensors"
 
