@@ -25,12 +25,12 @@ class OneDnnLinear(nn.Linear):
         return output
 
 
-def use_onednn(transformer: nn.Module) -> None:
-    """Let every plain linear layer compute by oneDNN, where this build of PyTorch has it."""
+def use_onednn(model: nn.Module) -> None:
+    """Let a model's plain linear layers compute by oneDNN, where this build of PyTorch has it."""
     if not torch.backends.mkldnn.is_available() or not hasattr(
         torch.ops.mkldnn, "_linear_pointwise"
     ):
         return
-    for module in transformer.modules():
+    for module in model.modules():
         if type(module) is nn.Linear:
             module.__class__ = OneDnnLinear

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from e2rank_rag.closing import Closable
 from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.checkpoint import RECIPE_FILE, read_resrank_recipe, resolve_folder
+from e2rank_rag.models.cpu import use_onednn
 from e2rank_rag.models.encoder import Dtype, Encoder, batch_tokens, batches_by_length
 from e2rank_rag.models.model_config import positions
 from e2rank_rag.models.residual import (
@@ -92,7 +93,10 @@ class ResRank(Closable):
         self.recipe = recipe
         self._reranker = reranker
         loaded = reranker.loaded
-        ranker = ResidualRanker(loaded.transformer, head.to(reranker.device)).eval()
+        head = head.to(reranker.device)
+        if reranker.device.type == "cpu":
+            use_onednn(head)
+        ranker = ResidualRanker(loaded.transformer, head).eval()
         self._lists = ListForward(ranker, reranker.tokenizer, pad_id(loaded.tokenizer))
 
     @classmethod

@@ -40,6 +40,7 @@ STORE_TYPE = "haystack_integrations.document_stores.qdrant.document_store.Qdrant
 DEFAULTS = {
     "model": "e2rank-minilm",
     "reranker": None,
+    "system": None,
     "top_k": 10,
     "retrieve_k": 100,
     "filters": None,

@@ -52,7 +52,7 @@ def model(request, tiny_bert, tiny_resrank, tiny_rankt5, tiny_cross):
         "rankt5 t5": ({"model": tiny_rankt5}, {"model": tiny_bert, "reranker": tiny_rankt5}),
         "rankt5 bert": (
             {"model": tiny_cross, "system": "rankt5"},
-            {"model": tiny_resrank},
+            {"model": tiny_bert, "reranker": tiny_cross, "system": "rankt5"},
         ),
     }[request.param]
     return SimpleNamespace(ranker=ranker, retriever=retriever)
@@ -150,16 +150,21 @@ def test_a_system_is_only_stated_where_the_folder_does_not(tiny_rankt5, tiny_cro
         E2RankRanker(model=tiny_cross).warm_up()
 
 
+def test_a_retrievers_system_is_that_of_its_reranker(tiny_bert, store):
+    with pytest.raises(ValueError, match="system='rankt5' is of a reranker: name its folder"):
+        E2RankRetriever(store, model=tiny_bert, system="rankt5")
+
+
 # The retriever
 
 
 async def test_a_retriever_gives_the_ranking_of_the_pipeline(model, store):
     retriever = E2RankRetriever(store, **model.retriever, top_k=5)
     answer = retriever.run(query=QUERY)
-    searching = model.retriever["model"]
+    searching, system = model.retriever["model"], model.retriever.get("system")
     with (
         Encoder.from_pretrained(searching) as encoder,
-        load_reranker(model.retriever.get("reranker", searching)) as reranker,
+        load_reranker(model.retriever.get("reranker", searching), system=system) as reranker,
     ):
         core = SearchPipeline(encoder, QdrantStore(store._client, "docs"), reranker)
         expected = core.search(QUERY, top_k=5)

@@ -47,6 +47,7 @@ class E2RankRetriever:
         *,
         model: str | Path = DEFAULT_MODEL,
         reranker: str | Path | None = None,
+        system: Literal["e2rank", "resrank", "rankt5"] | None = None,
         top_k: int = 10,
         retrieve_k: int = 100,
         filters: dict[str, Any] | models.Filter | None = None,
@@ -76,6 +77,8 @@ class E2RankRetriever:
         model: "e2rank-minilm", a model folder or a hub id: the model that wrote the vectors.
         reranker: a folder or hub id of the model that reranks, a RankT5 or one that reads vectors
             of `model`; None: `model` itself.
+        system: of the `reranker`, only where its folder does not say: "rankt5" for a T5 or a
+            cross-encoder of others.
         retrieve_k: candidates retrieved and reranked.
         filters: Haystack's, or a native Qdrant filter. filter_policy: "replace" or "merge" them
             with those of a run.
@@ -92,11 +95,14 @@ class E2RankRetriever:
         _backend.check_top_k(top_k)
         if retrieve_k < top_k:
             raise ValueError(f"retrieve_k must be at least top_k ({top_k}), got {retrieve_k}")
+        if system is not None and reranker is None:
+            raise ValueError(f"system={system!r} is of a reranker: name its folder or hub id too")
         if group_size < 1:
             raise ValueError(f"group_size must be > 0, but got {group_size}")
         self.document_store = document_store
         self.model = str(model)
         self.reranker = None if reranker is None else str(reranker)
+        self.system = system
         self.top_k = top_k
         self.retrieve_k = retrieve_k
         self.filters = filters
@@ -132,6 +138,7 @@ class E2RankRetriever:
             self._encoder
             if self.reranker is None
             else _backend.LazyEncoder(self.reranker, device=device, dtype=dtype, options=None),
+            system=system,
             prompt_depth=prompt_depth,
             query_weight=query_weight,
             stored_vectors=stored_vectors,
