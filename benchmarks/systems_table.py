@@ -161,7 +161,7 @@ def write_into(page: Path, lines: Sequence[str]) -> None:
     page.write_text(text, encoding="utf-8")
 
 
-def _named(argument: str) -> tuple[str, str]:
+def named(argument: str) -> tuple[str, str]:
     name, separator, folder = argument.partition("=")
     if not separator:
         raise argparse.ArgumentTypeError(f"expected NAME=FOLDER, got {argument!r}")
@@ -171,7 +171,7 @@ def _named(argument: str) -> tuple[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
-    parser.add_argument("models", nargs="*", type=_named, metavar="NAME=FOLDER")
+    parser.add_argument("models", nargs="*", type=named, metavar="NAME=FOLDER")
     parser.add_argument("--cache", type=Path, help="keeps the vectors of documents")
     parser.add_argument("--queries", type=int, default=100, help="of each collection")
     parser.add_argument("--times-only", action="store_true", help="keep the quality that is there")
