@@ -1,4 +1,4 @@
-"""Models in memory: one copy of the weights and one worker thread for all that use them."""
+"""Models in memory: one copy of the weights for all that use them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from e2rank_rag.closing import Closable
 from e2rank_rag.models.adapter import with_adapter
 from e2rank_rag.models.checkpoint import load_tokenizer, load_transformer, weights_digest
 from e2rank_rag.models.cpu import use_onednn
-from e2rank_rag.models.worker import Worker
+from e2rank_rag.models.worker import Worker, in_passing_thread
 from e2rank_rag.tokenization import plain_tokenizer
 from e2rank_rag.types import Embeddings, T
 
@@ -48,7 +48,7 @@ def stamp(*folders: Path | None) -> tuple[tuple[str, int, int], ...]:
 
 @dataclass(kw_only=True)
 class Shared:
-    """A tokenizer and the one thread that may use it; a system adds its weights.
+    """A tokenizer, and the thread that alone may use it; a system adds its weights.
 
     digest: of the weights.
     """
@@ -110,7 +110,7 @@ def acquire(key: LoadKey, load: Callable[[LoadKey], M]) -> M:
     """The model of this key, loaded at the first request; pair each call with `release`."""
     with _lock:
         if key not in _loaded:
-            _loaded[key] = load(key)
+            _loaded[key] = in_passing_thread(lambda: load(key))
         found: M = _loaded[key]
         found.users += 1
         return found
@@ -197,5 +197,5 @@ def load_encoder(key: LoadKey) -> LoadedModel:
         tokenizer=tokenizer,
         plain=plain_tokenizer(tokenizer),
         digest=digest,
-        worker=Worker(f"e2rank-{key.folder.name}"),
+        worker=Worker(str(key.device)),
     )

@@ -274,5 +274,5 @@ def _load(key: LoadKey, *, recipe: RankT5Recipe) -> LoadedRanker:
         tokenizer=tokenizer,
         plain=plain_tokenizer(tokenizer),
         digest=digest,
-        worker=Worker(f"rankt5-{key.folder.name}"),
+        worker=Worker(str(key.device)),
     )

@@ -32,6 +32,7 @@ from e2rank_rag.models.residual import (
     collate_lists,
     list_tokens,
 )
+from e2rank_rag.models.worker import in_passing_thread
 from e2rank_rag.recipe import (
     ENCODER_FOLDER,
     RERANKER_FOLDER,
@@ -129,7 +130,7 @@ class ResRank(Closable):
             encoder.close()
             raise
         try:
-            head = read_head(folder, encoder.dim, reranker.hidden_size)
+            head = in_passing_thread(lambda: read_head(folder, encoder.dim, reranker.hidden_size))
             return cls(encoder, reranker, head, recipe, name=encoder.name)
         except BaseException:
             encoder.close()
@@ -143,11 +144,13 @@ class ResRank(Closable):
 
         Raises ValueError for an empty list, and for one that the reranker has no positions for.
         """
-        asked = self.encoder.encode_queries(queries)
-        worker = self._reranker.loaded.worker
-        return worker.run(
-            lambda: self._lists(queries, asked, passages, between=worker.check_cancelled)
-        )
+        worker = self.encoder.loaded.worker
+
+        def encode() -> ResidualVectors:
+            asked = self.encoder.encode_queries(queries)
+            return self._lists(queries, asked, passages, between=worker.check_cancelled)
+
+        return worker.run(encode)
 
     async def run_async(self, call: Callable[[], T]) -> T:
         """Run a call that uses this model without blocking the event loop."""

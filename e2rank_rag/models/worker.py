@@ -1,19 +1,24 @@
-"""One thread per loaded model.
+"""One thread per device, for all models on it.
 
-Tokenising and the forward pass of a model happen in its one thread: shared fast tokenizers truncate
+Tokenising and the forward pass of a model happen in that thread: shared fast tokenizers truncate
 wrongly across threads without saying so, and eight callers with two torch threads each would fight
 over the processor. Sync calls wait, async calls are awaited, a cancelled call leaves the queue.
+
+All models of a device share it because a thread that has computed with torch keeps a team of OpenMP
+threads. Beside a second team, in a process with as many of them as cores, libgomp puts them to
+sleep between any two operations, and a short text takes 1.4 times as long (docs/performance.md).
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from typing import TypeVar
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
+from typing import Any
 
-T = TypeVar("T")
+from e2rank_rag.types import T
 
 CLOSED = "this model was closed; open it again with from_pretrained"
 
@@ -22,17 +27,45 @@ class Cancelled(Exception):
     """Raised inside a running job whose caller has gone; nobody is left to see it."""
 
 
-class Worker:
-    """A queue with one thread. `run` waits for its turn, `run_async` awaits it."""
+class DeviceThread:
+    """A thread with a queue. gone: of the job that runs, in the thread itself; see `Worker`."""
 
-    def __init__(self, name: str) -> None:
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
-        self._here = threading.local()
+    def __init__(self, device: str) -> None:
+        self.executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"e2rank-{device}")
+        self.here = threading.local()
+
+
+_threads: dict[str, DeviceThread] = {}
+# A child process has none of its parent's threads, but may go on with the parent's models.
+os.register_at_fork(after_in_child=_threads.clear)
+
+
+def thread_of(device: str) -> DeviceThread:
+    """The thread of a device; it starts with its first job."""
+    return _threads.get(device) or _threads.setdefault(device, DeviceThread(device))
+
+
+def in_passing_thread(call: Callable[[], T]) -> T:
+    """The result of `call`, computed in a thread that ends with it, and its OpenMP threads too."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="e2rank-open") as passing:
+        return passing.submit(call).result()
+
+
+class Worker:
+    """A model's calls in the thread of its device. `run` waits for its turn, `run_async` awaits it.
+
+    device: "cpu", "cuda:0", ...
+    """
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._jobs: set[Future[Any]] = set()
+        self._lock = threading.Lock()
         self._closed = False
 
     def run(self, call: Callable[[], T]) -> T:
-        """The result of `call`, computed in the worker thread. A call from there runs at once."""
-        if self._inside:
+        """The result of `call`, computed in that thread. A call from there runs at once."""
+        if self._gone is not None:
             return call()
         gone = threading.Event()
         future = self._submit(call, gone)
@@ -48,7 +81,7 @@ class Worker:
 
     async def run_async(self, call: Callable[[], T]) -> T:
         """The same without blocking the event loop. A cancelled task leaves the queue."""
-        if self._inside:
+        if self._gone is not None:
             return call()
         gone = threading.Event()
         future = self._submit(call, gone)
@@ -64,28 +97,38 @@ class Worker:
 
     def check_cancelled(self) -> None:
         """For long jobs, between two steps: stop when nobody waits for the answer any more."""
-        gone: threading.Event | None = getattr(self._here, "gone", None)
+        gone = self._gone
         if gone is not None and gone.is_set():
             raise Cancelled
 
     def close(self) -> None:
-        """Finish what is running, drop what is queued. Safe to call twice, and from the worker."""
-        self._closed = True
-        self._executor.shutdown(wait=not self._inside, cancel_futures=True)
+        """Finish what is running, drop what is queued. Safe to call twice, and from the thread."""
+        with self._lock:
+            self._closed = True
+            jobs = self._jobs.copy()
+        running = [job for job in jobs if not job.cancel()]
+        if self._gone is None:
+            wait(running)
 
     @property
-    def _inside(self) -> bool:
-        return getattr(self._here, "gone", None) is not None
+    def _gone(self) -> threading.Event | None:
+        """In the thread: set when the caller of its job has gone. None in any other."""
+        return getattr(thread_of(self._device).here, "gone", None)
 
     def _submit(self, call: Callable[[], T], gone: threading.Event) -> Future[T]:
-        if self._closed:
-            raise RuntimeError(CLOSED)
+        thread = thread_of(self._device)
 
         def job() -> T:
-            self._here.gone = gone
+            thread.here.gone = gone
             try:
                 return call()
             finally:
-                self._here.gone = None
+                thread.here.gone = None
 
-        return self._executor.submit(job)
+        with self._lock:
+            if self._closed:
+                raise RuntimeError(CLOSED)
+            future = thread.executor.submit(job)
+            self._jobs.add(future)
+        future.add_done_callback(self._jobs.discard)
+        return future

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -45,6 +46,18 @@ def test_a_model_is_loaded_once_however_many_threads_ask(key):
         assert loaded_models() == before + 1
         release(key, model)
     assert loaded_models() == before
+
+
+def test_loading_leaves_no_thread_of_torch_with_the_caller(key):
+    threads = []
+
+    def load(key):
+        threads.append(threading.current_thread())
+        return load_encoder(key)
+
+    release(key, acquire(key, load))
+    assert threads[0] is not threading.current_thread()
+    assert not threads[0].is_alive()
 
 
 def test_the_last_release_ends_the_thread_and_frees_the_weights(key):

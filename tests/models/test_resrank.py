@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -69,6 +70,48 @@ def test_stored_vectors_rank_as_vectors_encoded_on_the_spot(resrank):
     assert (report.vectors.reused, report.vectors.encoded) == (5, 0)
     assert scores(kept) == pytest.approx(scores(fresh), abs=1e-6)
     assert [hit.document.id for hit in kept] == [hit.document.id for hit in fresh]
+
+
+def test_encoder_and_reranker_work_in_one_thread(resrank, tmp_path):
+    vectors = resrank.encoder.encode_documents(DOCUMENTS)
+    expected = resrank.encode_lists(QUERIES, [vectors, vectors])
+    with ResRank.from_pretrained(resrank.save(tmp_path / "saved")) as opened:
+        opened.encode_lists(["warm"], [vectors])
+        threads = []
+        modules = (opened.encoder.loaded.transformer, opened._lists.ranker.transformer)
+        assert modules[0] is not modules[1]
+        hooks = [
+            module.register_forward_hook(lambda *_: threads.append(threading.get_ident()))
+            for module in modules
+        ]
+        found = opened.encode_lists(QUERIES, [vectors, vectors])
+        for hook in hooks:
+            hook.remove()
+    assert len(threads) == 2
+    assert len({*threads, threading.get_ident()}) == 2
+    np.testing.assert_allclose(found.queries, expected.queries, atol=1e-6)
+
+
+def test_closing_waits_for_a_list_that_is_being_read(resrank, tmp_path):
+    vectors = resrank.encoder.encode_documents(DOCUMENTS)
+    expected = resrank.encode_lists(QUERIES, [vectors, vectors])
+    opened = ResRank.from_pretrained(resrank.save(tmp_path / "saved"))
+    inside, go_on = threading.Event(), threading.Event()
+
+    def hold(*_):
+        inside.set()
+        assert go_on.wait(10)
+
+    opened._lists.ranker.transformer.register_forward_hook(hold)
+    with ThreadPoolExecutor(2) as pool:
+        running = pool.submit(opened.encode_lists, QUERIES, [vectors, vectors])
+        assert inside.wait(10)
+        closing = pool.submit(opened.close)
+        go_on.set()
+        np.testing.assert_allclose(running.result(10).queries, expected.queries, atol=1e-6)
+        closing.result(10)
+    with pytest.raises(RuntimeError, match="was closed"):
+        opened.encode_lists(QUERIES, [vectors, vectors])
 
 
 def test_a_list_is_read_as_one_token_per_passage(resrank):

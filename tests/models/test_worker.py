@@ -3,20 +3,77 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from e2rank_rag.models.worker import Cancelled, Worker
+from e2rank_rag.models.worker import Cancelled, Worker, in_passing_thread
 
 
 @pytest.fixture
 def worker():
-    worker = Worker("test")
+    worker = Worker("test device")
     yield worker
     worker.close()
+
+
+async def test_all_models_of_a_device_share_its_thread_and_close_one_by_one(worker):
+    other, elsewhere = Worker("test device"), Worker("another device")
+    threads = [each.run(threading.get_ident) for each in (worker, other, elsewhere)]
+    assert threads[0] == threads[1] != threads[2]
+    # A job of one may ask the other at once, and a caller who has gone is the same for both.
+    assert worker.run(lambda: other.run(threading.get_ident)) == threads[0]
+    assert await worker.run_async(lambda: other.run(threading.get_ident)) == threads[0]
+    assert worker.run(lambda: elsewhere.run(threading.get_ident)) == threads[2]
+    other.close()
+    with pytest.raises(RuntimeError, match="this model was closed"):
+        other.run(lambda: 1)
+    assert worker.run(threading.get_ident) == threads[0]
+    elsewhere.close()
+
+
+def test_closing_waits_for_its_own_calls_only(worker):
+    hold, started = threading.Event(), threading.Event()
+
+    def job():
+        started.set()
+        assert hold.wait(10)
+
+    other = Worker("test device")
+    with ThreadPoolExecutor(2) as pool:
+        running = pool.submit(worker.run, job)
+        assert started.wait(10)
+        waiting = pool.submit(other.run, lambda: 1)
+        while not other._jobs:
+            time.sleep(0.001)
+        other.close()
+        with pytest.raises(RuntimeError, match="this model was closed"):
+            waiting.result(10)
+        assert not running.done()
+        hold.set()
+        running.result(10)
+
+
+FORKING = """
+import os
+from e2rank_rag.models.worker import Worker
+worker = Worker("cpu")
+worker.run(lambda: 1)
+child = os.fork()
+if child == 0:
+    os._exit(worker.run(lambda: 7))
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_goes_on_in_a_thread_of_its_own():
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FORKING], check=True, timeout=60)
 
 
 async def test_every_call_runs_in_the_one_thread(worker):
@@ -134,6 +191,14 @@ async def test_closing_finishes_what_runs_and_tells_those_who_wait(worker):
         hold.set()
         assert running.result(10) == "done"
         closing.result(10)
+
+
+def test_a_passing_thread_ends_with_its_call():
+    thread = in_passing_thread(threading.current_thread)
+    assert thread is not threading.current_thread()
+    assert not thread.is_alive()
+    with pytest.raises(KeyError, match="cats"):
+        in_passing_thread(lambda: {}["cats"])
 
 
 def test_a_worker_may_be_closed_from_its_own_thread(worker):
