@@ -137,12 +137,14 @@ class EncoderOf(BaseModel):
 
     base: a hub id, a folder, "minilm", or "." for the folder `ENCODER_FOLDER` beside the recipe.
     digest: of its weights (`checkpoint.weights_digest`).
+    recipe: how it made the vectors; None: as the folder of `base` says.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     base: str
     digest: str
+    recipe: Recipe | None = None
 
 
 class ResRankRecipe(BaseModel):

@@ -15,6 +15,7 @@ Scores are comparable within one query, not across queries.
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -404,7 +405,7 @@ def load_reranker(
     options: of that system's `from_pretrained`, such as device and dtype.
 
     `close` it to free the model. Raises CheckpointError where it cannot be opened, ValueError for
-    a `system` that is not what the file says, and for `listwise` of another system.
+    a `system` that is not what the file says, and for options that the system does not have.
     """
     where = {key: options[key] for key in ("revision", "local_files_only") if key in options}
     found = system_of(model, system, **where)
@@ -418,16 +419,29 @@ def load_reranker(
         case "rankt5":
             from e2rank_rag.models.rankt5 import RankT5
 
+            _check_options(RankT5, options)
             return CrossEncoderReranker(RankT5.from_pretrained(model, **options))
         case "resrank":
             from e2rank_rag.models.resrank import ResRank
 
+            _check_options(ResRank, options)
             resrank = ResRank.from_pretrained(model, **options)
             return ResidualReranker(resrank, stored_vectors=stored_vectors)
     from e2rank_rag.models.encoder import Encoder
 
+    _check_options(Encoder, options)
     encoder = Encoder.from_pretrained(model, **options)
     return ListwiseReranker(encoder, stored_vectors=stored_vectors, **(listwise or {}))
+
+
+def _check_options(kind: Any, options: Mapping[str, Any]) -> None:
+    known = inspect.signature(kind.from_pretrained).parameters
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise ValueError(
+            f"{kind.__name__} has no option {', '.join(map(repr, unknown))}; it has "
+            f"{', '.join(list(known)[1:])}"
+        )
 
 
 def slide(

@@ -92,11 +92,13 @@ class TextTokenizer:
         """Special tokens around a plain text."""
         return len(self._prefix) + len(self.suffix)
 
-    def queries(self, queries: Sequence[str]) -> list[Tokens]:
-        """Plain queries. A query without a single token is an error."""
+    def queries(self, queries: Sequence[str], *, most: int | None = None) -> list[Tokens]:
+        """Plain queries. A query without a single token is an error. most: tokens, if fewer than
+        those of the recipe."""
         texts = [self.recipe.prompts.query_text(query) for query in queries]
         self._refuse_empty(queries)
-        return self._framed(texts, self.recipe.query_tokens)
+        limit = self.recipe.query_tokens
+        return self._framed(texts, limit if most is None else min(limit, most))
 
     def documents(self, documents: Sequence[str]) -> list[Tokens]:
         texts = [self.recipe.prompts.document_text(document) for document in documents]

@@ -72,3 +72,11 @@ def test_a_ranker_of_pairs_has_no_encoder_and_a_resrank_has(tiny_rankt5, tiny_re
         Encoder.from_pretrained(tiny_rankt5)
     with Encoder.from_pretrained(tiny_resrank) as encoder:
         assert encoder.fingerprint == bert.fingerprint
+
+
+@pytest.mark.parametrize("name", ["tiny_bert", "tiny_resrank", "tiny_rankt5"])
+def test_an_option_that_the_system_does_not_have_is_refused_by_name(request, name):
+    before = loaded_models()
+    with pytest.raises(ValueError, match=r"has no option 'window'; it has .*device"):
+        load_reranker(request.getfixturevalue(name), window=3)
+    assert loaded_models() == before

@@ -40,6 +40,7 @@ from e2rank_rag.recipe import (
     ADAPTER_FOLDER,
     ENCODER_FOLDER,
     AdapterOf,
+    EncoderOf,
     ListwiseBudget,
     Pooling,
     Recipe,
@@ -102,18 +103,26 @@ def resolve_folder(
 
 
 def read_recipe(
-    folder: Path, *, name: str, pooling: Pooling | None = None, prompts: Prompts | None = None
+    folder: Path,
+    *,
+    name: str,
+    pooling: Pooling | None = None,
+    prompts: Prompts | None = None,
+    said: Recipe | None = None,
 ) -> Recipe:
     """What the folder says about encoding, with what the caller states in its place.
+
+    said: what a ResRank says of this folder, its encoder's.
 
     Raises CheckpointError where neither says it, or the folder asks for what is not supported.
     """
     if pooling is not None and pooling not in get_args(Pooling):
         raise ValueError(f"pooling must be one of {list(get_args(Pooling))}, got {pooling!r}")
-    if (folder / RECIPE_FILE).is_file():
-        recipe = _read_recipe_file(folder / RECIPE_FILE, Recipe)
+    if said is None and (folder / RECIPE_FILE).is_file():
+        said = _read_recipe_file(folder / RECIPE_FILE, Recipe)
+    if said is not None:
         changes = {"pooling": pooling, "prompts": prompts}
-        return recipe.model_copy(update={k: v for k, v in changes.items() if v is not None})
+        return said.model_copy(update={k: v for k, v in changes.items() if v is not None})
     config, tokenizer = read_config(folder), load_tokenizer(folder)
     if pooling is not None and prompts is not None:
         stated = _stated_recipe(pooling, prompts, config, tokenizer)
@@ -148,8 +157,10 @@ def read_system(folder: Path) -> System | None:
     return found
 
 
-def encoder_folder(folder: Path, *, local_files_only: bool = False) -> tuple[Path, str | None]:
-    """Where the encoder is: the folder itself, or that of a ResRank's, whose weights have a digest.
+def encoder_folder(
+    folder: Path, *, local_files_only: bool = False
+) -> tuple[Path, EncoderOf | None]:
+    """Where the encoder is: the folder itself, or elsewhere, as a ResRank says.
 
     Raises CheckpointError for a folder that has no encoder.
     """
@@ -163,8 +174,8 @@ def encoder_folder(folder: Path, *, local_files_only: bool = False) -> tuple[Pat
         return folder, None
     encoder = _read_recipe_file(folder / RECIPE_FILE, ResRankRecipe).encoder
     if encoder.base == ".":
-        return folder / ENCODER_FOLDER, encoder.digest
-    return resolve_folder(encoder.base, local_files_only=local_files_only), encoder.digest
+        return folder / ENCODER_FOLDER, encoder
+    return resolve_folder(encoder.base, local_files_only=local_files_only), encoder
 
 
 def read_resrank_recipe(folder: Path) -> ResRankRecipe:
@@ -269,7 +280,7 @@ def weights_digest(transformer: nn.Module, *, pooler: bool = False) -> str:
         places = torch.linspace(0, len(flat) - 1, min(len(flat), 4096), dtype=torch.float64)
         values = flat[places.round().long()].to(torch.bfloat16).view(torch.int16)
         digest.update(f"{name} {list(tensor.shape)}".encode())
-        digest.update(values.numpy().tobytes())
+        digest.update(values.cpu().numpy().tobytes())
     return digest.hexdigest()
 
 

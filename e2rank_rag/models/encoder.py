@@ -40,7 +40,7 @@ from e2rank_rag.models.loaded import (
 )
 from e2rank_rag.models.model_config import positions
 from e2rank_rag.prompts import Prompts, Task, resolve_prompts, resolve_task
-from e2rank_rag.recipe import Pooling, Recipe
+from e2rank_rag.recipe import EncoderOf, Pooling, Recipe
 from e2rank_rag.tokenization import TextTokenizer, Tokens, collate, pad_id
 from e2rank_rag.types import Cut, Embeddings, ListwiseEncoding, T
 
@@ -109,9 +109,14 @@ class Encoder(ModelUser[LoadedModel]):
         Raises CheckpointError when the folder is missing, damaged, or does not say how it encodes.
         """
         opened = resolve_folder(model, revision=revision, local_files_only=local_files_only)
-        folder, digest = encoder_folder(opened, local_files_only=local_files_only)
-        stated = None if prompts is None else resolve_prompts(prompts)
-        recipe = read_recipe(folder, name=str(model), pooling=pooling, prompts=stated)
+        folder, part = encoder_folder(opened, local_files_only=local_files_only)
+        recipe = read_recipe(
+            folder,
+            name=str(model),
+            pooling=pooling,
+            prompts=None if prompts is None else resolve_prompts(prompts),
+            said=None if part is None else part.recipe,
+        )
         changes: dict[str, object] = {}
         if max_length is not None:
             changes.update(query_tokens=max_length, document_tokens=max_length)
@@ -120,7 +125,7 @@ class Encoder(ModelUser[LoadedModel]):
         if task is not None:
             changes["prompts"] = recipe.prompts.model_copy(update={"task": resolve_task(task)})
         recipe = Recipe.model_validate({**dict(recipe), **changes})
-        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        where = torch_device(device)
         folder = folder.resolve()
         weights, adapter = model_folders(folder, recipe, local_files_only=local_files_only)
         dtype_here = torch_dtype(dtype, where)
@@ -129,7 +134,7 @@ class Encoder(ModelUser[LoadedModel]):
         loaded = acquire(key, load_encoder)
         try:
             _check_base(recipe, loaded, name=str(model))
-            _check_encoder(digest, loaded, name=str(model))
+            _check_encoder(part, loaded, name=str(model))
             _check_lengths(recipe, loaded, name=str(model))
             # An index records this name: a folder must be found from elsewhere too.
             local = Path(model).expanduser().is_dir()
@@ -391,6 +396,14 @@ def checked_texts(texts: Sequence[str], kind: str) -> list[str]:
     return texts
 
 
+def torch_device(device: str | None) -> torch.device:
+    """A device by its name, always the same for the same one; None: CUDA where there is one."""
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if where.type == "cuda" and where.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu") if where.type == "cpu" else where
+
+
 def torch_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
     """A dtype by its name; None: bfloat16 on CUDA, float32 elsewhere."""
     if dtype is None:
@@ -409,8 +422,8 @@ def _check_base(recipe: Recipe, loaded: LoadedModel, *, name: str) -> None:
         )
 
 
-def _check_encoder(digest: str | None, loaded: LoadedModel, *, name: str) -> None:
-    if digest is not None and digest != loaded.digest:
+def _check_encoder(part: EncoderOf | None, loaded: LoadedModel, *, name: str) -> None:
+    if part is not None and part.digest != loaded.digest:
         raise CheckpointError(
             f"the reranker of {name} was trained on vectors of other weights than those of its "
             f"encoder here; name the folder of its own encoder in {RECIPE_FILE}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -60,7 +61,7 @@ class Shared:
     users: int = field(default=0)
 
     def free(self) -> None:
-        """Let go of everything but the thread, which tells late callers that it was closed."""
+        """Let go of everything but the worker, which tells late callers that it was closed."""
         self.worker.close()
         worker = self.worker
         vars(self).clear()
@@ -117,7 +118,7 @@ def acquire(key: LoadKey, load: Callable[[LoadKey], M]) -> M:
 
 
 def release(key: LoadKey, model: Shared) -> None:
-    """Give one use back; the last one frees the weights and ends the thread."""
+    """Give one use back; the last one frees the weights."""
     with _lock:
         model.users -= 1
         last = model.users == 0
@@ -180,10 +181,11 @@ def loaded_models() -> int:
 def load_encoder(key: LoadKey) -> LoadedModel:
     """Weights, listwise adapter and tokenizer of an encoder."""
     tokenizer = load_tokenizer(key.folder)
-    transformer = load_transformer(
-        key.folder, dtype=key.dtype, attn_implementation=key.attn_implementation
-    )
-    digest = weights_digest(transformer)
+    load = partial(load_transformer, key.folder, attn_implementation=key.attn_implementation)
+    transformer = load(dtype=key.dtype)
+    # The digest is of values in bfloat16, which rounding to float16 first would change.
+    rounded = key.dtype == torch.float16
+    digest = weights_digest(load(dtype=torch.float32) if rounded else transformer)
     # Before the adapter, so that what the two share is one tensor there too.
     to_device: Callable[..., PreTrainedModel] = transformer.to
     transformer = to_device(device=key.device)

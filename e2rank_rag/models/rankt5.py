@@ -26,6 +26,7 @@ from e2rank_rag.models.encoder import (
     batch_tokens,
     batches_by_length,
     checked_texts,
+    torch_device,
     torch_dtype,
 )
 from e2rank_rag.models.loaded import LoadKey, ModelUser, Shared, acquire, release, stamp
@@ -54,9 +55,9 @@ class RankT5(ModelUser[LoadedRanker]):
     """A ranker of pairs with its recipe. Light: rankers of one model share weights and thread.
 
     Every method may be called from any thread; `run_async` never blocks the event loop. Scores are
-    unbounded float32 numbers that order the documents of one query, and the same for a pair alone
-    and in any batch (to 1e-5 in float32). Close it, or use it as a context manager, to free the
-    model.
+    unbounded numbers that order the documents of one query, and the same for a pair alone and in
+    any batch (to 1e-5 in float32; in bfloat16 they have three digits, so some are equal). Close it,
+    or use it as a context manager, to free the model.
     """
 
     def __init__(self, key: LoadKey, model: LoadedRanker, recipe: RankT5Recipe, name: str) -> None:
@@ -85,8 +86,9 @@ class RankT5(ModelUser[LoadedRanker]):
         encoder-decoder (so are the released RankT5 weights, once converted to safetensors), or a
         cross-encoder of one score, such as those of sentence-transformers.
 
-        structure, score_token, pooling: only where the folder does not say, see `RankT5Recipe`. The
-            paper's score token "<extra_id_10>" is the default of an encoder-decoder.
+        structure: only where the folder does not say, see `RankT5Recipe`.
+        score_token, pooling: in place of what the folder says. The paper's score token
+            "<extra_id_10>" is the default of an encoder-decoder.
         max_length: limit for a pair in tokens, special ones included; documents are cut there. At
             most 512 by default.
         dtype, device: as in `Encoder.from_pretrained`.
@@ -104,7 +106,7 @@ class RankT5(ModelUser[LoadedRanker]):
             pooling=pooling,
             max_tokens=max_length,
         )
-        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        where = torch_device(device)
         key = LoadKey(
             folder,
             stamp(folder),

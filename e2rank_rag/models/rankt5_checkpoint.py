@@ -89,10 +89,11 @@ def read_rankt5_recipe(
         "max_tokens": max_tokens,
     }
     changes = {key: value for key, value in stated.items() if value is not None}
-    config = read_config(folder)
     system = read_system(folder)
-    if system is not None and not (encoders_too and system == "e2rank"):
-        said = _own_recipe(folder, name, system)
+    ours = system is not None and not (encoders_too and system == "e2rank")
+    said = _own_recipe(folder, name, system) if ours else {}
+    config = read_config(folder)
+    if ours:
         if structure not in (None, said["structure"]):
             raise CheckpointError(f"{name} is {said['structure']}, not {structure}")
     else:
@@ -113,11 +114,11 @@ def read_rankt5_recipe(
     return recipe
 
 
-def _own_recipe(folder: Path, name: str, system: System) -> dict[str, Any]:
+def _own_recipe(folder: Path, name: str, system: System | None) -> dict[str, Any]:
     if system != "rankt5":
         raise CheckpointError(
             f"{name} is a model of the system {system!r}, as its {RECIPE_FILE} says, and no ranker "
-            "of pairs; train one of it: stage rankt5"
+            "of pairs; train one of its base: stage rankt5"
         )
     path = folder / RECIPE_FILE
     try:

@@ -22,12 +22,16 @@ from e2rank_rag.tokenization import Tokens
 
 
 class ListTokens(NamedTuple):
-    """A query's tokens and one place per passage. `slots`: 1 the query, 2, 3, ... the passages."""
+    """A query's tokens and one place per passage. `slots`: 1 the query, 2, 3, ... the passages.
+
+    cut: whether the query was longer.
+    """
 
     ids: list[int]
     positions: list[int]
     slots: list[int]
     passages: list[bool]
+    cut: bool
 
 
 def list_tokens(
@@ -54,7 +58,7 @@ def list_tokens(
     for (*_, before), (*_, here) in pairwise(tokens):
         positions.append(positions[-1] + (0 if shared and before and here else 1))
     ids, slots, places = ([token[i] for token in tokens] for i in range(3))
-    return ListTokens(ids, positions, slots, [bool(place) for place in places])
+    return ListTokens(ids, positions, slots, [bool(place) for place in places], query.cut)
 
 
 def collate_lists(batch: Sequence[ListTokens], *, pad_id: int) -> dict[str, Tensor]:
@@ -192,7 +196,7 @@ class ResidualRanker(nn.Module):
         embeddings = embeddings.masked_scatter(passage_places[..., None], inputs)
         listed = attention_mask[passage_places].view(passages.shape[:2]).bool()
         if head.layout.passage_attention == "own":
-            attention_mask = self._own_mask(attention_mask, passage_places)
+            attention_mask = self._own_mask(attention_mask, passage_places, embeddings.dtype)
         options = {}
         if getattr(transformer.config, "type_vocab_size", 0) > 1:
             options["token_type_ids"] = passage_places.long()
@@ -204,15 +208,16 @@ class ResidualRanker(nn.Module):
         ).last_hidden_state
         return head.add(asked, passages, pool(hidden, pool_slots), listed)
 
-    def _own_mask(self, attention_mask: Tensor, passages: Tensor) -> Tensor:
-        """bool [B, 1, L, L], True where a row may look."""
+    def _own_mask(self, attention_mask: Tensor, passages: Tensor, dtype: torch.dtype) -> Tensor:
+        """[B, 1, L, L], to be added to the logits: 0 where a row may look."""
         length = attention_mask.shape[1]
         other = passages[:, :, None] & passages[:, None, :]
         other &= ~torch.eye(length, dtype=torch.bool, device=passages.device)
         seen = attention_mask[:, None, :].bool() & ~other
         if self.causal:
             seen = seen.tril()
-        return seen[:, None]
+        mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+        return mask.masked_fill(~seen, torch.finfo(dtype).min)[:, None]
 
 
 def standardised(scores: Tensor, listed: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ from e2rank_rag.models.residual import (
     list_tokens,
 )
 from e2rank_rag.models.worker import in_passing_thread
+from e2rank_rag.prompts import Task
 from e2rank_rag.recipe import (
     ENCODER_FOLDER,
     RERANKER_FOLDER,
@@ -105,13 +106,16 @@ class ResRank(Closable):
         cls,
         model: str | Path,
         *,
+        task: Task | str | None = None,
+        max_length: int | None = None,
         dtype: Dtype | None = None,
         device: str | None = None,
         attn_implementation: str | None = None,
         revision: str | None = None,
         local_files_only: bool = False,
     ) -> Self:
-        """Open a folder or a hub id; arguments as in `Encoder.from_pretrained`.
+        """Open a folder or a hub id; arguments as in `Encoder.from_pretrained`, `task` and
+        `max_length` of the encoder only.
 
         Raises CheckpointError when it holds no ResRank, or another encoder than it was trained on.
         """
@@ -123,7 +127,9 @@ class ResRank(Closable):
             "attn_implementation": attn_implementation,
             "local_files_only": local_files_only,
         }
-        encoder = Encoder.from_pretrained(model, revision=revision, **options)
+        encoder = Encoder.from_pretrained(
+            model, task=task, max_length=max_length, revision=revision, **options
+        )
         try:
             reranker = Encoder.from_pretrained(folder / RERANKER_FOLDER, **options)
         except BaseException:
@@ -142,13 +148,22 @@ class ResRank(Closable):
     ) -> ResidualVectors:
         """The vectors that rank each query's passages, given the encoder's [k, dim] of them.
 
-        Raises ValueError for an empty list, and for one that the reranker has no positions for.
+        Queries are cut at the reranker's length, which the usage says. Raises ValueError for an
+        empty list, one of other vectors, and one that the reranker has no positions for.
         """
-        worker = self.encoder.loaded.worker
+        worker, lists = self.encoder.loaded.worker, self._lists
+        if len(passages) != len(queries):
+            raise ValueError(f"{len(queries)} queries came with {len(passages)} lists of vectors")
+        for number, vectors in enumerate(passages):
+            if np.ndim(vectors) != 2 or np.shape(vectors)[1] != self.encoder.dim:
+                raise ValueError(
+                    f"list {number} has the shape {np.shape(vectors)}, not [k, {self.encoder.dim}]"
+                )
+        given = [np.asarray(vectors, dtype=np.float32) for vectors in passages]
 
         def encode() -> ResidualVectors:
             asked = self.encoder.encode_queries(queries)
-            return self._lists(queries, asked, passages, between=worker.check_cancelled)
+            return lists(queries, asked, given, between=worker.check_cancelled)
 
         return worker.run(encode)
 
@@ -169,6 +184,8 @@ class ResRank(Closable):
         """Give both models back. Safe to call twice."""
         self.encoder.close()
         self._reranker.close()
+        # It holds the reranker's weights. A later call learns from the encoder that this is closed.
+        self._lists = None  # type: ignore[assignment]
 
 
 class ListForward:
@@ -186,8 +203,10 @@ class ListForward:
         layout = self.ranker.head.layout
         limit = positions(self.ranker.transformer.config)  # type: ignore[arg-type]
         closing = self.tokenizer.suffix or (self.padding,)
+        # Cut as an encoder cuts it, so that a query of any length leaves room for passages.
+        asked = self.tokenizer.queries(queries, most=limit - 1 - len(closing))
         rows = []
-        for query, count in zip(self.tokenizer.queries(queries), counts, strict=True):
+        for query, count in zip(asked, counts, strict=True):
             row = list_tokens(query, count, layout, closing=closing)
             taken = max(row.positions) + 1
             if taken > limit:
@@ -210,7 +229,9 @@ class ListForward:
         """As `ResRank.encode_lists`, with the encoder's vectors of the queries; calls `between`
         two batches."""
         tokens = self.tokens(queries, [len(vectors) for vectors in passages])
-        usage = tuple(PromptUsage(sum(row.passages), 0, len(row.ids)) for row in tokens)
+        usage = tuple(
+            PromptUsage(sum(row.passages), 0, len(row.ids), query_cut=row.cut) for row in tokens
+        )
         better = np.empty_like(asked)
         contextual: list[Embeddings] = list(passages)
         budget = batch_tokens(next(self.ranker.parameters()).device)

@@ -7,9 +7,9 @@ reranker = load_reranker(folder)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from e2rank_rag.models.backbone import Backbone
 from e2rank_rag.models.checkpoint import (
     RECIPE_FILE,
     load_tokenizer,
+    read_resrank_recipe,
     read_system,
     resolve_folder,
 )
@@ -30,6 +31,7 @@ from e2rank_rag.recipe import (
     ENCODER_FOLDER,
     RERANKER_FOLDER,
     EncoderOf,
+    Recipe,
     ResidualLayout,
     ResRankRecipe,
 )
@@ -50,6 +52,7 @@ from e2rank_rag.training.runs import (
     save_merged,
     trainable_model,
     training_arguments,
+    without_adapter,
 )
 from e2rank_rag.training.sources import DevSet, read_dev, read_training
 from e2rank_rag.training.vectors import TextVectors
@@ -75,19 +78,77 @@ def train_resrank(config: ResRankConfig, *, resume: bool = False) -> Path:
     run = new_run(config.output, resume=resume)
     arguments = training_arguments(config, run, ARGUMENTS)
     torch.manual_seed(arguments.seed)
-    with ExitStack() as opened:
-        base = opened.enter_context(open_base(config, arguments.device))
-        reranker = opened.enter_context(_reranker(config, base, arguments.device))
+    with open_base(config, arguments.device) as base:
+        begin = Beginning.of(config, base)
         known = known_vectors(base, config.vectors) if config.mode == "frozen" else None
         train = read_training(config.data, base, known, seed=arguments.seed)
         dev = read_dev(config.dev, base, known, seed=arguments.seed)
-        describe_run(run / "run.json", config, base.digest, [len(part) for part in train])
-        trainer = _trainer(config, arguments, base, reranker, train, dev, known)
+        trainer = _trainer(config, arguments, base, begin, train, dev, known)
+        if trainer.is_world_process_zero():
+            describe_run(run / "run.json", config, base.digest, [len(part) for part in train])
+        if known is None:
+            base.close()  # a copy of it is trained
         trainer.train(resume_from_checkpoint=resume or None)
         if trainer.is_world_process_zero():
-            _save(config, trainer, base, reranker)
-    plot_run(run / METRICS_FILE, run / "metrics.png")
+            _save(config, trainer, base, begin)
+            plot_run(run / METRICS_FILE, run / "metrics.png")
     return config.output
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What a reranker begins from, beside the encoder.
+
+    first: the ResRank that a second stage goes on with; None in the first.
+    folder, recipe: of the reranker's weights, and how it reads.
+    width, scale: of its hidden states, and the mean length of its token embeddings.
+    """
+
+    first: Path | None
+    folder: Path
+    recipe: Recipe
+    width: int
+    scale: float
+
+    @classmethod
+    def of(cls, config: ResRankConfig, base: Encoder) -> Self:
+        """Where the reranker's folder does not say how it reads a query, as a bare language
+        model's does not, it reads as the encoder does. ValueError for one with an adapter."""
+        first = resolve_folder(config.init_from)
+        second_stage = read_system(first) == "resrank"
+        if config.reranker_from is not None:
+            folder = resolve_folder(config.reranker_from)
+            says = any((folder / name).is_file() for name in (RECIPE_FILE, "modules.json"))
+        elif second_stage:
+            folder, says = first / RERANKER_FOLDER, True
+        else:
+            folder, says = base.weights_folder, False
+        opened = Encoder.from_pretrained(
+            folder,
+            pooling=None if says else base.recipe.pooling,
+            prompts=None if says else base.recipe.prompts,
+            device="cpu",
+        )
+        with without_adapter(opened) as reranker:
+            return cls(
+                first=first if second_stage else None,
+                folder=reranker.weights_folder,
+                recipe=reranker.recipe,
+                width=reranker.hidden_size,
+                scale=token_length(reranker.loaded.transformer),
+            )
+
+    def head(self, config: ResRankConfig, dim: int) -> ResidualHead:
+        """That of the first stage, or a new one."""
+        if self.first is None:
+            layout = config.layout or ResidualLayout()
+            return ResidualHead(dim, self.width, layout, scale=self.scale, gates=config.gates)
+        head = read_head(self.first, dim, self.width)
+        if config.layout not in (None, head.layout):
+            raise ValueError(
+                f"layout: {config.init_from} was trained with {head.layout}; leave it out to go on"
+            )
+        return head
 
 
 class ResRankInTraining(nn.Module):
@@ -97,6 +158,16 @@ class ResRankInTraining(nn.Module):
         super().__init__()
         self.ranker = ranker
         self.encoder = encoder
+
+    def activation_checkpointing_enable(self, **options: Any) -> None:
+        """As transformers' Trainer asks a model for it."""
+        for transformer in filter(None, (self.ranker.transformer, self.encoder)):
+            transformer.activation_checkpointing_enable(**options)  # type: ignore[operator]
+
+    def gradient_checkpointing_enable(self, **options: Any) -> None:
+        """The same, as older Trainers ask."""
+        for transformer in filter(None, (self.ranker.transformer, self.encoder)):
+            transformer.gradient_checkpointing_enable(**options)  # type: ignore[operator]
 
     def forward(
         self, batch: Mapping[str, Any], *, truncate_dim: int | None = None
@@ -178,62 +249,21 @@ class LiveResRank:
         """Nothing: the model is the trainer's."""
 
 
-def _reranker(config: ResRankConfig, base: Encoder, device: torch.device) -> Encoder:
-    """What the reranker begins from. Where its folder does not say how it reads a query, as a bare
-    language model's does not, it reads as the encoder does."""
-    if config.reranker_from is not None:
-        folder = resolve_folder(config.reranker_from)
-        says = any((folder / name).is_file() for name in (RECIPE_FILE, "modules.json"))
-    elif _is_resrank(config):
-        folder, says = resolve_folder(config.init_from) / RERANKER_FOLDER, True
-    else:
-        folder, says = base.weights_folder, False
-    return Encoder.from_pretrained(
-        folder,
-        pooling=None if says else base.recipe.pooling,
-        prompts=None if says else base.recipe.prompts,
-        device=str(device),
-    )
-
-
-def _is_resrank(config: ResRankConfig) -> bool:
-    return read_system(resolve_folder(config.init_from)) == "resrank"
-
-
-def _head(config: ResRankConfig, base: Encoder, reranker: Encoder) -> ResidualHead:
-    if _is_resrank(config):
-        head = read_head(resolve_folder(config.init_from), base.dim, reranker.hidden_size)
-        if config.layout not in (None, head.layout):
-            raise ValueError(
-                f"layout: {config.init_from} was trained with {head.layout}; leave it out to go on"
-            )
-        return head
-    return ResidualHead(
-        base.dim,
-        reranker.hidden_size,
-        config.layout or ResidualLayout(),
-        scale=token_length(reranker.loaded.transformer),
-        gates=config.gates,
-    )
-
-
 def _trainer(
     config: ResRankConfig,
     arguments: TrainingArguments,
     base: Encoder,
-    reranker: Encoder,
+    begin: Beginning,
     train: Sequence[Sequence[RankingExample]],
     dev: Sequence[DevSet],
     known: TextVectors | None,
 ) -> ResRankTrainer:
-    ranker = ResidualRanker(
-        trainable_model(config, reranker.weights_folder), _head(config, base, reranker)
-    )
+    ranker = ResidualRanker(trainable_model(config, begin.folder), begin.head(config, base.dim))
     encoder = trainable_model(config, base.weights_folder) if known is None else None
     model = ResRankInTraining(ranker, encoder)
-    texts, padding = _tokenizer(base)
-    # Its own, because the reranker's belongs to the reranker's thread.
-    forward = ListForward(ranker, *_tokenizer(reranker))
+    # Of their own, because an encoder's belongs to its thread.
+    texts, padding = _tokenizer(base.weights_folder, base.recipe)
+    forward = ListForward(ranker, *_tokenizer(begin.folder, begin.recipe))
     live: TextEncoder = base
     if encoder is not None:
         live = LiveEncoder(encoder, texts, base.recipe, pad_id=padding, base=None)
@@ -263,24 +293,28 @@ def _trainer(
     )
 
 
-def _tokenizer(encoder: Encoder) -> tuple[TextTokenizer, int]:
-    tokenizer = load_tokenizer(encoder.weights_folder)
-    plain = plain_tokenizer(tokenizer)
-    return TextTokenizer(tokenizer, plain, encoder.recipe), pad_id(tokenizer)
+def _tokenizer(folder: Path, recipe: Recipe) -> tuple[TextTokenizer, int]:
+    tokenizer = load_tokenizer(folder)
+    return TextTokenizer(tokenizer, plain_tokenizer(tokenizer), recipe), pad_id(tokenizer)
 
 
-def _save(config: ResRankConfig, trainer: ResRankTrainer, base: Encoder, reranker: Encoder) -> None:
+def _save(config: ResRankConfig, trainer: ResRankTrainer, base: Encoder, begin: Beginning) -> None:
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     folder, ranker = config.output, model.ranker
-    save_merged(
-        folder / RERANKER_FOLDER, ranker.transformer, reranker.weights_folder, reranker.recipe
-    )
-    encoder = EncoderOf(base=base.name, digest=base.digest)
-    if _is_resrank(config):
-        encoder = EncoderOf(base=str(base.weights_folder), digest=base.digest)
+    save_merged(folder / RERANKER_FOLDER, ranker.transformer, begin.folder, begin.recipe)
     if model.encoder is not None:
         target = folder / ENCODER_FOLDER
-        save_merged(target, model.encoder, base.weights_folder, base.recipe)
-        with Encoder.from_pretrained(target) as saved:
-            encoder = EncoderOf(base=".", digest=saved.digest)
+        digest = save_merged(target, model.encoder, base.weights_folder, base.recipe)
+        encoder = EncoderOf(base=".", digest=digest)
+    else:
+        encoder = EncoderOf(
+            base=_name_of_encoder(begin.first, base), digest=base.digest, recipe=base.recipe
+        )
+        if encoder.base == ".":
+            base.save(folder / ENCODER_FOLDER)
     save_head(folder, ranker.head, ResRankRecipe(encoder=encoder, layout=ranker.head.layout))
+
+
+def _name_of_encoder(first: Path | None, base: Encoder) -> str:
+    """As the first stage names it: a path of this machine would not be found elsewhere."""
+    return base.name if first is None else read_resrank_recipe(first).encoder.base

@@ -23,7 +23,12 @@ from transformers import (
 )
 
 from e2rank_rag.models.adapter import quiet_peft
-from e2rank_rag.models.checkpoint import load_tokenizer, load_transformer, save_checkpoint
+from e2rank_rag.models.checkpoint import (
+    load_tokenizer,
+    load_transformer,
+    save_checkpoint,
+    weights_digest,
+)
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.recipe import Recipe
 from e2rank_rag.training.batches import SourceBatches
@@ -57,10 +62,15 @@ def open_base(config: EncoderConfig, device: torch.device) -> Encoder:
     base = Encoder.from_pretrained(
         config.init_from, pooling=config.pooling, prompts=config.prompts, device=str(device)
     )
+    return without_adapter(base)
+
+
+def without_adapter(base: Encoder) -> Encoder:
+    """The same; closed, and a ValueError, where it has a listwise adapter."""
     if base.recipe.adapter is not None:
         base.close()
         raise ValueError(
-            f"{config.init_from} has a listwise adapter already, which training does not go on "
+            f"{base.name} has a listwise adapter already, which training does not go on "
             f"with: begin from its base, {base.recipe.adapter.base!r}"
         )
     return base
@@ -275,8 +285,10 @@ def with_options(
     return adapted
 
 
-def save_merged(folder: Path, model: Any, weights: Path, recipe: Recipe) -> None:
-    """Write the model, LoRA layers merged in, with the tokenizer of the folder `weights`."""
+def save_merged(folder: Path, model: Any, weights: Path, recipe: Recipe) -> str:
+    """Write the model, LoRA layers merged in, with the tokenizer of the folder `weights`; returns
+    the digest of the weights."""
     if isinstance(model, PeftModel):
         model = model.merge_and_unload(safe_merge=True)
     save_checkpoint(folder, model, load_tokenizer(weights), recipe)
+    return weights_digest(model)

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import numpy as np
 
@@ -51,11 +52,11 @@ class TextVectors:
         if self.cache is None:
             return
         self.cache.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.cache.with_suffix(".partial")
         keys = np.stack([np.frombuffer(key, dtype=np.uint8) for key in self._kept])
-        with partial.open("wb") as file:
+        # Under a name of its own, as another run may be writing the same file.
+        with NamedTemporaryFile(dir=self.cache.parent, suffix=".partial", delete=False) as file:
             np.savez(file, keys=keys, values=np.stack(list(self._kept.values())))
-        os.replace(partial, self.cache)
+        os.replace(file.name, self.cache)
 
 
 def _key(text: str) -> bytes:

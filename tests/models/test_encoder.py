@@ -479,6 +479,20 @@ def test_encoders_of_one_model_share_it_until_the_last_is_closed(folder):
     assert loaded_models() == before
 
 
+def test_a_device_under_another_name_is_the_same(folder):
+    before = loaded_models()
+    with Encoder.from_pretrained(folder), Encoder.from_pretrained(folder, device="cpu:0"):
+        assert loaded_models() == before + 1
+
+
+def test_every_precision_names_the_same_weights(folder):
+    digests = set()
+    for dtype in ("float32", "bfloat16", "float16"):
+        with Encoder.from_pretrained(folder, dtype=dtype) as encoder:
+            digests.add(encoder.digest)
+    assert len(digests) == 1
+
+
 def test_another_dtype_is_another_model(folder):
     before = loaded_models()
     with Encoder.from_pretrained(folder), Encoder.from_pretrained(folder, dtype="bfloat16"):

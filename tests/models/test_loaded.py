@@ -60,7 +60,7 @@ def test_loading_leaves_no_thread_of_torch_with_the_caller(key):
     assert not threads[0].is_alive()
 
 
-def test_the_last_release_ends_the_thread_and_frees_the_weights(key):
+def test_the_last_release_frees_the_weights_and_takes_no_more_calls(key):
     model = acquire(key, load_encoder)
     release(key, model)
     assert not hasattr(model, "transformer")

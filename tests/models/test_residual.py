@@ -199,6 +199,16 @@ def test_permuting_passages_at_one_position_permutes_their_scores(request, folde
     torch.testing.assert_close(permuted @ again, (contextual @ better)[order], atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("folder", ["tiny_bert", "tiny_qwen3"])
+def test_passages_do_not_see_each_other_whatever_computes_attention(request, folder):
+    options = {"passage_attention": "own", "query_vector": "end"}
+    model, passages = ranker(request.getfixturevalue(folder), **options), vectors(4)
+    expected = ranked(model, passages)
+    model.transformer.set_attn_implementation("eager")
+    for one, other in zip(ranked(model, passages), expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("folder", "layout"),
     [

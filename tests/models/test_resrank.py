@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -17,7 +19,7 @@ from e2rank_rag.models.loaded import loaded_models
 from e2rank_rag.models.residual import ResidualHead
 from e2rank_rag.models.resrank import HEAD_FILE, ResRank
 from e2rank_rag.recipe import EncoderOf, ResidualLayout, ResRankRecipe
-from e2rank_rag.rerankers import ResidualReranker, Window
+from e2rank_rag.rerankers import ResidualReranker, Window, load_reranker
 from e2rank_rag.types import Document, Hit
 
 DOCUMENTS = ["cats purr", "the bridge over the river", "bread", "a ferry to the island", "dogs"]
@@ -222,6 +224,44 @@ def test_a_list_that_the_positions_do_not_allow_is_refused_or_goes_in_windows(ti
         assert sorted(hit.document.id for hit in ranking) == sorted(str(i) for i in range(130))
         values = [hit.score for hit in ranking]
         assert values == sorted(values, reverse=True)
+
+
+def test_a_query_of_any_length_is_cut_and_ranks(resrank):
+    vectors = resrank.encoder.encode_documents(DOCUMENTS)
+    found = resrank.encode_lists(["cats " * 300, "cats"], [vectors, vectors])
+    assert [usage.query_cut for usage in found.usage] == [True, False]
+    # 128 positions: one for all passages, one for a token that may close the input.
+    assert found.usage[0].tokens == 126 + 5
+    assert len(ResidualReranker(resrank).rerank("cats " * 300, hits())) == 5
+
+
+def test_vectors_of_another_shape_are_refused_and_of_another_precision_are_not(resrank):
+    vectors = resrank.encoder.encode_documents(DOCUMENTS)
+    for wrong, reason in (
+        ([vectors], r"2 queries came with 1 lists of vectors"),
+        ([vectors, vectors[:, :16]], r"list 1 has the shape \(5, 16\), not \[k, 32\]"),
+        ([vectors[0], vectors], r"list 0 has the shape \(32,\)"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            resrank.encode_lists(QUERIES, wrong)
+    expected = resrank.encode_lists(QUERIES, [vectors, vectors])
+    found = resrank.encode_lists(QUERIES, [vectors.astype(np.float64), vectors])
+    np.testing.assert_array_equal(found.passages[0], expected.passages[0])
+
+
+def test_options_of_the_encoder_reach_it(resrank, tmp_path):
+    folder = resrank.save(tmp_path / "saved")
+    with load_reranker(folder, max_length=8) as reranker:
+        assert reranker.encoder.recipe.document_tokens == 8
+        assert len(reranker.rerank(QUERIES[0], hits())) == 5
+
+
+def test_closing_lets_go_of_the_rerankers_weights(resrank, tmp_path):
+    opened = ResRank.from_pretrained(resrank.save(tmp_path / "saved"))
+    weights = weakref.ref(opened._lists.ranker.transformer)
+    opened.close()
+    gc.collect()
+    assert weights() is None
 
 
 def test_passages_at_one_position_may_be_any_number(resrank):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainingArguments
 
 from e2rank_rag.evaluation.metrics import evaluate
 from e2rank_rag.evaluation.runs import run_from_rankings
@@ -21,6 +23,13 @@ from e2rank_rag.training.resrank import ResRankTrainer, resrank_loss, train_resr
 from e2rank_rag.training.sources import read_dev
 from e2rank_rag.types import Document, Hit
 from tests.training.conftest import TOPICS
+
+# Newer transformers warn of the old name, older ones do not know the new one.
+CHECKPOINTING = next(
+    name
+    for name in ("activation_checkpointing", "gradient_checkpointing")
+    if name in TrainingArguments.__dataclass_fields__
+)
 
 
 def configured(model, lists, output, *, trainer=None, **changes):
@@ -193,6 +202,67 @@ def test_a_second_stage_goes_on_with_all_that_the_first_has_learnt(tiny_bert, li
     other = configured(first, lists, tmp_path / "x", layout={"residual": "none"})
     with pytest.raises(ValueError, match=r"layout: .* was trained with .*residual='sum'"):
         train_resrank(other)
+
+
+def test_a_model_moves_without_the_first_stage_or_any_path_of_the_machine(
+    tiny_bert, lists, tmp_path
+):
+    first = train_resrank(configured(tiny_bert, lists, tmp_path / "one", mode="joint"))
+    second = train_resrank(configured(first, lists, tmp_path / "two"))
+    with load_reranker(second) as before:
+        expected = before.encoder.encode_documents(TOPICS)
+        assert before.encoder.digest != Encoder.from_pretrained(tiny_bert).digest
+    shutil.rmtree(first)
+    with load_reranker(second.rename(tmp_path / "elsewhere")) as after:
+        np.testing.assert_array_equal(after.encoder.encode_documents(TOPICS), expected)
+
+
+@pytest.mark.parametrize(
+    ("folder", "stated"),
+    [
+        ("tiny_qwen3", {"pooling": "last", "prompts": "e2rank"}),
+        ("tiny_bert", {"pooling": "cls", "prompts": "plain"}),
+    ],
+)
+def test_a_frozen_encoder_is_opened_as_it_was_trained_with(
+    request, lists, tmp_path, folder, stated
+):
+    folder = request.getfixturevalue(folder)
+    trained = train_resrank(configured(folder, lists, tmp_path / "model", **stated))
+    with (
+        Encoder.from_pretrained(folder, **stated) as encoder,
+        ResRank.from_pretrained(trained) as model,
+    ):
+        assert model.encoder.fingerprint == encoder.fingerprint
+        np.testing.assert_array_equal(
+            model.encoder.encode_documents(TOPICS), encoder.encode_documents(TOPICS)
+        )
+
+
+def test_a_reranker_with_a_listwise_adapter_is_refused_before_training(lists, tmp_path):
+    config = configured("minilm", lists, tmp_path / "x", reranker_from="e2rank-minilm")
+    with pytest.raises(ValueError, match="has a listwise adapter already"):
+        train_resrank(config)
+
+
+def test_gradient_checkpointing_gives_the_same_weights(tiny_bert, lists, tmp_path):
+    heads = [
+        load_file(
+            train_resrank(
+                configured(
+                    tiny_bert,
+                    lists,
+                    tmp_path / str(checkpointing),
+                    mode="joint",
+                    trainer={CHECKPOINTING: checkpointing},
+                )
+            )
+            / "head.safetensors"
+        )
+        for checkpointing in (False, True)
+    ]
+    for name, expected in heads[0].items():
+        torch.testing.assert_close(heads[1][name], expected)
 
 
 def test_another_backbone_of_another_width_reads_the_vectors_through_a_projection(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -25,6 +28,26 @@ def test_a_text_is_encoded_once_and_found_by_itself():
     vectors.encode(["ccc", "bb"], encode)
     assert encode.asked == [["a", "bb"], ["ccc"]]
     np.testing.assert_array_equal(vectors.of(["bb", "a", "ccc"]), [[2, 98], [1, 97], [3, 99]])
+
+
+def test_runs_side_by_side_may_keep_vectors_in_one_file(tmp_path):
+    cache = tmp_path / "minilm.npz"
+    together = threading.Barrier(4)
+
+    def run(letter):
+        vectors = TextVectors(2, cache=cache)
+        together.wait(10)
+        for count in range(1, 20):
+            vectors.encode([letter * count], Encoding())
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(run, "abcd"))
+    assert [path.name for path in tmp_path.iterdir()] == ["minilm.npz"]
+    last = TextVectors(2, cache=cache)
+    encode = Encoding()
+    last.encode([letter * count for letter in "abcd" for count in range(1, 20)], encode)
+    # What one of them has written is there, whole.
+    assert len(encode.asked[0]) == 3 * 19
 
 
 def test_a_cache_serves_the_next_run_and_grows(tmp_path):

@@ -75,6 +75,7 @@ class E2RankRetriever(BaseRetriever):
 
     def close(self) -> None:
         """Free the reranker's model, unless others use it. Vectorstore and embeddings stay open."""
+        self._pipeline = None
         self._reranker.close()
 
     def _get_relevant_documents(

@@ -167,15 +167,18 @@ class E2RankRetriever:
 
     def close(self) -> None:
         """Free the models, and the document store's connection; the next run opens them again."""
-        self._encoder.close()
-        self._reranker.close()
+        self._close_models()
         self._store.close()
 
     async def close_async(self) -> None:
         """`close` without blocking the event loop."""
-        await asyncio.to_thread(self._encoder.close)
-        await asyncio.to_thread(self._reranker.close)
+        await asyncio.to_thread(self._close_models)
         await self._store.aclose()
+
+    def _close_models(self) -> None:
+        self._pipeline = None
+        self._encoder.close()
+        self._reranker.close()
 
     @component.output_types(documents=list[Document])
     def run(
