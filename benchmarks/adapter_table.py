@@ -8,10 +8,11 @@ cosine; `rocchio`; `feedback`, the model's own without any prompt; `listwise`, t
 folder says; `query adapter`, trained on the same data without documents in its prompts. Rocchio's
 two numbers and the blend of the query adapter are tuned here, on the dev splits pooled. p: paired
 randomisation test of `listwise` against `retrieve`, with Holm's correction over the collections
-that training has not seen. Then prompts with their documents in other orders. `--dev-only` prints
-what the weights of query and feedback bring on dev instead.
+that training has not seen and the test splits of two that it has. Then prompts with their documents
+in other orders. `--dev-only` prints what the weights of query and feedback bring on dev instead.
 
-Writes benchmarks/results/adapter_table.json and prints markdown.
+Writes benchmarks/results/adapter_table.json, with `--dev-only` adapter_dev.json, and prints
+markdown.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from e2rank_rag.training.vectors import TextVectors
 from e2rank_rag.types import Document, Embeddings, Hit
 
 RESULTS = Path(__file__).parent / "results" / "adapter_table.json"
+DEV_RESULTS = RESULTS.with_name("adapter_dev.json")
 NDCG = "nDCG@10"
 CANDIDATES = 100
 MSMARCO = "msmarco_dl19_dl20_pool"
@@ -270,7 +272,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="keeps the vectors of documents")
     parser.add_argument("--dev-only", action="store_true", help="the grid of weights on dev")
     parser.add_argument("--unseen-only", action="store_true", help="no other collections, orders")
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--output", type=Path, help="in place of the file in benchmarks/results")
     arguments = parser.parse_args()
     base, model = Encoder.from_pretrained(arguments.base), Encoder.from_pretrained(arguments.model)
     cache = arguments.cache and arguments.cache / f"{base.fingerprint}.npz"
@@ -289,7 +291,8 @@ def main() -> None:
             print(f"{setting}: {figures} | {fmean(by_collection.values()):.2f} | {unseen:.2f}")
     else:
         record |= table(arguments, dev, read, model)
-    arguments.output.write_text(json.dumps(record, indent=2) + "\n")
+    output = arguments.output or (DEV_RESULTS if arguments.dev_only else RESULTS)
+    output.write_text(json.dumps(record, indent=2) + "\n")
 
 
 def table(

@@ -1,4 +1,4 @@
-"""Retrieval, Rocchio and listwise reranking on every collection: the table of the README.
+"""Retrieval, Rocchio and listwise reranking on every collection, with untrained prompts by default.
 
     python benchmarks/all_collections.py FOLDER_WITH_BEIR_FOLDERS
 

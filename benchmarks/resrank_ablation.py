@@ -1,12 +1,12 @@
 """What each choice of a ResRank's layout is worth on dev data: one short run per choice.
 
-    python benchmarks/resrank_ablation.py DATA WORK [--vectors FOLDER] [--only NAME ...] [key=value]
+    python benchmarks/resrank_ablation.py DATA WORK [--vectors FOLDER] [--only NAME]... [key=value]
 
-DATA holds BEIR folders. Every run is the configuration resrank-minilm.yaml on the collections of
-train_minilm.py, one seed, `--steps` steps, without a projection and with one thing changed; it is
-measured once, at its end, on the five dev sets. WORK keeps the runs, and those that are there are
-not run again: several processes may share it, each with other names. Prints all that are there as
-markdown, and writes them to benchmarks/results/resrank_ablation.json.
+DATA holds BEIR folders. Every run is the configuration resrank-minilm.yaml on at most 2,000 lists
+of each of the collections of train_minilm.py, one seed, `--steps` steps, without a projection and
+with one thing changed; it is measured once, at its end, on the five dev sets. WORK keeps the runs,
+and those that are there are not run again: several processes may share it, each with other names.
+Prints all that are there as markdown, and writes them to benchmarks/results/resrank_ablation.json.
 """
 
 from __future__ import annotations

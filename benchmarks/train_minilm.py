@@ -1,6 +1,6 @@
 """Trains e2rank-minilm, all-MiniLM-L6-v2 with a listwise adapter, from four open collections.
 
-    python benchmarks/train_minilm.py DATA OUTPUT [--config FILE] [--also NAME ...] [key=value ...]
+    python benchmarks/train_minilm.py DATA OUTPUT [--config FILE] [--also NAME]... [key=value]...
 
 DATA holds BEIR folders; OUTPUT gets the model, and OUTPUT-work what is made on the way: MedQuAD
 without the answers that LiveQA is judged on, and vectors of documents, which a second run reuses.

@@ -1,6 +1,6 @@
 """How much a step of adapter training costs beside one of joint training, on the same lists.
 
-    python benchmarks/training_step.py --rounds 3 --steps 4
+    python benchmarks/training_step.py --rounds 3 --steps 3
 
 SciFact's train split, lists of 16, batches of 8, MiniLM in float32. In adapter mode documents and
 queries are frozen vectors, so a step computes the prompts only. The two take turns; what is

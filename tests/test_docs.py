@@ -45,7 +45,7 @@ def test_the_framework_examples_of_the_readme_run_after_the_first(tmp_path, fram
         "HOME": str(tmp_path),
         "HAYSTACK_TELEMETRY_ENABLED": "false",
     }
-    first = blocks[0] + "store.close()\n"
+    first = blocks[0]
     last = "assert len(found['ranker']['documents']) == 2" if framework == "haystack" else ""
     done = subprocess.run(
         [sys.executable, "-c", f"{first}\n{example}\n{last}"],

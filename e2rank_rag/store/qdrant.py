@@ -5,8 +5,8 @@
     store.upsert(documents, encoder.encode_documents([d.text for d in documents]))
     hits = store.search(encoder.encode_queries(["storm in the north"])[0], top_k=10)
 
-Stock qdrant-haystack and langchain-qdrant read, overwrite and delete the same points. Memory and
-folder compute in Python over every point: they are for up to some 20 000 of them.
+Stock qdrant-haystack reads, overwrites and deletes the same points, langchain-qdrant reads them.
+Memory and folder compute in Python over every point: they are for up to some 20 000 of them.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class E2RankRanker:
 
     Documents that carry their `embedding` (a retriever with `return_embedding=True`) are not
     encoded again; without it, their vectors are read from `document_store`, or else made here.
-    A score is a cosine with the listwise vector: comparable within a query, not across queries.
+    A score is a cosine with the vector that reranks: comparable within a query, not across queries.
 
     Which system it is, the model's folder says: a ResRank reads the query and one vector per
     document, whose vectors come as above; a RankT5 scores the text of each document with the query
