@@ -37,8 +37,9 @@ class E2RankRetriever:
 
     The same ranking as the three components give, without copying the candidates' vectors from one
     to the next. A score is a cosine with the vector that reranks: comparable within a query, not
-    across queries; the plain cosine is in `meta["retrieval_score"]`. A ResRank as the model retrieves
-    with its encoder and reranks with its reranker; a RankT5 reranks what another model retrieves.
+    across queries; the plain cosine is in `meta["retrieval_score"]`. A ResRank as the model
+    retrieves with its encoder and reranks with its reranker; a RankT5 reranks what another model
+    retrieves.
     """
 
     def __init__(
