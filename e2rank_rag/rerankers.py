@@ -29,7 +29,12 @@ from numpy.typing import NDArray
 from e2rank_rag.closing import Closable
 from e2rank_rag.feedback import Feedback, order
 from e2rank_rag.recipe import System, system_of
-from e2rank_rag.stored_vectors import CandidateVectors, StoredVectors, VectorCounts
+from e2rank_rag.stored_vectors import (
+    CandidateVectors,
+    StoredVectors,
+    VectorCounts,
+    check_policy,
+)
 from e2rank_rag.types import Embeddings, Hit, PairRanker, PromptUsage, T, TextEncoder
 
 if TYPE_CHECKING:
@@ -407,6 +412,7 @@ def load_reranker(
     `close` it to free the model. Raises CheckpointError where it cannot be opened, ValueError for
     a `system` that is not what the file says, and for options that the system does not have.
     """
+    check_policy(stored_vectors)
     where = {key: options[key] for key in ("revision", "local_files_only") if key in options}
     found = system_of(model, system, **where)
     refused = [name for name, value in (listwise or {}).items() if value is not None]

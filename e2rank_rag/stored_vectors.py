@@ -31,14 +31,19 @@ class VectorCounts:
     encoded: int
 
 
+def check_policy(policy: str) -> None:
+    """ValueError for one that there is not."""
+    if policy not in get_args(StoredVectors):
+        raise ValueError(
+            f"stored_vectors must be one of {list(get_args(StoredVectors))}, got {policy!r}"
+        )
+
+
 class CandidateVectors:
     """Gives every candidate its vector: the stored one, or one encoded on the spot."""
 
     def __init__(self, encoder: TextEncoder, policy: StoredVectors = "check") -> None:
-        if policy not in get_args(StoredVectors):
-            raise ValueError(
-                f"stored_vectors must be one of {list(get_args(StoredVectors))}, got {policy!r}"
-            )
+        check_policy(policy)
         self.encoder = encoder
         self.policy = policy
         self._probed: set[str] = set()

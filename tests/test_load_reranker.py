@@ -80,3 +80,9 @@ def test_an_option_that_the_system_does_not_have_is_refused_by_name(request, nam
     with pytest.raises(ValueError, match=r"has no option 'window'; it has .*device"):
         load_reranker(request.getfixturevalue(name), window=3)
     assert loaded_models() == before
+
+
+def test_what_becomes_of_stored_vectors_is_checked_for_every_system(tiny_rankt5, tiny_resrank):
+    for folder in (tiny_rankt5, tiny_resrank):
+        with pytest.raises(ValueError, match=r"stored_vectors must be one of .* got 'all'"):
+            load_reranker(folder, stored_vectors="all")

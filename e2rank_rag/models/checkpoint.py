@@ -30,7 +30,7 @@ from transformers.utils import logging as transformers_logging
 from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.adapter import ADAPTER_FILES
 from e2rank_rag.models.minilm import ADAPTED_FOLDER, DEFAULT_MODEL, minilm_folder
-from e2rank_rag.models.model_config import positions, read_config, read_json
+from e2rank_rag.models.model_config import positions, read_config, read_json, write_json
 from e2rank_rag.models.sentence_transformers_layout import (
     sentence_transformers_files,
     sentence_transformers_recipe,
@@ -119,7 +119,7 @@ def read_recipe(
     if pooling is not None and pooling not in get_args(Pooling):
         raise ValueError(f"pooling must be one of {list(get_args(Pooling))}, got {pooling!r}")
     if said is None and (folder / RECIPE_FILE).is_file():
-        said = _read_recipe_file(folder / RECIPE_FILE, Recipe)
+        said = read_recipe_file(folder / RECIPE_FILE, Recipe)
     if said is not None:
         changes = {"pooling": pooling, "prompts": prompts}
         return said.model_copy(update={k: v for k, v in changes.items() if v is not None})
@@ -172,7 +172,7 @@ def encoder_folder(
         )
     if system != "resrank":
         return folder, None
-    encoder = _read_recipe_file(folder / RECIPE_FILE, ResRankRecipe).encoder
+    encoder = read_recipe_file(folder / RECIPE_FILE, ResRankRecipe).encoder
     if encoder.base == ".":
         return folder / ENCODER_FOLDER, encoder
     return resolve_folder(encoder.base, local_files_only=local_files_only), encoder
@@ -184,7 +184,7 @@ def read_resrank_recipe(folder: Path) -> ResRankRecipe:
     if system != "resrank":
         found = f"says that it is {system!r}" if system else f"has no {RECIPE_FILE}"
         raise CheckpointError(f"{folder} holds no ResRank: it {found}")
-    return _read_recipe_file(folder / RECIPE_FILE, ResRankRecipe)
+    return read_recipe_file(folder / RECIPE_FILE, ResRankRecipe)
 
 
 def model_folders(
@@ -315,7 +315,7 @@ def save_checkpoint(
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(path, content)
     return folder
 
 
@@ -332,10 +332,9 @@ def save_adapter(
     (target / "README.md").unlink(missing_ok=True)  # an empty model card
     config = read_json(target / ADAPTER_FILES[0])
     config["base_model_name_or_path"] = base
-    (target / ADAPTER_FILES[0]).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_json(target / ADAPTER_FILES[0], config)
     recipe = recipe.model_copy(update={"adapter": AdapterOf(base=base, digest=digest)})
-    text = json.dumps(recipe.model_dump(mode="json"), indent=2, ensure_ascii=False)
-    (folder / RECIPE_FILE).write_text(text + "\n", encoding="utf-8")
+    write_json(folder / RECIPE_FILE, recipe.model_dump(mode="json"))
     return folder
 
 
@@ -363,7 +362,8 @@ def _append_end_token(path: Path, tokenizer: PreTrainedTokenizerBase, end_token:
 R = TypeVar("R", bound=BaseModel)
 
 
-def _read_recipe_file(path: Path, kind: type[R]) -> R:
+def read_recipe_file(path: Path, kind: type[R]) -> R:
+    """CheckpointError for one of another version."""
     try:
         return kind.model_validate_json(path.read_text(encoding="utf-8"))
     except (ValidationError, UnicodeDecodeError) as error:

@@ -6,7 +6,6 @@ sequence classifier of one score, such as the cross-encoders of sentence-transfo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,9 +31,10 @@ from e2rank_rag.models.checkpoint import (
     load_tokenizer,
     load_weights,
     quiet_transformers,
+    read_recipe_file,
     read_system,
 )
-from e2rank_rag.models.model_config import positions, read_config, read_json
+from e2rank_rag.models.model_config import positions, read_config, read_json, write_json
 from e2rank_rag.recipe import PairPooling, RankT5Recipe, Structure, System
 
 T5_FAMILY = ("t5", "mt5", "umt5")
@@ -120,11 +120,7 @@ def _own_recipe(folder: Path, name: str, system: System | None) -> dict[str, Any
             f"{name} is a model of the system {system!r}, as its {RECIPE_FILE} says, and no ranker "
             "of pairs; train one of its base: stage rankt5"
         )
-    path = folder / RECIPE_FILE
-    try:
-        return dict(RankT5Recipe.model_validate_json(path.read_text(encoding="utf-8")))
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not a recipe this version reads: {error}") from error
+    return dict(read_recipe_file(folder / RECIPE_FILE, RankT5Recipe))
 
 
 def _structure(config: PretrainedConfig) -> dict[str, Any]:
@@ -179,6 +175,11 @@ def load_ranker(
         raise CheckpointError(
             f"{folder} is no cross-encoder: it lacks {missing[0]} and "
             f"{len(missing) - 1} more tensors of {type(model).__name__}; train one: stage rankt5"
+        )
+    if recipe.input == "segments" and config.pad_token_id is None:
+        raise CheckpointError(
+            f"{folder} is a {config.model_type} without a pad token, which reads one pair at a "
+            "time: set pad_token_id in its config.json, or take a T5, or an encoder such as a BERT"
         )
     if recipe.input == "segments" and config.num_labels != 1:
         raise CheckpointError(
@@ -245,7 +246,7 @@ def save_ranker(
     with quiet_transformers():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    _write(folder / RECIPE_FILE, recipe.model_dump(mode="json"))
+    write_json(folder / RECIPE_FILE, recipe.model_dump(mode="json"))
     if recipe.input == "segments":
         limits: dict[str, Any] = {"model_max_length": recipe.max_tokens}
         if reads_segments(model.config):
@@ -255,10 +256,5 @@ def save_ranker(
             ("config.json", {"sentence_transformers": RAW_SCORES}),
             ("tokenizer_config.json", limits),
         ):
-            _write(folder / name, {**read_json(folder / name), **said})
+            write_json(folder / name, {**read_json(folder / name), **said})
     return folder
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    text = json.dumps(content, indent=2, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")

@@ -10,7 +10,6 @@ a passage. What is known of the paper, and what was decided here, is in docs/res
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
@@ -24,7 +23,7 @@ from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.checkpoint import RECIPE_FILE, read_resrank_recipe, resolve_folder
 from e2rank_rag.models.cpu import use_onednn
 from e2rank_rag.models.encoder import Dtype, Encoder, batch_tokens, batches_by_length
-from e2rank_rag.models.model_config import positions
+from e2rank_rag.models.model_config import positions, write_json
 from e2rank_rag.models.residual import (
     ListTokens,
     ResidualHead,
@@ -270,8 +269,7 @@ def save_head(folder: Path, head: ResidualHead, recipe: ResRankRecipe) -> Path:
     """Write what a ResRank has beside its two models."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file({k: v.contiguous().cpu() for k, v in head.state_dict().items()}, folder / HEAD_FILE)
-    text = json.dumps(recipe.model_dump(mode="json"), indent=2)
-    (folder / RECIPE_FILE).write_text(text + "\n", encoding="utf-8")
+    write_json(folder / RECIPE_FILE, recipe.model_dump(mode="json"))
     return folder
 
 

@@ -63,6 +63,12 @@ def test_a_t5_takes_more_tokens_than_it_was_pretrained_with_and_a_bert_does_not(
         read_rankt5_recipe(tiny_cross, name="bert", max_tokens=65)
 
 
+def test_a_causal_model_without_a_pad_token_is_refused_before_it_is_trained(tiny_qwen3):
+    recipe = RankT5Recipe(structure="encoder-only", input="segments")
+    with pytest.raises(CheckpointError, match="is a qwen3 without a pad token"):
+        load_ranker(tiny_qwen3, recipe, dtype=torch.float32, fresh_head=True)
+
+
 def test_a_t5_encoder_without_a_trained_head_is_refused(tiny_t5, tmp_path):
     reason = r"is no cross-encoder: it lacks score.bias and 1 more tensors of T5Ranker; train one"
     with RankT5.from_pretrained(tiny_t5), pytest.raises(CheckpointError, match=reason):
