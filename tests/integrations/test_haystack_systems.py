@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -182,6 +184,15 @@ def test_a_second_search_needs_a_vector_of_the_reranker(
         with pytest.raises(ValueError, match="does not have; use ListwiseReranker"):
             retriever.run(query=QUERY)
         retriever.close()
+
+
+def test_a_closed_retriever_keeps_no_weights(tiny_resrank, store):
+    retriever = E2RankRetriever(store, model=tiny_resrank)
+    retriever.run(query=QUERY)
+    weights = weakref.ref(retriever._reranker.open().model._lists.ranker.transformer)
+    retriever.close()
+    gc.collect()
+    assert weights() is None
 
 
 def test_another_models_collection_is_refused_whatever_reranks(
