@@ -120,7 +120,9 @@ def draw(rows: Mapping[str, Mapping[str, float]], times: Record, path: Path) -> 
         if name in times:
             x = times[name]["100"]["milliseconds"]["median"]
             axes.plot(x, y, "o")
-            axes.annotate(name, (x, y), textcoords="offset points", xytext=(6, 4))
+            axes.annotate(
+                name, (x, y), textcoords="offset points", xytext=(-8, 0), ha="right", va="center"
+            )
     axes.axhline(rows["mean"]["retrieve"], linestyle=":", color="grey", label="retrieve")
     axes.set(xscale="log", xlabel="ms per query, 100 candidates, 2 cores", ylabel="mean nDCG@10")
     axes.margins(x=0.3, y=0.1)
