@@ -1,9 +1,11 @@
-"""What a figure was measured on."""
+"""What a figure was measured on, and how far its repetitions lie apart."""
 
 from __future__ import annotations
 
 import os
 import platform
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -30,3 +32,8 @@ def machine() -> dict[str, str | int]:
         "transformers": transformers.__version__,
         "sentence-transformers": sentence_transformers.__version__,
     }
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Least, median and most."""
+    return {"min": min(values), "median": statistics.median(values), "max": max(values)}

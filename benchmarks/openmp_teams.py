@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-from machine import machine
+from machine import machine, spread
 
 from e2rank_rag.data import shipped_collection
 from e2rank_rag.models.encoder import Encoder
@@ -48,10 +48,6 @@ def median_of_queries(*, second_team: bool) -> float:
 def in_a_new_process(*arguments: str) -> float:
     command = [sys.executable, __file__, "--once", *arguments]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
 
 
 def main() -> None:

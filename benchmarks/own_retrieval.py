@@ -5,8 +5,8 @@ their own.
 
 DATA holds BEIR folders; each NAME=FOLDER is a model that `load_reranker` opens and that reads
 vectors, such as a ResRank or an E2Rank that was trained jointly. Its encoder embeds the
-splits' documents and finds 100 candidates a query (for MS MARCO they are those of BM25), which
-`retrieve` orders by the cosine and NAME reranks. systems_table.py has models that share one
+documents of the test splits and finds 100 candidates a query (for MS MARCO they are those of BM25),
+which `retrieve` orders by the cosine and NAME reranks. systems_table.py has models that share one
 retrieval. p: paired randomisation test, with Holm's correction over the collections.
 
 Writes NAME's part of benchmarks/results/own_retrieval.json, and prints it as markdown.

@@ -13,12 +13,11 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from machine import machine
+from machine import machine, spread
 
 from e2rank_rag.data import shipped_collection
 from e2rank_rag.indexing import index_file
@@ -34,10 +33,6 @@ def seconds(call: Callable[[], object]) -> float:
     started = time.perf_counter()
     call()
     return time.perf_counter() - started
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
 
 
 def one_round(encoder: Encoder, query: str, found: list[Hit]) -> dict[str, float]:

@@ -11,6 +11,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from machine import spread
+
 from e2rank_rag.rerankers import BaseReranker, VectorReranker
 from e2rank_rag.types import Hit
 
@@ -32,10 +34,6 @@ def one_round(rerankers: Mapping[str, BaseReranker], query: str, found: Sequence
             tokens = float(sum(prompt.tokens for prompt in report.prompts))
             result.setdefault(name, {})[depth] = {"seconds": seconds, "tokens": tokens}
     return result
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
 
 
 def summary(rounds: Sequence[Round]) -> dict[str, dict[int, dict[str, Any]]]:

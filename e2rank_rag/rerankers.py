@@ -425,22 +425,19 @@ def load_reranker(
         case "rankt5":
             from e2rank_rag.models.rankt5 import RankT5
 
-            _check_options(RankT5, options)
-            return CrossEncoderReranker(RankT5.from_pretrained(model, **options))
+            return CrossEncoderReranker(_opened(RankT5, model, options))
         case "resrank":
             from e2rank_rag.models.resrank import ResRank
 
-            _check_options(ResRank, options)
-            resrank = ResRank.from_pretrained(model, **options)
+            resrank = _opened(ResRank, model, options)
             return ResidualReranker(resrank, stored_vectors=stored_vectors)
     from e2rank_rag.models.encoder import Encoder
 
-    _check_options(Encoder, options)
-    encoder = Encoder.from_pretrained(model, **options)
+    encoder = _opened(Encoder, model, options)
     return ListwiseReranker(encoder, stored_vectors=stored_vectors, **(listwise or {}))
 
 
-def _check_options(kind: Any, options: Mapping[str, Any]) -> None:
+def _opened(kind: Any, model: str | Path, options: Mapping[str, Any]) -> Any:
     known = inspect.signature(kind.from_pretrained).parameters
     unknown = [name for name in options if name not in known]
     if unknown:
@@ -448,6 +445,7 @@ def _check_options(kind: Any, options: Mapping[str, Any]) -> None:
             f"{kind.__name__} has no option {', '.join(map(repr, unknown))}; it has "
             f"{', '.join(list(known)[1:])}"
         )
+    return kind.from_pretrained(model, **options)
 
 
 def slide(

@@ -35,7 +35,7 @@ from e2rank_rag.models.checkpoint import (
     read_system,
 )
 from e2rank_rag.models.model_config import positions, read_config, read_json, write_json
-from e2rank_rag.recipe import PairPooling, RankT5Recipe, Structure, System
+from e2rank_rag.recipe import PairPooling, RankT5Recipe, Structure
 
 T5_FAMILY = ("t5", "mt5", "umt5")
 
@@ -91,9 +91,14 @@ def read_rankt5_recipe(
     changes = {key: value for key, value in stated.items() if value is not None}
     system = read_system(folder)
     ours = system is not None and not (encoders_too and system == "e2rank")
-    said = _own_recipe(folder, name, system) if ours else {}
+    if ours and system != "rankt5":
+        raise CheckpointError(
+            f"{name} is a model of the system {system!r}, as its {RECIPE_FILE} says, and no ranker "
+            "of pairs; train one of its base: stage rankt5"
+        )
     config = read_config(folder)
     if ours:
+        said = dict(read_recipe_file(folder / RECIPE_FILE, RankT5Recipe))
         if structure not in (None, said["structure"]):
             raise CheckpointError(f"{name} is {said['structure']}, not {structure}")
     else:
@@ -112,15 +117,6 @@ def read_rankt5_recipe(
             f"max_tokens is {recipe.max_tokens}, but {name} can place {limit} tokens only"
         )
     return recipe
-
-
-def _own_recipe(folder: Path, name: str, system: System | None) -> dict[str, Any]:
-    if system != "rankt5":
-        raise CheckpointError(
-            f"{name} is a model of the system {system!r}, as its {RECIPE_FILE} says, and no ranker "
-            "of pairs; train one of its base: stage rankt5"
-        )
-    return dict(read_recipe_file(folder / RECIPE_FILE, RankT5Recipe))
 
 
 def _structure(config: PretrainedConfig) -> dict[str, Any]:

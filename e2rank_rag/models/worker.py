@@ -36,8 +36,9 @@ class DeviceThread:
 
 
 _threads: dict[str, DeviceThread] = {}
-# A child process has none of its parent's threads, but may go on with the parent's models.
-os.register_at_fork(after_in_child=_threads.clear)
+if hasattr(os, "register_at_fork"):  # not on Windows
+    # A child process has none of its parent's threads, but may go on with the parent's models.
+    os.register_at_fork(after_in_child=_threads.clear)
 
 
 def thread_of(device: str) -> DeviceThread:

@@ -127,7 +127,7 @@ class Beginning:
             folder,
             pooling=None if says else base.recipe.pooling,
             prompts=None if says else base.recipe.prompts,
-            device="cpu",
+            device=str(base.device),
         )
         with without_adapter(opened) as reranker:
             return cls(

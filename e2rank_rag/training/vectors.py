@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from uuid import uuid4
 
 import numpy as np
 
@@ -54,9 +54,10 @@ class TextVectors:
         self.cache.parent.mkdir(parents=True, exist_ok=True)
         keys = np.stack([np.frombuffer(key, dtype=np.uint8) for key in self._kept])
         # Under a name of its own, as another run may be writing the same file.
-        with NamedTemporaryFile(dir=self.cache.parent, suffix=".partial", delete=False) as file:
+        partial = self.cache.with_suffix(f".{uuid4().hex}.partial")
+        with partial.open("wb") as file:
             np.savez(file, keys=keys, values=np.stack(list(self._kept.values())))
-        os.replace(file.name, self.cache)
+        os.replace(partial, self.cache)
 
 
 def _key(text: str) -> bytes:
