@@ -131,7 +131,7 @@ def index(
     collection: CollectionName = "documents",
     model: Model = DEFAULT_MODEL,
     prune: Annotated[
-        bool, typer.Option("--prune", help="Delete documents that the source no longer has.")
+        bool, typer.Option("--prune", help="Delete documents that the file no longer has.")
     ] = False,
     skip_bad: Annotated[
         bool,

@@ -8,6 +8,7 @@ encoding, the rest is encoded and written, batch by batch: an interrupted run go
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 
 from e2rank_rag.documents import BadRecord, count_lines, read_numbered
+from e2rank_rag.lines import file_state
 from e2rank_rag.progress import ProgressReport
 from e2rank_rag.store.layout import Layout, check_text
 from e2rank_rag.stored_vectors import CandidateVectors
@@ -26,6 +28,8 @@ BATCH_CHARACTERS = 8_000_000
 
 PROBED_DOCUMENTS = 64
 """Read from a collection of another writer, to find two with a text and a vector."""
+
+logger = logging.getLogger(__name__)
 
 OnBad = Callable[[BadRecord], None]
 
@@ -68,15 +72,33 @@ def index_file(
 ) -> IndexReport:
     """Index a `.jsonl` or `.jsonl.gz` file (see `documents.read_documents` for its records).
 
-    prune: afterwards, delete what the store holds and the file does not.
+    prune: afterwards, delete what the store holds and the file does not. A ValueError, and nothing
+        is deleted, where the file changed since it was opened; a pipe cannot be pruned from, since
+        one that broke off looks like one that ended.
     on_bad: called with each bad record (not readable, no text, id given before), which is skipped;
         without it the first one is a ValueError that names the line. What was written stays.
-    progress: show rate and time left on stderr.
+    progress: show rate and time left on stderr; of a pipe, the rate.
     """
-    total = count_lines(path) if progress else None
     bad = _Bad(on_bad, source=str(path), prune=prune)
     numbered = read_numbered(path, on_bad=bad)
-    return _index(numbered, encoder, store, bad, prune=prune, progress=progress, total=total)
+    before = file_state(path)
+    if prune and before is None:
+        raise ValueError(
+            f"{path} is a pipe or a device, and one that breaks off looks like one that ends: "
+            "nothing can be pruned from it; write it to a file and index that, or run without prune"
+        )
+    total = count_lines(path) if progress and before is not None else None
+
+    def changed() -> str | None:
+        try:
+            same = before is None or file_state(path) == before
+        except OSError as error:
+            return f"{path} can no longer be read ({error})"
+        return None if same else f"{path} changed while it was read"
+
+    return _index(
+        numbered, encoder, store, bad, prune=prune, progress=progress, total=total, changed=changed
+    )
 
 
 def index_documents(
@@ -91,12 +113,37 @@ def index_documents(
 ) -> IndexReport:
     """Index documents from anywhere, read once, one batch in memory at a time.
 
-    As `index_file`; a BadRecord's line is the document's place, from 1. total: for the progress.
+    As `index_file`; a BadRecord's line is the document's place, from 1.
     Keeps the ids it has seen (some 100 bytes each) to tell repeated ones.
+
+    total: how many documents will come, for the progress; a ValueError, and nothing is pruned,
+        where another number came. Without it, `prune` takes the end of `documents` for the end of
+        the source: an iterator must raise where its source breaks off.
     """
     bad = _Bad(on_bad, source="documents", prune=prune)
-    numbered = enumerate(documents, start=1)
-    return _index(numbered, encoder, store, bad, prune=prune, progress=progress, total=total)
+    came = 0
+
+    def numbered() -> Iterator[tuple[int, Document]]:
+        nonlocal came
+        for document in documents:
+            came += 1
+            yield came, document
+
+    def changed() -> str | None:
+        if not prune or total is None or came == total:
+            return None
+        return f"{came:,} documents came where total said {total:,}"
+
+    return _index(
+        numbered(),
+        encoder,
+        store,
+        bad,
+        prune=prune,
+        progress=progress,
+        total=total,
+        changed=changed,
+    )
 
 
 class _Bad:
@@ -133,7 +180,9 @@ def _index(
     prune: bool,
     progress: bool,
     total: int | None,
+    changed: Callable[[], str | None],
 ) -> IndexReport:
+    """changed: says, after the last document, why the source may hold more than was read."""
     started = time.monotonic()
     store.prepare(
         encoder.dim,
@@ -149,6 +198,14 @@ def _index(
             shown.advance(len(batch))
     if not seen and not bad.count:
         raise ValueError("there is nothing to index: the source has no document")
+    reason = changed()
+    if prune and reason is not None:
+        raise ValueError(
+            f"{reason}: nothing was pruned, for a document that was not read may still be there; "
+            "what was written stays: run it again once the source is complete"
+        )
+    if reason is not None:
+        logger.warning("%s: run it again to index what may be missing", reason)
     if prune:
         run.prune(seen | bad.ids)
     run.report.skipped = bad.count

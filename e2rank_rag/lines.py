@@ -7,10 +7,12 @@ so that only `\\n` ends a line: a text may hold U+2028 and the like.
 from __future__ import annotations
 
 import gzip
+import os
+import stat
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, NamedTuple, cast
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _CHUNK = 1 << 20
@@ -46,6 +48,32 @@ def count_lines(path: str | Path) -> int:
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise _damaged(path, lines, error) from error
     return lines + (last != b"\n")
+
+
+class FileState(NamedTuple):
+    """What differs once a file was written, truncated or replaced. Times are in nanoseconds."""
+
+    device: int
+    inode: int
+    size: int
+    modified: int
+    changed: int
+
+
+def file_state(path: str | Path) -> FileState | None:
+    """The state of a file; None for a pipe or a device, which can be read once only.
+
+    Raises:
+        OSError: the file is not there or cannot be read.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        return None
+    # A network file system asks its server at an open, and may answer a stat from memory.
+    with open(path, "rb") as stream:
+        state = os.fstat(stream.fileno())
+    return FileState(
+        state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
+    )
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -168,6 +169,21 @@ def test_index_says_what_it_did(run, corpus, tmp_path, tiny_bert):
     assert sorted(store.ids()) == ["cats", "dogs", "ferry"]
     assert store.model == str(tiny_bert)
     store.close()
+
+
+def test_index_reads_a_pipe_once_and_prunes_nothing_from_it(run, corpus, tmp_path, tiny_bert):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    command = ["index", pipe, "--index", tmp_path / "i", "--model", tiny_bert]
+    writer = threading.Thread(target=pipe.write_bytes, args=(corpus.read_bytes(),))
+    writer.start()
+    code, out, err = run(*command)
+    writer.join()
+    assert (code, out.split(" in ")[0]) == (0, "4 added")
+    assert "indexing: 0\n" in err
+    code, _, err = run(*command, "--prune")
+    assert code == 1
+    assert "nothing can be pruned from it" in err
 
 
 def test_index_takes_gzip_and_beir_folders(run, beir, tmp_path, tiny_bert):

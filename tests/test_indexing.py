@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 
@@ -255,6 +256,111 @@ def test_prune_is_refused_where_a_bad_record_does_not_say_its_id(encoder, store,
     path = write_jsonl(tmp_path / "corpus.jsonl", [GOOD_RECORDS[0], '{"_id": "d1", "text"'])
     with pytest.raises(ValueError, match=r"line 2: not JSON.*run without prune"):
         index_file(path, encoder, store, on_bad=lambda bad: None, prune=True)
+    assert store.count() == 7
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def rewrite_with_the_same_size_and_time(path):
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.seek(before.st_size // 2)
+        file.write(b" " * (before.st_size - file.tell()))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def replace_by_another(path):
+    other = path.with_name("other")
+    other.write_bytes(path.read_bytes() + b'{"_id": "new", "text": "not read"}\n')
+    other.replace(path)
+
+
+def append(path):
+    with path.open("ab") as file:
+        file.write(b'{"_id": "d0"')
+
+
+class ChangesTheSource:
+    """Something happens to the file while its first documents are encoded."""
+
+    def __init__(self, encoder, change):
+        self.encoder, self.change = encoder, change
+
+    def __getattr__(self, name):
+        return getattr(self.encoder, name)
+
+    def encode_documents(self, documents, *, on_cut=None):
+        self.change()
+        return self.encoder.encode_documents(documents, on_cut=on_cut)
+
+
+@pytest.mark.parametrize("name", ["corpus.jsonl", "corpus.jsonl.gz"])
+@pytest.mark.parametrize("progress", [False, True])
+@pytest.mark.parametrize(
+    "change",
+    [
+        truncate,
+        rewrite_with_the_same_size_and_time,
+        replace_by_another,
+        append,
+        lambda path: path.unlink(),
+    ],
+    ids=["truncated", "overwritten", "replaced", "appended", "removed"],
+)
+def test_prune_deletes_only_what_is_known_to_be_gone(
+    encoder, store, tmp_path, monkeypatch, name, progress, change
+):
+    monkeypatch.setattr(indexing, "BATCH_DOCUMENTS", 1)
+    kept = [{"_id": f"kept{i}", "text": f"cats purr {i} " * 400} for i in range(30)]
+    path = write_jsonl(tmp_path / name, [{"_id": "first", "text": "new"}, *kept])
+    index_documents(
+        [Document(r["_id"], "as it was") for r in [*kept, {"_id": "gone"}]], encoder, store
+    )
+    changing = ChangesTheSource(encoder, lambda: path.exists() and change(path))
+    with pytest.raises(
+        ValueError, match=r"no whole gzip|changed while|no longer be read|line \d+:"
+    ):
+        index_file(path, changing, store, prune=True, progress=progress)
+    assert {"gone", *(r["_id"] for r in kept)} <= set(store.ids())
+
+
+def test_a_file_that_changes_without_prune_is_warned_of(encoder, store, tmp_path, caplog):
+    path = write_jsonl(tmp_path / "corpus.jsonl", GOOD_RECORDS)
+    index_file(path, ChangesTheSource(encoder, lambda: append(path)), store)
+    assert [r.getMessage() for r in caplog.records] == [
+        f"{path} changed while it was read: run it again to index what may be missing"
+    ]
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_an_iterator_that_breaks_off_prunes_nothing(encoder, store, fails):
+    index_documents(DOCUMENTS, encoder, store)
+
+    def broken():
+        yield from DOCUMENTS[:3]
+        if fails:
+            raise ConnectionError("the source is gone")
+
+    with pytest.raises(
+        (ConnectionError, ValueError), match=r"source is gone|3 documents came .* 7"
+    ):
+        index_documents(broken(), encoder, store, prune=True, total=7)
+    assert store.count() == 7
+
+
+@pytest.mark.parametrize("progress", [False, True])
+def test_a_pipe_is_read_once_and_never_pruned_from(encoder, store, tmp_path, progress):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    data = "".join(json.dumps(record) + "\n" for record in GOOD_RECORDS)
+    writer = threading.Thread(target=pipe.write_text, args=(data,))
+    writer.start()
+    assert index_file(pipe, encoder, store, progress=progress) == IndexReport(added=7)
+    writer.join()
+    with pytest.raises(ValueError, match="write it to a file and index that, or run without prune"):
+        index_file(pipe, encoder, store, prune=True, progress=progress)
     assert store.count() == 7
 
 
