@@ -1,8 +1,8 @@
 """Sending Qdrant one request, synchronously or not, and saying in plain words what went wrong.
 
 A request is built once and its answer parsed once, for both ways of sending it. A server gets true
-async calls and retries of what is transient; the local modes get one lock, and their async calls
-run the synchronous one in a thread: an AsyncQdrantClient on ":memory:" would open an empty store,
+async calls and retries of what is transient; a local client gets one lock (see `local_guard`), and
+async calls run its synchronous ones in a thread: an AsyncQdrantClient on ":memory:" would open an empty store,
 and one on a folder would find it locked.
 """
 
@@ -29,6 +29,7 @@ from tenacity import (
 
 from e2rank_rag.errors import StoreError
 from e2rank_rag.store.failures import FAILURES, asked_wait_s, explain, is_transient, says_missing
+from e2rank_rag.store.local_guard import guard
 from e2rank_rag.store.opening import MEMORY, size_warning_silenced
 from e2rank_rag.store.requests import Request
 
@@ -54,7 +55,12 @@ class Connection:
         self.where = whereabouts(client)
         self._owned = owned
         self._closed = False
-        self._lock = _shared_lock(client) if self.local else nullcontext()
+        self._lock = guard(client) if self.local else nullcontext()
+        if async_client is not None and is_local(async_client):
+            raise ValueError(
+                "async_client is in memory or on a folder, with documents of its own: leave it "
+                "out, and the async methods run the client's in a thread"
+            )
         self._async_client = async_client
         # Pooled connections belong to the event loop that opened them, so each loop has its own.
         self._per_loop: WeakKeyDictionary[Any, AsyncQdrantClient] = WeakKeyDictionary()
@@ -100,7 +106,6 @@ class Connection:
         method = getattr(self.client, request.method)
         if not self.local:
             return Retrying(**_retry_policy())(method, **request.arguments)
-        # Local mode is plain Python over lists and one SQLite connection: no two calls at a time.
         quiet = size_warning_silenced() if request.method == "upsert" else nullcontext()
         with self._lock, quiet:
             return method(**request.arguments)
@@ -138,7 +143,7 @@ class Connection:
             raise StoreError(f"the store {self.where} is closed: open it again")
 
 
-def is_local(client: QdrantClient) -> bool:
+def is_local(client: QdrantClient | AsyncQdrantClient) -> bool:
     """Whether a client computes in this process, over memory or a folder."""
     options = client.init_options
     return options.get("location") == MEMORY or options.get("path") is not None
@@ -157,16 +162,10 @@ def whereabouts(client: QdrantClient) -> str:
     return f"at {re.sub(r'//[^/@]*@', '//', url)}"  # credentials stay out of messages
 
 
-# Stores that share a client share its lock, and its name.
-_locks: WeakKeyDictionary[QdrantClient, Any] = WeakKeyDictionary()
+# Stores that share a client share its name.
 _numbers: WeakKeyDictionary[QdrantClient, int] = WeakKeyDictionary()
 _next_number = itertools.count(1)
 _registry_lock = threading.Lock()
-
-
-def _shared_lock(client: QdrantClient) -> Any:
-    with _registry_lock:
-        return _locks.setdefault(client, threading.RLock())
 
 
 def _memory_number(client: QdrantClient) -> int:

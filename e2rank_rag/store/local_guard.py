@@ -1,0 +1,52 @@
+"""One call at a time on a local client, whoever makes it.
+
+Local mode is plain Python over lists and one SQLite connection. A client is shared with other
+components, Haystack's document store or LangChain's, which write through it from their own threads:
+so what is guarded is what the client delegates to, and not only the calls of this library.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from qdrant_client import QdrantClient
+from qdrant_client.local.qdrant_local import QdrantLocal
+
+_locks: WeakKeyDictionary[QdrantLocal, Any] = WeakKeyDictionary()
+_registry_lock = threading.Lock()
+
+
+class GuardedLocal(QdrantLocal):
+    """Every public method holds the lock of its backend. (A copy has a lock of its own.)"""
+
+
+def guard(client: QdrantClient) -> Any:
+    """Guard a local client from now on, and return its re-entrant lock; twice is the same."""
+    backend: Any = client._client
+    if type(backend) is QdrantLocal:
+        with _lock_of(backend):
+            backend.__class__ = GuardedLocal
+    return _lock_of(backend)
+
+
+def _lock_of(backend: Any) -> Any:
+    with _registry_lock:
+        return _locks.setdefault(backend, threading.RLock())
+
+
+def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def alone(self: QdrantLocal, *args: Any, **kwargs: Any) -> Any:
+        with _lock_of(self):
+            return method(self, *args, **kwargs)
+
+    return alone
+
+
+for _name, _method in vars(QdrantLocal).items():
+    if not _name.startswith("_") and callable(_method):
+        setattr(GuardedLocal, _name, _guarded(_method))
