@@ -2,8 +2,8 @@
 
 A request is built once and its answer parsed once, for both ways of sending it. A server gets true
 async calls and retries of what is transient; a local client gets one lock (see `local_guard`), and
-async calls run its synchronous ones in a thread: an AsyncQdrantClient on ":memory:" would open an empty store,
-and one on a folder would find it locked.
+async calls run its synchronous ones in a thread: an AsyncQdrantClient on ":memory:" would open an
+empty store, and one on a folder would find it locked.
 """
 
 from __future__ import annotations
