@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +12,8 @@ import torch
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from e2rank_rag.closing import Closable
+from e2rank_rag.closing import OpenModel
+from e2rank_rag.locks import Lock
 from e2rank_rag.models.adapter import with_adapter
 from e2rank_rag.models.checkpoint import load_tokenizer, load_transformer, weights_digest
 from e2rank_rag.models.cpu import use_onednn
@@ -104,7 +104,7 @@ class LoadedModel(Shared):
 M = TypeVar("M", bound=Shared)
 
 _loaded: dict[LoadKey, Any] = {}
-_lock = threading.Lock()
+_lock = Lock()
 
 
 def acquire(key: LoadKey, load: Callable[[LoadKey], M]) -> M:
@@ -130,7 +130,7 @@ def release(key: LoadKey, model: Shared) -> None:
             torch.cuda.empty_cache()
 
 
-class ModelUser(Closable, Generic[M]):
+class ModelUser(OpenModel, Generic[M]):
     """One use of a model in memory, which `close` gives back. From any thread.
 
     digest: of the model's weights.
@@ -141,7 +141,7 @@ class ModelUser(Closable, Generic[M]):
         self.digest = model.digest
         self._key = key
         self._model: M | None = model
-        self._closing = threading.Lock()
+        self._closing = Lock()
 
     @property
     def loaded(self) -> M:

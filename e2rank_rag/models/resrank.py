@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from e2rank_rag.closing import Closable
+from e2rank_rag.closing import OpenModel
 from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.checkpoint import RECIPE_FILE, read_resrank_recipe, resolve_folder
 from e2rank_rag.models.cpu import use_onednn
@@ -71,7 +71,7 @@ class ListEncoder(Protocol):
     def close(self) -> None: ...
 
 
-class ResRank(Closable):
+class ResRank(OpenModel):
     """An encoder and the reranker of its vectors. Opened from a folder that `save` wrote.
 
     encoder: indexes and retrieves; `Encoder.from_pretrained` of the same folder opens it alone.

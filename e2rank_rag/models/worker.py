@@ -18,6 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from typing import Any
 
+from e2rank_rag.locks import ForkAware, Lock
 from e2rank_rag.types import T
 
 CLOSED = "this model was closed; open it again with from_pretrained"
@@ -52,7 +53,7 @@ def in_passing_thread(call: Callable[[], T]) -> T:
         return passing.submit(call).result()
 
 
-class Worker:
+class Worker(ForkAware):
     """A model's calls in the thread of its device. `run` waits for its turn, `run_async` awaits it.
 
     device: "cpu", "cuda:0", ...
@@ -61,8 +62,9 @@ class Worker:
     def __init__(self, device: str) -> None:
         self._device = device
         self._jobs: set[Future[Any]] = set()
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._closed = False
+        super().__init__()
 
     def run(self, call: Callable[[], T]) -> T:
         """The result of `call`, computed in that thread. A call from there runs at once."""
@@ -110,6 +112,10 @@ class Worker:
         running = [job for job in jobs if not job.cancel()]
         if self._gone is None:
             wait(running)
+
+    def after_fork(self) -> None:
+        # They run, or wait, in the parent only.
+        self._jobs = set()
 
     @property
     def _gone(self) -> threading.Event | None:

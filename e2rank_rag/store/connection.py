@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import pickle
 import re
-import threading
-from contextlib import nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -28,9 +30,10 @@ from tenacity import (
 )
 
 from e2rank_rag.errors import StoreError
+from e2rank_rag.locks import ForkAware, Lock
 from e2rank_rag.store.failures import FAILURES, asked_wait_s, explain, is_transient, says_missing
 from e2rank_rag.store.local_guard import guard
-from e2rank_rag.store.opening import MEMORY, size_warning_silenced
+from e2rank_rag.store.opening import MEMORY, open_client, size_warning_silenced
 from e2rank_rag.store.requests import Request
 
 R = TypeVar("R")
@@ -40,23 +43,38 @@ FIRST_WAIT_S = 0.25
 LONGEST_WAIT_S = 5.0
 
 
-class Connection:
-    """One client, and what belongs to it. `owned`: close it with the connection."""
+class Connection(ForkAware):
+    """One client, and what belongs to it.
+
+    client: one that is open, or the settings of one (`QdrantClient.init_options`) for a server or
+        a folder, which is then opened at first use.
+    owned: close the client with this connection, and with the last one that owns it.
+
+    A copy shares the client of a local mode, which is the only one that can see those documents,
+    and opens a server anew; closing one leaves the other open. A pickle holds the settings, the
+    API key among them. A forked child opens a server anew: two processes that read from one socket
+    would get each other's answers.
+    """
 
     def __init__(
         self,
-        client: QdrantClient,
+        client: QdrantClient | Mapping[str, Any],
         *,
         async_client: AsyncQdrantClient | None = None,
         owned: bool = False,
     ) -> None:
-        self.client = client
-        self.local = is_local(client)
-        self.where = whereabouts(client)
-        self._owned = owned
+        self._opening = Lock()
+        self._client = client if isinstance(client, QdrantClient) else None
+        self._options = client.init_options if isinstance(client, QdrantClient) else client
+        self.local = is_local(self._options)
+        self.where = whereabouts(self._options, self._client)
+        self._owned = owned or self._client is None
         self._closed = False
-        self._lock = guard(client) if self.local else nullcontext()
-        if async_client is not None and is_local(async_client):
+        if self._client is not None and self.local:
+            guard(self._client)
+        if self._client is not None and owned:
+            _shared(self._client).owners += 1
+        if async_client is not None and is_local(async_client.init_options):
             raise ValueError(
                 "async_client is in memory or on a folder, with documents of its own: leave it "
                 "out, and the async methods run the client's in a thread"
@@ -64,6 +82,16 @@ class Connection:
         self._async_client = async_client
         # Pooled connections belong to the event loop that opened them, so each loop has its own.
         self._per_loop: WeakKeyDictionary[Any, AsyncQdrantClient] = WeakKeyDictionary()
+        super().__init__()
+
+    @property
+    def client(self) -> QdrantClient:
+        """The client; it is opened where only its settings are known yet."""
+        with self._opening:
+            if self._client is None:
+                self._client = _opened(self._options)
+                _shared(self._client).owners += 1
+            return self._client
 
     def send(self, request: Request[R]) -> R:
         """StoreError where Qdrant refuses, or is not there after retries."""
@@ -90,10 +118,16 @@ class Connection:
 
     def close(self) -> None:
         """Close what this connection opened; a second call does nothing."""
-        if not self._closed and self._owned:
-            with self._lock:
-                self.client.close()
-        self._closed = True
+        with self._opening:
+            closed, self._closed = self._closed, True
+            client = self._client
+        if closed or client is None or not self._owned:
+            return
+        with self._lock:
+            shared = _shared(client)
+            shared.owners -= 1
+            if shared.owners == 0:
+                client.close()
 
     async def aclose(self) -> None:
         """As `close`, and with it the async client of the running event loop."""
@@ -101,6 +135,51 @@ class Connection:
         if client is not None:
             await client.close()
         self.close()
+
+    def after_fork(self) -> None:
+        if self.local or self._client is None:
+            return
+        self._of_the_parent = self._client  # kept: a gRPC channel cannot be closed in a child
+        self._client = self._async_client = None
+        self._per_loop = WeakKeyDictionary()
+        self._owned = True
+
+    def __copy__(self) -> Connection:
+        if self._client is not None and not self._owned:
+            return Connection(self._client, async_client=self._async_client)
+        if self.local and self._client is not None and not self._closed:
+            return Connection(self._client, owned=True)
+        return Connection(self._settings())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Connection:
+        return self.__copy__()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        settings = self._settings()
+        try:
+            pickle.dumps(settings)
+        except Exception as error:
+            raise TypeError(
+                f"the client of the store {self.where} cannot be pickled, since one of its "
+                f"settings cannot ({error}): make the store anew where it is needed"
+            ) from error
+        return Connection, (settings,)
+
+    def _settings(self) -> dict[str, Any]:
+        """What the same place is opened with from any working directory."""
+        options = dict(self._options)
+        if options.get("path") is not None:
+            options["path"] = str(Path(options["path"]).expanduser().absolute())
+        elif self.local:
+            raise TypeError(
+                f"a store {self.where} cannot be pickled, nor copied when it is closed: its "
+                "documents are in this process only. Use a folder or a server"
+            )
+        return options
+
+    @property
+    def _lock(self) -> AbstractContextManager[Any]:
+        return guard(self.client) if self.local else nullcontext()
 
     def _call(self, request: Request[R]) -> Any:
         method = getattr(self.client, request.method)
@@ -118,7 +197,9 @@ class Connection:
         loop = asyncio.get_running_loop()
         client = self._per_loop.get(loop)
         if client is None:
-            client = self._per_loop[loop] = AsyncQdrantClient(**self.client.init_options)
+            client = self._per_loop[loop] = AsyncQdrantClient(
+                **{**self._options, "check_compatibility": False}
+            )
         return client
 
     def _explained(self, error: Exception, request: Request[R]) -> StoreError:
@@ -143,36 +224,47 @@ class Connection:
             raise StoreError(f"the store {self.where} is closed: open it again")
 
 
-def is_local(client: QdrantClient | AsyncQdrantClient) -> bool:
-    """Whether a client computes in this process, over memory or a folder."""
-    options = client.init_options
+def is_local(options: Mapping[str, Any]) -> bool:
+    """Whether a client of these settings computes in this process, over memory or a folder."""
     return options.get("location") == MEMORY or options.get("path") is not None
 
 
-def whereabouts(client: QdrantClient) -> str:
+def whereabouts(options: Mapping[str, Any], client: QdrantClient | None) -> str:
     """The place as a phrase; every in-memory client has a number of its own."""
-    options = client.init_options
     if options.get("path") is not None:
         return f"in folder {options['path']}"
     if options.get("location") == MEMORY:
-        return f"in memory #{_memory_number(client)}"
+        return "in memory" if client is None else f"in memory #{_shared(client).number}"
     url = options.get("url") or options.get("location")
     if url is None:
         url = f"{options.get('host') or 'localhost'}:{options.get('port')}"
     return f"at {re.sub(r'//[^/@]*@', '//', url)}"  # credentials stay out of messages
 
 
-# Stores that share a client share its name.
-_numbers: WeakKeyDictionary[QdrantClient, int] = WeakKeyDictionary()
+class _Shared:
+    """What connections over one client share. owners: the last one to close closes the client."""
+
+    def __init__(self) -> None:
+        self.number = next(_next_number)
+        self.owners = 0
+
+
+_by_client: WeakKeyDictionary[QdrantClient, _Shared] = WeakKeyDictionary()
 _next_number = itertools.count(1)
-_registry_lock = threading.Lock()
+_registry_lock = Lock()
 
 
-def _memory_number(client: QdrantClient) -> int:
+def _shared(client: QdrantClient) -> _Shared:
     with _registry_lock:
-        if client not in _numbers:
-            _numbers[client] = next(_next_number)
-        return _numbers[client]
+        if client not in _by_client:
+            _by_client[client] = _Shared()
+        return _by_client[client]
+
+
+def _opened(options: Mapping[str, Any]) -> QdrantClient:
+    if options.get("path") is not None:
+        return open_client(options["path"], api_key=None, prefer_grpc=False, timeout=0)
+    return QdrantClient(**{**options, "check_compatibility": False})
 
 
 def _retry_policy() -> dict[str, Any]:

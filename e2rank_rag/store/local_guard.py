@@ -8,7 +8,6 @@ so what is guarded is what the client delegates to, and not only the calls of th
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -16,8 +15,10 @@ from weakref import WeakKeyDictionary
 from qdrant_client import QdrantClient
 from qdrant_client.local.qdrant_local import QdrantLocal
 
+from e2rank_rag.locks import Lock
+
 _locks: WeakKeyDictionary[QdrantLocal, Any] = WeakKeyDictionary()
-_registry_lock = threading.Lock()
+_registry_lock = Lock()
 
 
 class GuardedLocal(QdrantLocal):
@@ -35,7 +36,7 @@ def guard(client: QdrantClient) -> Any:
 
 def _lock_of(backend: Any) -> Any:
     with _registry_lock:
-        return _locks.setdefault(backend, threading.RLock())
+        return _locks.setdefault(backend, Lock())
 
 
 def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,7 +6,6 @@ import errno
 import pickle
 import re
 import sqlite3
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,13 +14,14 @@ from pathlib import Path
 from qdrant_client import QdrantClient
 
 from e2rank_rag.errors import StoreError
+from e2rank_rag.locks import Lock
 
 MEMORY = ":memory:"
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 BARE_ADDRESS = re.compile(r"[\w.-]+:\d+")
 
-_warnings_lock = threading.RLock()
+_warnings_lock = Lock()
 
 
 def open_client(

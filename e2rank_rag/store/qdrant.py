@@ -12,6 +12,7 @@ Memory and folder compute in Python over every point: they are for up to some 20
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -44,6 +45,10 @@ class QdrantStore:
     vector_name: of a collection whose vectors have names.
     collection_options: arguments of QdrantClient.create_collection for a new collection, such as
         hnsw_config, quantization_config, shard_number.
+
+    A copy shares the client of a store in memory or in a folder, and opens a server anew; closing
+    one leaves the other open. A pickle opens folder or server anew at first use, and holds the API
+    key; a store in memory cannot be pickled.
 
     Scores are cosines. (In a collection of distance Dot they are dot products, as Qdrant ranks by
     them; the same where the stored vectors have unit length.)
@@ -285,6 +290,12 @@ class QdrantStore:
     async def aclose(self) -> None:
         """As `close`, and with it the async client of the running event loop."""
         await self._connection.aclose()
+
+    def __copy__(self) -> QdrantStore:
+        return copy.deepcopy(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_schema": None}
 
     def _connect(self, connection: Connection) -> None:
         self._connection = connection

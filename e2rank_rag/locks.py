@@ -1,0 +1,112 @@
+"""Locks and what they guard, across forks, copies and pickles.
+
+A forked child has one thread, the one that forked. A lock that any other thread of the parent held
+would stay locked for ever in the child, and a job that ran there would never end.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Generic
+from weakref import WeakSet
+
+from e2rank_rag.types import T
+
+
+class ForkAware:
+    """Something with an `after_fork`, which is called in a forked child before anything else."""
+
+    def __init__(self) -> None:
+        _alive.add(self)
+
+    def after_fork(self) -> None:
+        """Forget what only the parent's other threads could have finished."""
+        raise NotImplementedError
+
+
+_alive: WeakSet[ForkAware] = WeakSet()
+
+
+def _after_fork() -> None:
+    for each in list(_alive):
+        each.after_fork()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+class Lock(ForkAware):
+    """A `threading.RLock` that is free in a forked child; its copies and pickles are new locks."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        super().__init__()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ()
+
+    def after_fork(self) -> None:
+        self._lock = threading.RLock()
+
+
+class Kept(Generic[T]):
+    """One thing that is made at first use, and anew whenever what it is made of has changed.
+
+    closes: close a thing that is given up, after its successor was made: models share their
+        weights, which then need not be loaded again.
+
+    Copies and pickles of this begin empty: each makes a thing of its own.
+    """
+
+    def __init__(self, *, closes: bool = False) -> None:
+        self._closes = closes
+        self._lock = Lock()
+        self._known: tuple[object, T] | None = None
+
+    @property
+    def known(self) -> T | None:
+        """The thing that was made last, if there is one."""
+        known = self._known
+        return None if known is None else known[1]
+
+    def get(self, made_of: object, make: Callable[[], T]) -> T:
+        """What `make` made of values equal to these; called by one thread at a time."""
+        known = self._known
+        if known is not None and known[0] == made_of:
+            return known[1]
+        with self._lock:
+            known = self._known  # another thread may have been faster
+            if known is not None and known[0] == made_of:
+                return known[1]
+            value = make()
+            self._known = (made_of, value)
+        self._give_up(known)
+        return value
+
+    def put(self, made_of: object, value: T) -> None:
+        """Keep a thing that was made elsewhere."""
+        with self._lock:
+            self._known = (made_of, value)
+
+    def clear(self) -> None:
+        """Give the thing up; the next `get` makes another."""
+        with self._lock:
+            known, self._known = self._known, None
+        self._give_up(known)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), closes=self._closes), ()
+
+    def _give_up(self, known: tuple[object, Any] | None) -> None:
+        if self._closes and known is not None and known[1] is not None:
+            known[1].close()
