@@ -8,6 +8,7 @@ import pickle
 import signal
 import threading
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -26,7 +27,9 @@ class Door:
 
 def outcome_in_child(call, seconds=10):
     """What a forked child's exit says: 0 where the call came back, -SIGALRM where it hung."""
-    child = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads beside a fork
+        child = os.fork()
     if child == 0:
         signal.alarm(seconds)
         status = 1
