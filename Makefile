@@ -11,7 +11,7 @@ HAYSTACK2 := .venv-haystack2
 RAX := .venv-rax
 NEEDED_GB := 4
 
-.PHONY: setup demo test test-slow test-notebooks test-server test-haystack2 test-rax lint bench clean
+.PHONY: setup demo test test-slow test-notebooks test-server chaos test-haystack2 test-rax lint bench clean
 
 setup: $(READY)
 
@@ -50,6 +50,10 @@ test-slow: $(READY)
 
 test-notebooks: $(READY)
 	@$(BIN)/python -m pytest -q -m notebooks
+
+# Killed runs, full disks, two writers, 64 clients at once: some minutes.
+chaos: $(READY)
+	@$(BIN)/python -m pytest -q -m chaos
 
 test-server: $(READY)
 	@test -n "$(E2RANK_TEST_QDRANT_URL)" || { echo "set E2RANK_TEST_QDRANT_URL to a Qdrant server that may be written to" >&2; exit 1; }
