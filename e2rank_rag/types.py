@@ -59,6 +59,9 @@ class RankingExample:
     """One query to train on. `labels[i]` grades `documents[i]`, higher is better.
 
     positive: index of a document that is known to be relevant, where the labels are a teacher's.
+    judged: where the labels are a teacher's order (n to 1), what people judged, one label for each
+        document, or nothing: (). None: the labels are the judgements.
+    source: the data set that the query is from, where several share a file.
     """
 
     query: str
@@ -67,6 +70,8 @@ class RankingExample:
     ids: tuple[str, ...] = ()
     task: str | None = None
     positive: int | None = None
+    judged: tuple[float, ...] | None = None
+    source: str | None = None
 
 
 class StoredDocument(NamedTuple):

@@ -19,6 +19,13 @@ from torch.utils.data import Dataset, Sampler
 from e2rank_rag.feedback import Feedback, order
 from e2rank_rag.tokenization import TextTokenizer, collate
 from e2rank_rag.training.config import ListwiseConfig
+from e2rank_rag.training.relevance import (
+    best_place,
+    is_order,
+    other_places,
+    relevant_places,
+    relevant_texts,
+)
 from e2rank_rag.training.vectors import TextVectors
 from e2rank_rag.types import Embeddings, RankingExample
 
@@ -31,7 +38,7 @@ class ScoredList:
     """One list of a batch.
 
     documents: texts that are scored; labels: theirs; positive: the place of the InfoNCE positive.
-    relevant: all texts with a label above 0, which are no negatives for this query.
+    relevant: texts that are no negatives for this query, beside the query itself.
     """
 
     query: str
@@ -96,8 +103,7 @@ class ListDataset(Dataset[DrawnList]):
     def __getitem__(self, index: int) -> DrawnList:
         example = self.examples[index]
         draw = random.Random(f"{self.seed} {self.epoch} {index}")
-        places = scored_places(example.labels, self.config.list_size)
-        positive = positive_place(example, places, self.config.positive)
+        places, positive = scored_places(example, self.config.list_size, self.config.positive)
         deepest = max(self.config.prompt.depths)
         best: Sequence[str] = example.documents
         added = None
@@ -110,7 +116,7 @@ class ListDataset(Dataset[DrawnList]):
             positive=positive,
             shown=_shown(best, deepest, self.config.prompt.order, draw),
             depth=draw.choice(self.config.prompt.depths),
-            relevant=relevant_texts(example),
+            relevant=relevant_texts(example, best=self.config.positive == "highest"),
             feedback=added,
         )
 
@@ -232,39 +238,37 @@ class ListCollator(ScoredListCollator):
         return batch
 
 
-def scored_places(labels: Sequence[float], size: int) -> list[int]:
-    """Up to half the list positives, then others, both as they come.
+def scored_places(
+    example: RankingExample, size: int, positive: Literal["highest", "known"]
+) -> tuple[list[int], int]:
+    """The documents of a list, and which of them is the positive of the InfoNCE.
 
-    Not by chance: positives that the retrieval did not find stand at the end, and lists full of
-    them are like nothing that is ranked at test time.
+    Up to half the list relevant ones, then others, both as they come. Not by chance: relevant
+    documents that the retrieval did not find stand at the end, and lists full of them are like
+    nothing that is ranked at test time. A positive that this leaves out takes the first place.
     """
-    positives = [place for place, label in enumerate(labels) if label > 0]
-    others = [place for place, label in enumerate(labels) if label <= 0]
-    # A teacher's permutation has a label above 0 everywhere.
+    relevant = relevant_places(example, best=positive == "highest")
+    others = other_places(example, relevant)
     most = size - min(len(others), size // 2)
-    positives = positives[:most]
-    return [*positives, *others[: size - len(positives)]]
+    places = relevant[:most]
+    places += others[: size - len(places)]
+    if positive == "known":
+        chosen = _known_positive(example)
+    elif is_order(example):
+        chosen = best_place(example)
+    else:
+        chosen = max(places, key=example.labels.__getitem__)
+    if chosen not in places:
+        places[0] = chosen
+    return places, places.index(chosen)
 
 
-def positive_place(
-    example: RankingExample, places: list[int], kind: Literal["highest", "known"]
-) -> int:
-    """Where it is in the list; a known one takes the first place of a list drawn without it."""
-    if kind == "highest":
-        return max(range(len(places)), key=lambda i: example.labels[places[i]])
+def _known_positive(example: RankingExample) -> int:
     if example.positive is None:
         raise ValueError(
             f'positive is "known", but the example of {example.query[:60]!r} names none'
         )
-    if example.positive not in places:
-        places[0] = example.positive
-    return places.index(example.positive)
-
-
-def relevant_texts(example: RankingExample) -> frozenset[str]:
-    """All texts with a label above 0, which are no negatives for this query."""
-    judged = zip(example.documents, example.labels, strict=True)
-    return frozenset(text for text, label in judged if label > 0)
+    return example.positive
 
 
 def _shown(
@@ -289,5 +293,8 @@ def _padded(rows: Sequence[Sequence[float]], length: int) -> Tensor:
 
 def _counted(lists: Sequence[ScoredList], texts: Sequence[str]) -> Tensor:
     return torch.tensor(
-        [[text != "" and text not in drawn.relevant for text in texts] for drawn in lists]
+        [
+            [text not in ("", drawn.query) and text not in drawn.relevant for text in texts]
+            for drawn in lists
+        ]
     )

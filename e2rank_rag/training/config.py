@@ -25,6 +25,8 @@ Order = Literal["retrieved", "shuffled", "mixed"]
 
 RankingLoss = Literal["point_ce", "pair", "softmax", "poly1"]
 
+Targets = Literal["relevant", "labels"]
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -226,6 +228,8 @@ class RankT5Config(StageConfig):
     vectors: a folder that keeps the retriever's vectors of documents for the next run; None: each
         run encodes them anew.
     loss: of `losses`; epsilon: of "poly1".
+    targets: what stands for the labels in every loss but "pair", which takes only their order; see
+        `ranking.target_labels`. None: "relevant" for a teacher's order, "labels" for grades.
     list_size, candidates: see `ranking.drawn_places`.
     upsample: in the loss, repeat the relevant documents of a list until there are as many as of the
         others; None: for "point_ce" (section 5.1), the only loss that has a use for it.
@@ -242,6 +246,7 @@ class RankT5Config(StageConfig):
     vectors: Path | None = None
     loss: RankingLoss = "softmax"
     epsilon: float = Field(default=1.0, ge=0.0)
+    targets: Targets | None = None
     list_size: int = Field(default=36, ge=2)
     candidates: int | None = Field(default=None, ge=1)
     upsample: bool | None = None
@@ -253,6 +258,10 @@ class RankT5Config(StageConfig):
             raise ValueError(f'upsample is of the loss "point_ce", not of "{self.loss}"')
         if "epsilon" in self.model_fields_set and self.loss != "poly1":
             raise ValueError(f'epsilon is of the loss "poly1", not of "{self.loss}"')
+        if self.targets is not None and self.loss == "pair":
+            raise ValueError(
+                'targets: the loss "pair" takes only the order of labels; leave it out'
+            )
         return self
 
     @property

@@ -7,15 +7,16 @@
 
 `document` is read as `documents`, `positive(s)` and `negative(s)` as `pos` and `neg`, as the
 released E2Rank data and common pair files have them. A ranking is a permutation counted from 1,
-best first; of n documents the best is labelled n, the last 1. With labels beside it, the document
-with the highest of those is the known positive.
+best first; of n documents the best is labelled n, the last 1. Labels beside it are what people
+judged, and the document with the highest of those is the known positive. `source` names the data
+set that a line is from, where several share a file.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from typing import Any
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from e2rank_rag.lines import decode, read_lines, write_bytes
+from e2rank_rag.training.relevance import is_order, judgements
 from e2rank_rag.types import RankingExample
 
 Corpus = Mapping[str, str]
@@ -46,6 +48,7 @@ class _Line(BaseModel):
         [], validation_alias=AliasChoices("neg", "negative", "negatives")
     )
     task: str | None = None
+    source: Any = None
 
 
 def read_examples(path: str | Path, *, corpus: Corpus | None = None) -> list[RankingExample]:
@@ -86,9 +89,12 @@ def write_examples(
             raise ValueError(f"the documents of query {example.query!r} have no ids; write texts")
         if texts:
             record["documents"] = list(example.documents)
-        record["labels"] = [_plain(label) for label in example.labels]
-        if example.task is not None:
-            record["task"] = example.task
+        if is_order(example):
+            record["ranking"] = ranking_of(example.labels)
+        labels = judgements(example)
+        if labels:
+            record["labels"] = [_plain(label) for label in labels]
+        record |= named(example)
         lines.append(json.dumps(record, ensure_ascii=False) + "\n")
     write_bytes(path, "".join(lines).encode())
 
@@ -117,11 +123,20 @@ def _example(line: _Line, corpus: Corpus | None) -> RankingExample:
         raise ValueError(f"{len(documents)} documents came with {len(line.ids)} ids")
     if not any(label > 0 for label in labels):
         raise ValueError("no document has a label above 0; a list needs a positive")
-    known = None
-    if line.ranking is not None and line.labels:
-        known = max(range(len(line.labels)), key=line.labels.__getitem__)
+    known, judged = None, None
+    if line.ranking is not None and line.positives is None:
+        judged = tuple(float(label) for label in line.labels or ())
+        if any(label > 0 for label in judged):
+            known = max(range(len(judged)), key=judged.__getitem__)
     return RankingExample(
-        line.query, tuple(documents), tuple(labels), tuple(line.ids), line.task, known
+        query=line.query,
+        documents=tuple(documents),
+        labels=tuple(labels),
+        ids=tuple(line.ids),
+        task=line.task,
+        positive=known,
+        judged=judged,
+        source=line.source if isinstance(line.source, str) else None,
     )
 
 
@@ -151,17 +166,27 @@ def _labels(line: _Line, count: int) -> list[float]:
         raise ValueError("no labels: expected labels, a ranking, or pos and neg")
     if line.labels is not None and len(line.labels) != count:
         raise ValueError(f"{count} documents came with {len(line.labels)} labels")
+    labels = [float(label) for label in line.labels or []]
+    if not all(math.isfinite(label) for label in labels):
+        raise ValueError("a label is not a finite number")
     if line.ranking is not None:
         if sorted(line.ranking) != list(range(1, count + 1)):
             raise ValueError(f"ranking is no permutation of 1 to {count}")
         labels = [0.0] * count
         for place, document in enumerate(line.ranking):
             labels[document - 1] = float(count - place)
-        return labels
-    labels = [float(label) for label in line.labels or []]
-    if not all(math.isfinite(label) for label in labels):
-        raise ValueError("a label is not a finite number")
     return labels
+
+
+def ranking_of(labels: Sequence[float]) -> list[int]:
+    """The documents by their labels, counted from 1, best first."""
+    return [place + 1 for place in sorted(range(len(labels)), key=lambda place: -labels[place])]
+
+
+def named(example: RankingExample) -> dict[str, str]:
+    """The fields of a line that are there only where they say something."""
+    fields = {"task": example.task, "source": example.source}
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _plain(label: float) -> float | int:

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from e2rank_rag.progress import ProgressReport
+from e2rank_rag.training.examples import named
+from e2rank_rag.training.relevance import judgements
 from e2rank_rag.types import RankingExample
 
 DROPPED_IN_A_ROW = 20
@@ -216,16 +218,16 @@ def _shortened(examples: Sequence[RankingExample], size: int) -> Iterator[Rankin
             ids=tuple(example.ids[place] for place in places if example.ids),
             labels=tuple(judged[place] for place in places if judged),
             positive=None,
+            judged=None,
         )
 
 
 def _judged(example: RankingExample) -> tuple[float, ...]:
-    count = len(example.labels)
-    if example.positive is not None:
-        return tuple(float(place == example.positive) for place in range(count))
-    if sorted(example.labels) == list(range(1, count + 1)):
-        return ()  # the order of an earlier teacher
-    return example.labels
+    """What people said; labels of 1 to n alone, however few, may be an earlier teacher's order."""
+    stated = example.judged is not None or example.positive is not None
+    if not stated and sorted(example.labels) == list(range(1, len(example.labels) + 1)):
+        return ()
+    return judgements(example)
 
 
 def _line(record: Mapping[str, Any], example: RankingExample, ranking: Sequence[int]) -> str:
@@ -239,8 +241,7 @@ def _line(record: Mapping[str, Any], example: RankingExample, ranking: Sequence[
     if example.labels:
         line["labels"] = example.labels
     line["ranking"] = ranking
-    if example.task is not None:
-        line["task"] = example.task
+    line |= named(example)
     return json.dumps(line, ensure_ascii=False) + "\n"
 
 

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from e2rank_rag.prompts import Task, resolve_task
 from e2rank_rag.recipe import Recipe
 from e2rank_rag.tokenization import TextTokenizer, Tokens, collate
+from e2rank_rag.training.relevance import other_places, relevant_places, relevant_texts
 from e2rank_rag.types import RankingExample
 
 
@@ -37,7 +38,8 @@ class PairDataset(Dataset[DrawnPair]):
     """The pairs of all sources, one after the other, drawn anew in each epoch.
 
     The positive is drawn among the documents with the highest label, unless one is known to be it;
-    the negatives among those with a label of 0 or below.
+    the negatives among those with a label of 0 or below, of a teacher's order among all that are
+    not known to be relevant. The query itself is none.
 
     negatives: how many at most; fewer where no example has so many.
     """
@@ -69,7 +71,7 @@ class PairDataset(Dataset[DrawnPair]):
         )
 
     def _relevant(self, example: RankingExample) -> frozenset[str]:
-        return self._repeated.get(example.query) or frozenset(_relevant(example))
+        return self._repeated.get(example.query) or _relevant(example)
 
 
 class PairCollator:
@@ -79,8 +81,8 @@ class PairCollator:
         (None: one chunk); documents by length, so that chunks hold little padding.
     positives: int [Q], in 0..N.
     document_keys: int [N], equal where texts are equal. relevant_keys: int [Q, R]: keys of the
-        documents that are no negatives for a query, that of the empty text among them, which pads
-        both where a query has fewer negatives or relevant texts than others.
+        documents that are no negatives for a query, those of the query itself and of the empty text
+        among them, which pads both where a query has fewer negatives or relevant texts than others.
 
     tokenizers: for each task of the data; all queries of a batch must have one.
     """
@@ -157,7 +159,7 @@ def text_key(text: str) -> int:
 
 
 def _relevant_keys(pairs: Sequence[DrawnPair]) -> Tensor:
-    rows = [["", *sorted(pair.relevant)] for pair in pairs]
+    rows = [["", pair.query, *sorted(pair.relevant)] for pair in pairs]
     longest = max(len(row) for row in rows)
     return torch.tensor([[text_key(text) for text in _padded(row, longest, "")] for row in rows])
 
@@ -175,12 +177,13 @@ def _positives(example: RankingExample) -> list[str]:
 
 def _others(example: RankingExample, relevant: frozenset[str]) -> list[str]:
     """Hard negatives: each text once."""
-    labelled = zip(example.documents, example.labels, strict=True)
-    return list(dict.fromkeys(t for t, label in labelled if label <= 0 and t not in relevant))
+    places = other_places(example, relevant_places(example, best=example.positive is None))
+    texts = dict.fromkeys(example.documents[place] for place in places)
+    return [text for text in texts if text not in relevant]
 
 
-def _relevant(example: RankingExample) -> set[str]:
-    return {t for t, label in zip(example.documents, example.labels, strict=True) if label > 0}
+def _relevant(example: RankingExample) -> frozenset[str]:
+    return relevant_texts(example, best=example.positive is None)
 
 
 def _relevant_of_repeated(examples: Sequence[RankingExample]) -> dict[str, frozenset[str]]:

@@ -15,11 +15,10 @@ from e2rank_rag.training.batches import (
     ScoredList,
     ScoredListCollator,
     SourceExamples,
-    positive_place,
-    relevant_texts,
     scored_places,
 )
 from e2rank_rag.training.config import ResRankConfig
+from e2rank_rag.training.relevance import relevant_texts
 
 
 class PassageDataset(Dataset[ScoredList]):
@@ -37,8 +36,8 @@ class PassageDataset(Dataset[ScoredList]):
     def __getitem__(self, index: int) -> ScoredList:
         example = self.examples[index]
         draw = random.Random(f"{self.seed} {self.epoch} {index}")
-        places = scored_places(example.labels, self.config.list_size)
-        positive = places[positive_place(example, places, self.config.positive)]
+        places, chosen = scored_places(example, self.config.list_size, self.config.positive)
+        positive = places[chosen]
         # As retrieved: a relevant passage must not be told by its place.
         places.sort()
         order = self.config.order
@@ -49,7 +48,7 @@ class PassageDataset(Dataset[ScoredList]):
             documents=tuple(example.documents[place] for place in places),
             labels=tuple(example.labels[place] for place in places),
             positive=places.index(positive),
-            relevant=relevant_texts(example),
+            relevant=relevant_texts(example, best=self.config.positive == "highest"),
         )
 
 

@@ -23,14 +23,16 @@ from e2rank_rag.losses import (
 from e2rank_rag.models.encoder import batches_by_length
 from e2rank_rag.pair_tokenization import PairTokenizer
 from e2rank_rag.tokenization import Tokens
-from e2rank_rag.training.config import RankT5Config
+from e2rank_rag.training.config import RankingLoss, RankT5Config, Targets
+from e2rank_rag.training.relevance import is_order, relevant_places
 from e2rank_rag.types import RankingExample
 
 _PADDING = -1
 
 
 class RankedList(NamedTuple):
-    """One list of a batch: documents that are scored with their query, and their labels."""
+    """One list of a batch: documents that are scored with their query, and what the loss takes for
+    their labels."""
 
     query: str
     documents: tuple[str, ...]
@@ -38,7 +40,10 @@ class RankedList(NamedTuple):
 
 
 class RankedListDataset(Dataset[RankedList]):
-    """The lists of all sources, one after the other, drawn anew in each epoch."""
+    """The lists of all sources, one after the other, drawn anew in each epoch.
+
+    loss, targets: see `target_labels`.
+    """
 
     def __init__(
         self,
@@ -47,10 +52,14 @@ class RankedListDataset(Dataset[RankedList]):
         list_size: int,
         candidates: int | None,
         seed: int,
+        loss: RankingLoss = "softmax",
+        targets: Targets | None = None,
     ) -> None:
         self.examples = [example for source in sources for example in source]
         self.list_size = list_size
         self.candidates = candidates
+        self.loss = loss
+        self.targets = targets
         self.seed = seed
         self.epoch = 0
 
@@ -64,8 +73,31 @@ class RankedListDataset(Dataset[RankedList]):
         return RankedList(
             example.query,
             tuple(example.documents[place] for place in places),
-            tuple(example.labels[place] for place in places),
+            tuple(target_labels(example, places, self.loss, self.targets)),
         )
+
+
+def target_labels(
+    example: RankingExample,
+    places: Sequence[int],
+    loss: RankingLoss,
+    targets: Targets | None = None,
+) -> list[float]:
+    """What a loss takes for the labels of these documents.
+
+    "pair" takes the labels: of those only the order matters.
+
+    The other losses are the paper's for labels of 1 and 0 (arXiv 2210.10634, section 5.1). A
+    teacher's order of 16 would give them targets of 16/136, 15/136, ..., nearly those of chance. So
+    its targets are 1 for relevant documents (`relevance`) and 0 for the others ("relevant"); grades
+    stay as they are ("labels").
+    """
+    if targets is None:
+        targets = "relevant" if is_order(example) else "labels"
+    if loss == "pair" or targets == "labels":
+        return [example.labels[place] for place in places]
+    relevant = set(relevant_places(example))
+    return [float(place in relevant) for place in places]
 
 
 def drawn_places(
@@ -73,21 +105,22 @@ def drawn_places(
 ) -> list[int]:
     """One relevant document, then up to `size - 1` others, all by chance (RankT5, section 5.1).
 
-    Relevant is what has a label above 0. The others have a label of 0 or below, and are no copies
-    of a relevant document. Where the relevant ones have more than one grade, as in a teacher's
-    order, the others are drawn from all the rest and keep their grades.
+    Which are relevant, `relevance` says. The others are not, and are no copies of a relevant
+    document or of the query. Where the relevant ones have more than one grade, the others are drawn
+    from all the rest and keep their grades.
 
     candidates: the others are among the first so many of the list; None: anywhere.
     """
     labels, texts = example.labels, example.documents
-    relevant = [place for place, label in enumerate(labels) if label > 0]
+    relevant = relevant_places(example)
     known = {texts[place] for place in relevant}
-    graded = len({labels[place] for place in relevant}) > 1
+    graded = not is_order(example) and len({labels[place] for place in relevant}) > 1
     first = draw.choice(relevant)
+    barred = {example.query} - known if graded else {example.query} | known
     others = [
         place
         for place in range(len(texts))[:candidates]
-        if place != first and (graded or texts[place] not in known)
+        if place != first and texts[place] not in barred
     ]
     return [first, *draw.sample(others, min(size - 1, len(others)))]
 
@@ -149,14 +182,29 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def ranking_loss(config: RankT5Config) -> Loss:
-    """Of scores, labels and mask, each [B, L]."""
+    """Of scores, labels and mask, each [B, L].
+
+    "softmax" and "poly1" get labels that sum to 1 in each list, as the paper's one relevant
+    document has them: every list weighs the same, and a grade is a share of that weight.
+    """
     losses: Mapping[str, Loss] = {
         "point_ce": pointwise_ce_loss,
         "pair": ranknet_loss,
-        "softmax": softmax_ce_loss,
-        "poly1": partial(poly1_softmax_loss, epsilon=config.epsilon),
+        "softmax": _shared(softmax_ce_loss),
+        "poly1": _shared(partial(poly1_softmax_loss, epsilon=config.epsilon)),
     }
     return losses[config.loss]
+
+
+def _shared(loss: Loss) -> Loss:
+    """The same loss of labels that are shares of their list's sum; those below 0 count as 0."""
+
+    def of_shares(scores: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+        weights = torch.where(mask, labels.clamp(min=0.0), 0.0)
+        total = weights.sum(-1, keepdim=True)
+        return loss(scores, weights / torch.where(total > 0, total, 1.0), mask)
+
+    return of_shares
 
 
 def list_loss(scores: Tensor, batch: Mapping[str, Any], loss: Loss) -> Tensor:

@@ -46,6 +46,7 @@ from e2rank_rag.training.ranking import (
     RankedListDataset,
     list_loss,
     ranking_loss,
+    target_labels,
 )
 from e2rank_rag.training.record import describe_run, plot_run
 from e2rank_rag.training.runs import (
@@ -225,7 +226,12 @@ def _trainer(
     scorer = PairScorer(model, load_tokenizer(folder), recipe)
     _check(config, scorer, train, dev)
     dataset = RankedListDataset(
-        train, list_size=config.list_size, candidates=config.candidates, seed=arguments.seed
+        train,
+        list_size=config.list_size,
+        candidates=config.candidates,
+        seed=arguments.seed,
+        loss=config.loss,
+        targets=config.targets,
     )
     batches = SourceBatches(
         [len(part) for part in train],
@@ -265,11 +271,15 @@ def _check(
                 f"for a document, and {MIN_SHARE} are the fewest; raise it or leave the query out: "
                 f"{query[:60]!r}"
             )
+    labels = [
+        target_labels(example, range(len(example.labels)), config.loss, config.targets)
+        for example in examples
+    ]
     if config.loss == "point_ce":
-        idle = sum(min(example.labels) > 0 for example in examples)
+        idle = sum(min(row) > 0 for row in labels)
         lacking = "a document with a label of 0 or below"
     else:
-        idle = sum(len(set(example.labels)) == 1 for example in examples)
+        idle = sum(len(set(row)) == 1 for row in labels)
         lacking = "two documents of different labels"
     if idle == len(examples):
         raise ValueError(f'no list has {lacking}: the loss "{config.loss}" learns nothing')

@@ -35,12 +35,17 @@ def test_the_positive_is_drawn_among_the_highest_labels():
     assert drawn == {"q 0", "q 3"}
 
 
-def test_a_known_positive_is_the_positive_and_a_teachers_list_holds_no_negative():
+def test_a_known_positive_is_the_positive_and_the_rest_of_a_teachers_order_stand_against_it():
     order = example("q", [3, 2, 1], positive=2)
     pair = dataset(order, negatives=2)[0]
     assert pair.positive == "q 2"
-    assert pair.negatives == ()
-    assert pair.relevant == {"q 0", "q 1", "q 2"}
+    assert set(pair.negatives) == {"q 0", "q 1"}
+    assert pair.relevant == {"q 2"}
+
+
+def test_the_query_itself_is_no_hard_negative():
+    copied = RankingExample("q", ("a", "q", "b"), (1.0, 0.0, 0.0))
+    assert dataset(copied, negatives=2)[0].negatives == ("b",)
 
 
 def test_negatives_are_drawn_among_labels_of_0_and_below():
@@ -133,7 +138,8 @@ def test_negatives_are_all_documents_but_copies_of_what_is_relevant(collator):
         }
         texts = [ids[tuple(row)] for row in rows(batch["documents"])]
         assert counted.tolist() == [
-            [text != "" and text not in pair.relevant for text in texts] for pair in pairs
+            [text not in ("", pair.query) and text not in pair.relevant for text in texts]
+            for pair in pairs
         ]
         assert [texts[row] for row in batch["positives"]] == [pair.positive for pair in pairs]
 

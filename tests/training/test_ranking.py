@@ -75,6 +75,75 @@ def test_graded_lists_keep_their_grades_and_draw_from_all_the_rest():
     assert graded == {"d0": 2.0, "d1": 1.0, "d2": 0.0}
 
 
+ORDER = RankingExample(
+    "cats", tuple(f"d{place}" for place in range(16)), tuple(map(float, range(1, 17))), judged=()
+)
+
+
+def drawn_batch(*examples, **stated):
+    """A batch of these examples whole, as the stage of such a configuration trains on it."""
+    settings = config(**stated)
+    dataset = RankedListDataset(
+        [examples],
+        list_size=16,
+        candidates=None,
+        seed=0,
+        loss=settings.loss,
+        targets=settings.targets,
+    )
+    lists = [dataset[index] for index in range(len(examples))]
+    batch = collator(upsample=settings.upsamples)(lists)
+    return batch, ranking_loss(settings)
+
+
+@pytest.mark.parametrize(("loss", "epsilon"), [("softmax", 0.0), ("poly1", 2.0)])
+def test_permutations_have_one_target_and_every_list_weighs_the_same(loss, epsilon):
+    """Three lists of a teacher, of a judgement and of grades: the loss is the mean of three cross
+    entropies, each with targets that sum to 1."""
+    one, two = 0.6, 0.4
+    judged = example([1.0, *[0.0] * 15])
+    graded = example([3.0, 2.0, *[0.0] * 14])
+    stated = {"loss": loss, **({"epsilon": epsilon} if loss == "poly1" else {})}
+    batch, measure = drawn_batch(ORDER, judged, graded, **stated)
+    assert sorted(batch["relevance"][0].tolist()) == [0.0] * 15 + [1.0]
+    scores = torch.randn(48, generator=torch.Generator().manual_seed(0)).double()
+    table = torch.empty(48).double().index_copy(0, batch["places"], scores).view(3, 16)
+    log_p = table - table.exp().sum(1, keepdim=True).log()
+
+    def cost(row, label):
+        place = batch["relevance"][row].tolist().index(label)
+        return float(-log_p[row, place] + epsilon * (1 - log_p[row, place].exp()))
+
+    expected = (cost(0, 1.0) + cost(1, 1.0) + one * cost(2, 3.0) + two * cost(2, 2.0)) / 3
+    assert float(list_loss(scores, batch, measure)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_permutation_has_as_many_targets_as_relevant_documents_for_point_ce():
+    batch, _ = drawn_batch(ORDER, loss="point_ce")
+    assert sorted(batch["relevance"][0].tolist()) == [0.0] * 15 + [1.0]
+    # The 15 others once, the relevant one 15 times.
+    assert len(batch["repeated"][0]) == 30
+
+
+def test_pairs_are_of_the_whole_permutation():
+    batch, _ = drawn_batch(ORDER, loss="pair")
+    assert sorted(batch["relevance"][0].tolist()) == list(range(1, 17))
+
+
+def test_raw_labels_and_relevance_can_be_asked_for():
+    raw, _ = drawn_batch(ORDER, loss="softmax", targets="labels")
+    assert sorted(raw["relevance"][0].tolist()) == list(range(1, 17))
+    binary, _ = drawn_batch(example([3, 2, 0]), loss="softmax", targets="relevant")
+    assert sorted(binary["relevance"][0].tolist()) == [0.0, 1.0, 1.0]
+    with pytest.raises(ValueError, match='targets: the loss "pair" takes only the order'):
+        config(loss="pair", targets="relevant")
+
+
+def test_the_query_itself_is_no_other():
+    lists = drawn([1, 0, 0], 3, texts=("a", "cats", "b"))
+    assert all(places == [0, 2] for places in lists)
+
+
 def test_a_draw_depends_on_seed_and_epoch_alone():
     examples = [[example([1, *[0] * 50]) for _ in range(3)]]
 

@@ -1,0 +1,91 @@
+"""Which documents of an example are relevant, and which may stand against them: one place for all
+losses, samplers and dev sets.
+
+A teacher's order says which document is better, not which is relevant: of its labels, n to 1, all
+are above 0. There the relevant documents are those that people judged so, and the teacher's first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from e2rank_rag.types import RankingExample
+
+FEWEST_OF_AN_ORDER = 4
+"""Fewer distinct labels from 1 on may be grades: 1 and 2 are common ones."""
+
+
+def is_order(example: RankingExample) -> bool:
+    """Whether the labels are places in a teacher's order, and no grades.
+
+    True where the example says so, and for labels that are 1 to n, each once: with a positive
+    beside them, or for n of at least `FEWEST_OF_AN_ORDER`.
+    """
+    if example.judged is not None:
+        return True
+    count = len(example.labels)
+    long_enough = count >= (2 if example.positive is not None else FEWEST_OF_AN_ORDER)
+    return long_enough and sorted(example.labels) == list(range(1, count + 1))
+
+
+def known_places(example: RankingExample) -> list[int]:
+    """Documents that are known to be relevant: by grades, or by judgements beside an order."""
+    grades = (example.judged or ()) if is_order(example) else example.labels
+    known = {place for place, grade in enumerate(grades) if grade > 0}
+    if example.positive is not None:
+        known.add(example.positive)
+    return sorted(known)
+
+
+def relevant_places(example: RankingExample, *, best: bool = True) -> list[int]:
+    """The known ones and, of a teacher's order, the best.
+
+    best: False leaves the best of an order out, unless nothing else is known to be relevant.
+    """
+    known = known_places(example)
+    if is_order(example) and (best or not known):
+        known = sorted({*known, best_place(example)})
+    return known
+
+
+def relevant_texts(example: RankingExample, *, best: bool = True) -> frozenset[str]:
+    """Texts that are no negatives for this query; see `relevant_places`."""
+    return frozenset(example.documents[place] for place in relevant_places(example, best=best))
+
+
+def other_places(example: RankingExample, relevant: Sequence[int]) -> list[int]:
+    """What may stand against the relevant documents: all others but copies of the query.
+
+    Where queries are documents (duplicate questions), a search finds the query itself first.
+    """
+    taken = set(relevant)
+    return [
+        place
+        for place, text in enumerate(example.documents)
+        if place not in taken and text != example.query
+    ]
+
+
+def best_place(example: RankingExample) -> int:
+    """The document with the highest label."""
+    return max(range(len(example.labels)), key=example.labels.__getitem__)
+
+
+def judgements(example: RankingExample) -> tuple[float, ...]:
+    """What people said of each document; () where the labels are a teacher's and nobody did."""
+    if not is_order(example):
+        return example.labels
+    if example.judged:
+        return example.judged
+    if example.positive is None:
+        return ()
+    return tuple(float(place == example.positive) for place in range(len(example.labels)))
+
+
+def grades(example: RankingExample) -> tuple[float, ...]:
+    """Judgements to mine by; where nobody judged, a teacher's best document is the relevant one."""
+    judged = judgements(example)
+    if any(grade > 0 for grade in judged):
+        return judged
+    best = best_place(example)
+    return tuple(float(place == best) for place in range(len(example.labels)))
