@@ -47,7 +47,8 @@ class ListwiseBudget(BaseModel):
 class AdapterOf(BaseModel):
     """The model whose document weights a listwise adapter leaves alone.
 
-    base: a hub id, a folder, "minilm", or "." for the folder that holds the adapter itself.
+    base: a hub id, "minilm", a folder as seen from the one that holds the adapter, or "." for that
+        itself.
     digest: of the base's weights (`checkpoint.weights_digest`): an adapter is worth nothing on
         others.
     """
@@ -135,7 +136,8 @@ class ResidualLayout(BaseModel):
 class EncoderOf(BaseModel):
     """The encoder whose vectors a ResRank reads.
 
-    base: a hub id, a folder, "minilm", or "." for the folder `ENCODER_FOLDER` beside the recipe.
+    base: a hub id, "minilm", a folder as seen from that of the recipe, or "." for `ENCODER_FOLDER`
+        in it.
     digest: of its weights (`checkpoint.weights_digest`).
     recipe: how it made the vectors; None: as the folder of `base` says.
     """
@@ -220,7 +222,8 @@ def system_of(
     not, or that is not what the file says.
     """
     # Imported here: whoever only reads recipes needs no torch.
-    from e2rank_rag.models.checkpoint import read_system, resolve_folder
+    from e2rank_rag.models.checkpoint import read_system
+    from e2rank_rag.models.names import resolve_folder
 
     if system is not None and system not in get_args(System):
         raise ValueError(f"system must be one of {list(get_args(System))}, got {system!r}")

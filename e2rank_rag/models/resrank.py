@@ -20,10 +20,11 @@ from safetensors.torch import load_file, save_file
 
 from e2rank_rag.closing import OpenModel
 from e2rank_rag.errors import CheckpointError
-from e2rank_rag.models.checkpoint import RECIPE_FILE, read_resrank_recipe, resolve_folder
+from e2rank_rag.models.checkpoint import RECIPE_FILE, read_resrank_recipe
 from e2rank_rag.models.cpu import use_onednn
 from e2rank_rag.models.encoder import Dtype, Encoder, batch_tokens, batches_by_length
 from e2rank_rag.models.model_config import positions, write_json
+from e2rank_rag.models.names import resolve_folder
 from e2rank_rag.models.residual import (
     ListTokens,
     ResidualHead,

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from e2rank_rag.feedback import Feedback
+from e2rank_rag.models.names import model_name
 from e2rank_rag.prompts import Prompts
 from e2rank_rag.recipe import PairPooling, Pooling, ResidualLayout, Structure
 
@@ -22,6 +23,14 @@ ADAPTER_CONFIG = Path(__file__).parent / "configs" / "adapter.yaml"
 """What `e2rank adapt` trains with."""
 
 Order = Literal["retrieved", "shuffled", "mixed"]
+
+
+def _named(model: Any) -> Any:
+    return model_name(model) if isinstance(model, Path) else model
+
+
+ModelName = Annotated[str, BeforeValidator(_named)]
+"""As `names.find_model` takes it: a `Path` is a folder, whatever it is called."""
 
 RankingLoss = Literal["point_ce", "pair", "softmax", "poly1"]
 
@@ -90,7 +99,7 @@ class StageConfig(_Strict):
     trainer: arguments of `transformers.TrainingArguments`, as they are.
     """
 
-    init_from: str
+    init_from: ModelName
     output: Path
     data: tuple[Source, ...] = Field(min_length=1)
     dev: tuple[Source, ...] = ()
@@ -205,7 +214,7 @@ class ResRankConfig(ListConfig):
 
     stage: Literal["resrank"] = "resrank"
     mode: Literal["joint", "frozen"]
-    reranker_from: str | None = None
+    reranker_from: ModelName | None = None
     layout: ResidualLayout | None = None
     gates: tuple[float, float] = (1.0, 0.1)
     order: Order = "retrieved"
@@ -242,7 +251,7 @@ class RankT5Config(StageConfig):
     score_token: str | None = None
     pooling: PairPooling | None = None
     max_tokens: int | None = Field(default=None, ge=16)
-    retriever: str = "minilm"
+    retriever: ModelName = "minilm"
     vectors: Path | None = None
     loss: RankingLoss = "softmax"
     epsilon: float = Field(default=1.0, ge=0.0)

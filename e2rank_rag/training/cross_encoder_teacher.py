@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from e2rank_rag.models.checkpoint import load_tokenizer, read_system, resolve_folder
+from e2rank_rag.models.checkpoint import load_tokenizer, read_system
 from e2rank_rag.models.model_config import read_config
+from e2rank_rag.models.names import resolve_folder
 from e2rank_rag.models.rankt5 import RankT5
 from e2rank_rag.models.rankt5_checkpoint import longest_pair
 from e2rank_rag.training.labeling import Judgement, TeacherError
@@ -43,7 +44,7 @@ class CrossEncoderTeacher:
         )
         self.max_tokens = self._ranker.recipe.max_tokens
         self.limit = f"{self.max_tokens:,} tokens with their query"
-        self.record: dict[str, Any] = {"model": str(model), "max_tokens": self.max_tokens}
+        self.record: dict[str, Any] = {"model": self._ranker.name, "max_tokens": self.max_tokens}
         if terms:
             self.record["terms"] = terms
 

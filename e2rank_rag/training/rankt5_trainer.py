@@ -23,10 +23,10 @@ from e2rank_rag.models.checkpoint import (
     load_tokenizer,
     read_recipe,
     read_system,
-    resolve_folder,
     weights_digest,
 )
 from e2rank_rag.models.encoder import Encoder
+from e2rank_rag.models.names import name_of_base, resolve_folder
 from e2rank_rag.models.rankt5 import PairScorer
 from e2rank_rag.models.rankt5_checkpoint import (
     head_modules,
@@ -164,7 +164,7 @@ def _base(config: RankT5Config) -> tuple[Path, RankT5Recipe]:
         if adapter is not None:
             raise ValueError(
                 f"{config.init_from} has a listwise adapter, which this training does not go on "
-                f"with: begin from its base, {adapter.base!r}"
+                f"with: begin from its base, {name_of_base(adapter.base, folder)!r}"
             )
     recipe = read_rankt5_recipe(
         folder,

@@ -22,9 +22,9 @@ from e2rank_rag.models.checkpoint import (
     load_tokenizer,
     read_resrank_recipe,
     read_system,
-    resolve_folder,
 )
 from e2rank_rag.models.encoder import Encoder
+from e2rank_rag.models.names import name_beside, name_of_base, resolve_folder
 from e2rank_rag.models.residual import ResidualHead, ResidualRanker, token_length
 from e2rank_rag.models.resrank import ListForward, ResidualVectors, read_head, save_head
 from e2rank_rag.recipe import (
@@ -308,13 +308,16 @@ def _save(config: ResRankConfig, trainer: ResRankTrainer, base: Encoder, begin: 
         encoder = EncoderOf(base=".", digest=digest)
     else:
         encoder = EncoderOf(
-            base=_name_of_encoder(begin.first, base), digest=base.digest, recipe=base.recipe
+            base=_name_of_encoder(begin.first, base, folder), digest=base.digest, recipe=base.recipe
         )
         if encoder.base == ".":
             base.save(folder / ENCODER_FOLDER)
     save_head(folder, ranker.head, ResRankRecipe(encoder=encoder, layout=ranker.head.layout))
 
 
-def _name_of_encoder(first: Path | None, base: Encoder) -> str:
-    """As the first stage names it: a path of this machine would not be found elsewhere."""
-    return base.name if first is None else read_resrank_recipe(first).encoder.base
+def _name_of_encoder(first: Path | None, base: Encoder, folder: Path) -> str:
+    """As `folder` names it; "." where the first stage has it inside, so that a copy goes along."""
+    if first is None:
+        return name_beside(base.name, folder)
+    said = read_resrank_recipe(first).encoder.base
+    return said if said == "." else name_beside(name_of_base(said, first), folder)

@@ -71,7 +71,7 @@ def without_adapter(base: Encoder) -> Encoder:
         base.close()
         raise ValueError(
             f"{base.name} has a listwise adapter already, which training does not go on "
-            f"with: begin from its base, {base.recipe.adapter.base!r}"
+            f"with: begin from its base, {base.recipe.adapter.base!r} ({base.weights_folder})"
         )
     return base
 

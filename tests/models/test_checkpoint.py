@@ -16,7 +16,6 @@ from e2rank_rag.models.checkpoint import (
     load_tokenizer,
     load_transformer,
     read_recipe,
-    resolve_folder,
     save_checkpoint,
     weights_digest,
 )
@@ -283,20 +282,6 @@ def test_a_hub_id_that_cannot_be_fetched_is_one_clear_error(tmp_path, monkeypatc
         "there is no model folder nobody/no-such-model, and the hub has not given "
         "'nobody/no-such-model' either: "
     )
-
-
-def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match=r"there is no model folder .*nowhere.* no hub id"):
-        resolve_folder(tmp_path / "nowhere")
-
-
-def test_a_file_in_place_of_a_folder_is_named(bert_folder):
-    with pytest.raises(CheckpointError, match=r"config\.json is a file; name the folder"):
-        resolve_folder(bert_folder / "config.json")
-
-
-def test_a_local_folder_is_taken_as_it_is(bert_folder):
-    assert resolve_folder(str(bert_folder)) == bert_folder
 
 
 def test_a_folder_without_config_is_no_model(bert_folder):

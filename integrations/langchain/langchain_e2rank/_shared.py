@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from langchain_core.callbacks import Callbacks, adispatch_custom_event, dispatch_custom_event
 from langchain_core.documents import Document
@@ -14,10 +14,11 @@ from langchain_core.runnables.config import (
     RunnableConfig,
     ensure_config,
 )
-from pydantic import BaseModel, ConfigDict, PrivateAttr
+from pydantic import AfterValidator, BaseModel, ConfigDict, PrivateAttr
 
 from e2rank_rag import types
 from e2rank_rag.models.minilm import DEFAULT_MODEL
+from e2rank_rag.models.names import model_name
 from e2rank_rag.prompts import Prompts, Task
 from e2rank_rag.recipe import Pooling
 
@@ -36,7 +37,8 @@ class E2RankModel(BaseModel):
 
     All components that name the same weights, dtype and device share one model in memory.
 
-    model: a model folder, a hub id, "minilm" (all-MiniLM-L6-v2, from the `minilm` extra), or
+    model: the `Path` of a model folder; or as a string a folder, a hub id, "minilm"
+        (all-MiniLM-L6-v2, from the `minilm` extra), or
         "e2rank-minilm", which has a listwise adapter beside it.
     task: the instruction of causal models, by name or as a `Task`.
     device, dtype: None takes CUDA where there is one, with bfloat16, else the CPU with float32.
@@ -46,7 +48,7 @@ class E2RankModel(BaseModel):
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
-    model: str | Path = DEFAULT_MODEL
+    model: Annotated[str | Path, AfterValidator(model_name)] = DEFAULT_MODEL
     task: Task | str | None = None
     device: str | None = None
     dtype: str | None = None

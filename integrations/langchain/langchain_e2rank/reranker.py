@@ -174,7 +174,7 @@ class E2RankReranker(E2RankModel, BaseDocumentCompressor):
             system=self.system,
             stored_vectors=self.stored_vectors,
             listwise=self._listwise_options(),
-            **{**self.stated(), "model": str(self.model)},
+            **self.stated(),
         )
 
     def _listwise_options(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from haystack import Document, component, default_from_dict
 from haystack.utils import ComponentDevice
 
 from e2rank_rag.models.minilm import DEFAULT_MODEL
+from e2rank_rag.models.names import model_name
 
 if TYPE_CHECKING:
     from haystack.components.embedders.types import DocumentEmbedder
@@ -55,7 +56,7 @@ class E2RankDocumentEmbedder:
         encoder_kwargs: further arguments of `e2rank_rag.Encoder.from_pretrained`, such as revision,
             max_length, truncate_dim.
         """
-        self.model = str(model)
+        self.model = model_name(model)
         self.meta_fields_to_embed = list(meta_fields_to_embed or [])
         self.embedding_separator = embedding_separator
         self.prefix = prefix

@@ -11,6 +11,7 @@ from haystack import component, default_from_dict
 from haystack.utils import ComponentDevice
 
 from e2rank_rag.models.minilm import DEFAULT_MODEL
+from e2rank_rag.models.names import model_name
 
 if TYPE_CHECKING:
     from haystack.components.embedders.types import TextEmbedder
@@ -45,7 +46,7 @@ class E2RankTextEmbedder:
         encoder_kwargs: further arguments of `e2rank_rag.Encoder.from_pretrained`, such as task,
             revision, max_length.
         """
-        self.model = str(model)
+        self.model = model_name(model)
         self.prefix = prefix
         self.suffix = suffix
         self.device = device

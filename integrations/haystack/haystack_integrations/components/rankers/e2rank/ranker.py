@@ -18,6 +18,7 @@ from haystack_integrations.components.rankers.e2rank._candidates import (
 from haystack_integrations.components.rankers.e2rank._stores import StoreHandle
 
 from e2rank_rag.models.minilm import DEFAULT_MODEL
+from e2rank_rag.models.names import model_name
 from e2rank_rag.rerankers import VectorReranker
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ class E2RankRanker:
             revision, max_length; of another system, those of `ResRank` or `RankT5.from_pretrained`.
         """
         _backend.check_top_k(top_k)
-        self.model = str(model)
+        self.model = model_name(model)
         self.system = system
         self.top_k = top_k
         self.score_threshold = score_threshold

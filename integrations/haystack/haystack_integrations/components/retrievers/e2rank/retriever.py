@@ -15,6 +15,7 @@ from haystack_integrations.components.retrievers.e2rank import _results
 from qdrant_client import models
 
 from e2rank_rag.models.minilm import DEFAULT_MODEL
+from e2rank_rag.models.names import model_name
 from e2rank_rag.pipeline import SearchPipeline
 from e2rank_rag.types import Hit
 
@@ -101,7 +102,7 @@ class E2RankRetriever:
         if group_size < 1:
             raise ValueError(f"group_size must be > 0, but got {group_size}")
         self.document_store = document_store
-        self.model = str(model)
+        self.model = model_name(model)
         self.reranker = None if reranker is None else str(reranker)
         self.system = system
         self.top_k = top_k

@@ -1,0 +1,177 @@
+"""What names a model: a shipped name, a folder or a hub id. Here they are told apart, once.
+
+A `Path` is always a folder. A string is the name of a model that ships with this package, else a
+folder, else an id of the model hub.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from e2rank_rag.errors import CheckpointError
+from e2rank_rag.models.minilm import ADAPTED_FOLDER, DEFAULT_MODEL, installed_folder, minilm_folder
+
+SHIPPED: Mapping[str, Callable[[], Path]] = {
+    DEFAULT_MODEL: lambda: ADAPTED_FOLDER,
+    "minilm": minilm_folder,
+}
+"""Names of models that need no folder and no hub, and where each is."""
+
+_MODEL_FILES = ("e2rank.json", "config.json", "modules.json")
+
+
+class FoundModel(NamedTuple):
+    """A model that was looked for.
+
+    name: what finds it again from any working directory: a shipped name, an absolute path, or a hub
+        id. folder: where its files are.
+    """
+
+    name: str
+    folder: Path
+
+
+def model_name(model: str | Path) -> str:
+    """The same as a string: a relative `Path` begins with "./", so that it stays a path.
+
+    TypeError for anything but a string or a path.
+    """
+    if isinstance(model, str):
+        return model
+    if not isinstance(model, os.PathLike):
+        raise TypeError(f"a model is named by a string or a path, not by a {type(model).__name__}")
+    path = str(Path(model))
+    return path if _is_path(path) else os.path.join(".", path)
+
+
+def find_model(
+    model: str | Path, *, revision: str | None = None, local_files_only: bool = False
+) -> FoundModel:
+    """A shipped model, a local folder, or a hub id fetched into the hub's cache.
+
+    Raises CheckpointError where there is none, and for a string that is a shipped name and a model
+    folder in the working directory.
+    """
+    name = model_name(model)
+    if not name.strip():
+        raise CheckpointError("the name of the model is empty: give a folder or a hub id")
+    if name in SHIPPED:
+        folder = SHIPPED[name]()
+        _refuse_namesake(name, folder)
+        return FoundModel(name, folder)
+    folder = _expanded(name)
+    if folder.is_dir():
+        return FoundModel(_shipped_name(folder) or str(folder.resolve()), folder)
+    if folder.exists():
+        raise CheckpointError(f"{folder} is a file; name the folder that holds the model")
+    if _is_path(name):
+        raise CheckpointError(f"there is no model folder {folder}")
+    return FoundModel(name, _from_hub(name, revision, local_files_only))
+
+
+def resolve_folder(
+    model: str | Path, *, revision: str | None = None, local_files_only: bool = False
+) -> Path:
+    """The folder of `find_model`."""
+    return find_model(model, revision=revision, local_files_only=local_files_only).folder
+
+
+def name_beside(model: str, folder: Path) -> str:
+    """How the model folder `folder` names another model, of the name that `find_model` gave it.
+
+    A path becomes relative to `folder`, so that both can be moved together; it stays absolute where
+    they have nothing in common but the root of the disk.
+    """
+    if not os.path.isabs(model):
+        return model
+    here = folder.resolve()
+    try:
+        common = os.path.commonpath([model, here])
+    except ValueError:  # two drives
+        return model
+    if common == Path(model).anchor:
+        return model
+    relative = Path(os.path.relpath(model, here)).as_posix()
+    return relative if relative.startswith(".") else f"./{relative}"
+
+
+def name_of_base(base: str, folder: Path) -> str:
+    """The other way: what `folder` names as `base`, by the name that `find_model` takes."""
+    here = folder.resolve()
+    if base in SHIPPED or not (_is_path(base) or (here / base).is_dir()):
+        return base
+    return os.path.normpath(here / _expanded(base))
+
+
+def find_base(base: str, folder: Path, *, local_files_only: bool = False) -> Path:
+    """Where the model is that `folder` names as `base` in its `e2rank.json`.
+
+    Raises CheckpointError, which says how to make a copy that needs no other folder.
+    """
+    if base in SHIPPED:
+        return SHIPPED[base]()
+    name = name_of_base(base, folder)
+    if os.path.isabs(name) and not Path(name).is_dir():
+        raise CheckpointError(
+            f"{folder} needs the model that it was trained on, {base!r}, and there is no folder "
+            f"{name}: put that model there, or write its path into {folder / 'e2rank.json'} as "
+            f'"base" (a relative one counts from {folder}). To make a copy that needs no other '
+            "folder, open the model where both are and call its save(NEW_FOLDER)"
+        )
+    return resolve_folder(name, local_files_only=local_files_only)
+
+
+def _is_path(name: str) -> bool:
+    """Whether a string is a path and cannot be a hub id."""
+    return os.path.isabs(name) or name.startswith((".", "~")) or "\\" in name or name.endswith("/")
+
+
+def _expanded(name: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise CheckpointError(f"there is no model folder {name}: {error}") from error
+
+
+def _shipped_name(folder: Path) -> str | None:
+    """The name of the shipped model that a path leads to."""
+    places = {DEFAULT_MODEL: ADAPTED_FOLDER, "minilm": installed_folder()}
+    for name, place in places.items():
+        if place is not None and place.is_dir() and folder.samefile(place):
+            return name
+    return None
+
+
+def _refuse_namesake(name: str, shipped: Path) -> None:
+    here = Path(name)
+    if not any((here / file).is_file() for file in _MODEL_FILES) or here.samefile(shipped):
+        return
+    raise CheckpointError(
+        f"{name!r} is a model that ships with e2rank-rag, and {here.resolve()} is another one: "
+        f"write './{name}' for the folder; for the shipped model rename the folder, or work in "
+        "another directory"
+    )
+
+
+def _from_hub(name: str, revision: str | None, local_files_only: bool) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(
+            snapshot_download(
+                name,
+                revision=revision,
+                local_files_only=local_files_only,
+                allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"],
+            )
+        )
+    except HFValidationError:
+        raise CheckpointError(f"there is no model folder {name}, and it is no hub id") from None
+    except Exception as error:
+        raise CheckpointError(
+            f"there is no model folder {name}, and the hub has not given {name!r} either: {error}"
+        ) from error
