@@ -108,6 +108,18 @@ def in_pipeline(component):
     return pipeline
 
 
+def test_a_path_is_a_path(case, own_bert, tmp_path, monkeypatch):
+    shutil.copytree(own_bert, tmp_path / "e2rank-minilm")
+    monkeypatch.chdir(tmp_path)
+    made = case.make(model=Path("e2rank-minilm"))
+    stored = yaml.safe_load(yaml.safe_dump(made.to_dict()))
+    assert stored["init_parameters"]["model"] == "./e2rank-minilm"
+    read = case.kind.from_dict(stored)
+    case.made.append(read)
+    for component in (made, read):
+        assert component._encoder.open().name == str(tmp_path / "e2rank-minilm")
+
+
 LOAD = """\
 import sys
 from pathlib import Path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -165,3 +166,14 @@ def test_without_langchain_the_import_says_which_extra_to_install():
 
 def test_importing_the_components_loads_no_torch():
     assert run("import sys, langchain_e2rank; print('torch' in sys.modules)") == "False\n"
+
+
+@pytest.mark.parametrize("kind", [E2RankEmbeddings, E2RankReranker])
+def test_a_path_is_a_path(tiny_bert, tmp_path, monkeypatch, kind):
+    shutil.copytree(tiny_bert, tmp_path / "e2rank-minilm")
+    monkeypatch.chdir(tmp_path)
+    made = kind(model=Path("e2rank-minilm"))
+    read = kind.model_validate(made.model_dump(mode="json"))
+    for component in (made, read):
+        assert component.encoder.name == str(tmp_path / "e2rank-minilm")
+        component.close()

@@ -103,7 +103,7 @@ class E2RankRetriever:
             raise ValueError(f"group_size must be > 0, but got {group_size}")
         self.document_store = document_store
         self.model = model_name(model)
-        self.reranker = None if reranker is None else str(reranker)
+        self.reranker = None if reranker is None else model_name(reranker)
         self.system = system
         self.top_k = top_k
         self.retrieve_k = retrieve_k
