@@ -16,6 +16,7 @@ from qdrant_client import QdrantClient
 from qdrant_client.local.qdrant_local import QdrantLocal
 
 from e2rank_rag.locks import Lock
+from e2rank_rag.store.closing import close_at_exit
 
 _locks: WeakKeyDictionary[QdrantLocal, Any] = WeakKeyDictionary()
 _registry_lock = Lock()
@@ -31,6 +32,7 @@ def guard(client: QdrantClient) -> Any:
     if type(backend) is QdrantLocal:
         with _lock_of(backend):
             backend.__class__ = GuardedLocal
+        close_at_exit(client)
     return _lock_of(backend)
 
 

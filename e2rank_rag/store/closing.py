@@ -1,0 +1,28 @@
+"""Folder clients that nobody closed are closed before the interpreter takes its modules apart.
+
+Qdrant's client closes itself when it is collected. At the very end of a process that needs an import
+which Python can no longer make, and prints a traceback.
+"""
+
+from __future__ import annotations
+
+import atexit
+from contextlib import suppress
+from weakref import WeakSet
+
+from qdrant_client import QdrantClient
+
+_open_folders: WeakSet[QdrantClient] = WeakSet()
+
+
+def close_at_exit(client: QdrantClient) -> None:
+    """Close a folder's client at the end of the process, unless it is gone by then."""
+    _open_folders.add(client)
+
+
+@atexit.register  # at import, so that it runs after what users register: handlers run last to first
+def _close_all() -> None:
+    for client in list(_open_folders):
+        # SQLite refuses to be closed by another thread than the one that opened it.
+        with suppress(Exception):
+            client.close()
