@@ -18,12 +18,6 @@ from e2rank_rag.store import QdrantStore
 kept = QdrantStore.open(sys.argv[1], "docs")
 kept.prepare(2)
 """,
-    "a client of the user": """\
-from qdrant_client import QdrantClient
-from e2rank_rag.store import QdrantStore
-kept = QdrantStore(QdrantClient(path=sys.argv[1]), "docs")
-kept.prepare(2)
-""",
     "a store of Haystack": """\
 from haystack import Document
 from haystack_integrations.components.rankers.e2rank._stores import StoreHandle
