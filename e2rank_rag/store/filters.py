@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from math import isfinite
 from typing import Any
 
 from qdrant_client import models
+
+from e2rank_rag.store import conditions
 
 RANGE_OPERATORS = ("gt", "gte", "lt", "lte")
 ACCEPTED = (
@@ -16,8 +17,8 @@ ACCEPTED = (
     "range {'gt' | 'gte' | 'lt' | 'lte': number or ISO date string}; "
     "for anything else pass a qdrant_client.models.Filter"
 )
-# What Qdrant's path parser takes without quotes; brackets reach into arrays.
-BARE_SEGMENT = re.compile(r"[\w-]+(\[\d*\])*")
+# Brackets reach into arrays.
+INTO_ARRAY = re.compile(r"(.+?)((?:\[\d*\])+)", re.DOTALL)
 
 
 def to_qdrant_filter(
@@ -26,8 +27,9 @@ def to_qdrant_filter(
     """Qdrant's form of `{"year": 2024, "tag": ["a", "b"], "score": {"gte": 0.5}}`.
 
     All conditions must hold. Keys name meta fields, a dot reaches a nested one. On a field that is
-    a list, one matching element is enough. Dates without a time zone count as UTC. A native filter
-    passes through, its keys as they are; None and {} mean no filter. ValueError otherwise.
+    a list, one matching element is enough. 10 and 10.0 are the same number, True and 1 are not.
+    Dates without a time zone count as UTC. A native filter passes through, its keys as they are;
+    None and {} mean no filter. ValueError otherwise, for Haystack's form of a filter too.
     """
     if filter is None or isinstance(filter, models.Filter):
         return filter
@@ -35,6 +37,11 @@ def to_qdrant_filter(
         raise ValueError(f"filter is {filter!r}, not a dict: {ACCEPTED}")
     if not filter:
         return None
+    if "operator" in filter and ("field" in filter or "conditions" in filter):
+        raise ValueError(
+            f"filter {dict(filter)!r} is in Haystack's form, which E2RankRetriever of Haystack "
+            f"takes; here keys name meta fields, as in {{'year': {{'gte': 2015}}}}. {ACCEPTED}"
+        )
     return models.Filter(
         must=[_condition(_path(key, metadata_key), key, value) for key, value in filter.items()]
     )
@@ -43,13 +50,12 @@ def to_qdrant_filter(
 def _path(key: Any, metadata_key: str) -> str:
     if not isinstance(key, str) or not all(key.split(".")):
         raise ValueError(f"filter key {key!r} is not the name of a meta field, nor a dotted path")
-    if '"' in key:
-        raise ValueError(f'filter key {key!r} holds a ", which a path in Qdrant cannot say')
-    return ".".join([metadata_key, *map(_quoted, key.split("."))])
-
-
-def _quoted(segment: str) -> str:
-    return segment if BARE_SEGMENT.fullmatch(segment) else f'"{segment}"'
+    path = conditions.path_of([metadata_key], metadata_key)
+    for segment in key.split("."):
+        into = INTO_ARRAY.fullmatch(segment)
+        name, brackets = into.groups() if into else (segment, "")
+        path += f".{conditions.path_of([name], key)}{brackets}"
+    return path
 
 
 def _condition(path: str, key: str, value: Any) -> models.Condition:
@@ -57,16 +63,7 @@ def _condition(path: str, key: str, value: Any) -> models.Condition:
         return _range(path, key, value)
     if isinstance(value, list | tuple):
         return _any_of(path, key, value)
-    return _equal(path, key, value)
-
-
-def _equal(path: str, key: str, value: Any) -> models.FieldCondition:
-    if isinstance(value, str | int):  # bool is an int
-        return models.FieldCondition(key=path, match=models.MatchValue(value=value))
-    if isinstance(value, float) and isfinite(value):
-        # Qdrant matches no floats: a closed range of one value says the same.
-        return models.FieldCondition(key=path, range=models.Range(gte=value, lte=value))
-    raise _refused(key, value)
+    return conditions.equals(path, key, _checked(key, value))
 
 
 def _any_of(path: str, key: str, values: Sequence[Any]) -> models.Condition:
@@ -75,9 +72,14 @@ def _any_of(path: str, key: str, values: Sequence[Any]) -> models.Condition:
             f"filter {key!r} is any of an empty list, which no document can be: leave the key out "
             f"to take all documents"
         )
-    if all(isinstance(value, str) for value in values) or all(type(v) is int for v in values):
-        return models.FieldCondition(key=path, match=models.MatchAny(any=list(values)))
-    return models.Filter(should=[_equal(path, key, value) for value in values])
+    met = conditions.equals_one(path, key, [_checked(key, value) for value in values])
+    return met[0] if len(met) == 1 else conditions.any_of(met)
+
+
+def _checked(key: str, value: Any) -> Any:
+    if isinstance(value, str | bool) or conditions.is_number(value):
+        return value
+    raise _refused(key, value)
 
 
 def _range(path: str, key: str, bounds: Mapping[str, Any]) -> models.FieldCondition:
@@ -86,16 +88,12 @@ def _range(path: str, key: str, bounds: Mapping[str, Any]) -> models.FieldCondit
         raise ValueError(
             f"filter {key!r} is {dict(bounds)!r}: unknown operators {unknown}; {ACCEPTED}"
         )
-    if all(_is_number(bound) for bound in bounds.values()):
-        return models.FieldCondition(key=path, range=models.Range(**bounds))
+    if all(conditions.is_number(bound) for bound in bounds.values()):
+        return conditions.within(path, key, bounds)
     if all(isinstance(bound, str) for bound in bounds.values()):
         dates = {operator: _date(key, bound) for operator, bound in bounds.items()}
-        return models.FieldCondition(key=path, range=models.DatetimeRange(**dates))
+        return conditions.dated_within(path, dates)
     raise _refused(key, dict(bounds))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
 
 
 def _date(key: str, text: str) -> datetime:

@@ -28,6 +28,7 @@ from haystack_integrations.components.rankers.e2rank import E2RankRanker
 from haystack_integrations.components.retrievers.e2rank import E2RankRetriever
 from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 
+from e2rank_rag.errors import StoreError
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.models.loaded import loaded_models
 from tests.integrations.haystack_kit import QUERY, TEXTS, alike, documents, ids, memory_store
@@ -375,7 +376,7 @@ def test_without_haystack_the_extra_is_named(part):
     assert "pip install 'e2rank-rag[haystack]'" in done.stderr.splitlines()[-1]
 
 
-def test_without_qdrant_haystack_only_its_stores_and_filters_are_missing(monkeypatch):
+def test_without_qdrant_haystack_only_its_stores_are_missing(monkeypatch):
     module = "haystack_integrations.document_stores.qdrant"
     store = QdrantDocumentStore(":memory:")
     for name in (module, f"{module}.filters"):
@@ -384,7 +385,7 @@ def test_without_qdrant_haystack_only_its_stores_and_filters_are_missing(monkeyp
     retriever = E2RankRetriever({"location": ":memory:", "collection": "docs"})
     with pytest.raises(ImportError, match=r"e2rank-rag\[haystack\]"):
         E2RankRetriever(store)
-    with pytest.raises(ImportError, match=r"e2rank-rag\[haystack\]"):
+    with pytest.raises(StoreError, match="'docs' is not there"):
         retriever.run(query=QUERY, filters={"field": "id", "operator": "==", "value": "d0"})
 
 

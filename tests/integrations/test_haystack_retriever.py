@@ -398,8 +398,14 @@ async def test_run_raises_when_merge_with_native_filter(store, tiny_bert):
 
 
 def test_a_filter_without_operator_is_refused(retriever):
-    with pytest.raises(FilterError, match="Operator not found"):
+    with pytest.raises(FilterError, match="no Haystack filter"):
         retriever.run(query=QUERY, filters={"number": 3})
+
+
+async def test_an_empty_list_of_groups_finds_nothing(retriever):
+    filters = {"field": "meta.number", "operator": "in", "value": []}
+    assert retriever.run(query=QUERY, filters=filters) == {"documents": []}
+    assert await retriever.run_async(query=QUERY, filters=filters) == {"documents": []}
 
 
 # Closing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 
 import pytest
@@ -138,11 +139,24 @@ def test_empty_any_of_is_refused():
 
 @pytest.mark.parametrize("key", ["", ".a", "a..b", 3, 'a"b'])
 def test_keys_that_are_no_path_are_refused(key):
-    with pytest.raises(ValueError, match="filter key"):
+    with pytest.raises(ValueError, match=f"filter .*{re.escape(repr(key))}"):
         to_qdrant_filter({key: 1}, "meta")
 
 
 @pytest.mark.parametrize("filter", [["year", 2024], "year=2024", 3])
 def test_what_is_no_dict_is_refused(filter):
     with pytest.raises(ValueError, match="not a dict"):
+        to_qdrant_filter(filter, "meta")
+
+
+@pytest.mark.parametrize(
+    "filter",
+    [
+        {"field": "meta.year", "operator": "in", "value": []},
+        {"field": "meta.year", "operator": "=="},
+        {"operator": "AND", "conditions": [{"field": "id", "operator": "==", "value": "a"}]},
+    ],
+)
+def test_the_form_of_haystack_is_refused_and_named(filter):
+    with pytest.raises(ValueError, match="Haystack's form"):
         to_qdrant_filter(filter, "meta")

@@ -89,10 +89,10 @@ class StoreHandle:
         return data
 
     @property
-    def metadata_key(self) -> str:
-        """Payload key that holds a document's meta."""
-        layout = getattr(self.open(), "layout", None)
-        return HAYSTACK_METADATA_KEY if layout is None else layout.metadata_key
+    def layout(self) -> Layout:
+        """Where a point keeps id, content and meta."""
+        layout: Layout = getattr(self.open(), "layout", Layout())
+        return layout
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from haystack import Document, component, default_from_dict
 from haystack.document_stores.types import FilterPolicy
 from haystack.utils import ComponentDevice
 from haystack_integrations.components.rankers.e2rank._stores import Searched, StoreHandle
-from haystack_integrations.components.retrievers.e2rank import _results
+from haystack_integrations.components.retrievers.e2rank import _filters, _results
 from qdrant_client import models
 
 from e2rank_rag.models.minilm import DEFAULT_MODEL
@@ -239,19 +239,19 @@ class E2RankRetriever:
         return pipeline
 
     def _search(
-        self, query: str, filters: _results.Filters, top_k: int | None, retrieve_k: int | None
+        self, query: str, filters: _filters.Filters, top_k: int | None, retrieve_k: int | None
     ) -> dict[str, Any]:
         """The arguments of `SearchPipeline.search`."""
         _backend.check_top_k(top_k)
         top_k = self.top_k if top_k is None else top_k
         retrieve_k = max(self.retrieve_k, top_k) if retrieve_k is None else retrieve_k
-        chosen = _results.chosen_filters(self.filter_policy, self.filters, filters)
+        chosen = _filters.chosen_filters(self.filter_policy, self.filters, filters)
         return {
             "query": self.query_prefix + query + self.query_suffix,
             # Groups are made of everything that was reranked.
             "top_k": top_k if self.group_by is None else max(retrieve_k, top_k),
             "retrieve_k": retrieve_k,
-            "filter": chosen and _results.qdrant_filter(chosen, self._store.metadata_key),
+            "filter": _filters.qdrant_filter(chosen, self._store.layout),
             "expand": self.expand,
         }
 

@@ -1,0 +1,151 @@
+"""Conditions on one payload field, with the same answer from a server and from local mode.
+
+Each takes the field's path in the payload and, for errors, its name in the filter. Numbers compare
+as JSON's: 10 equals 10.0, and true is no number. On a field that is a list, one matching element is
+enough.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from math import isfinite, ulp
+from typing import Any, TypeGuard
+
+from qdrant_client import models
+
+NOTHING = models.HasIdCondition(has_id=[])
+"""What no document meets."""
+
+EVERYTHING = models.Filter(must_not=[NOTHING])
+"""What every document meets."""
+
+# In a range a server compares integers as doubles, which are exact below this.
+EXACT = 2**53
+INT64_LIMIT = 2**63
+
+# What Qdrant's path parser takes without quotes.
+BARE_SEGMENT = re.compile(r"[\w-]+")
+
+
+def path_of(segments: Iterable[str], name: str) -> str:
+    """The path that reaches a value by these keys, one below the other."""
+    parts = []
+    for segment in segments:
+        if not segment:
+            raise ValueError(f"filter {name!r} has an empty part: name a field")
+        if '"' in segment:
+            raise ValueError(f'filter {name!r} holds a ", which a path in Qdrant cannot say')
+        parts.append(segment if BARE_SEGMENT.fullmatch(segment) else f'"{segment}"')
+    return ".".join(parts)
+
+
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """Whether a value is a finite JSON number; a bool is none."""
+    if isinstance(value, float):
+        return isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def equals(path: str, name: str, value: str | bool | int | float) -> models.Condition:
+    """Equal to a str, a bool or a finite number, whether that is stored as 10 or as 10.0."""
+    if isinstance(value, str | bool):
+        return models.FieldCondition(key=path, match=models.MatchValue(value=value))
+    if isinstance(value, float) and not value.is_integer():
+        return _double(path, value)
+    integer = int(value)
+    if abs(integer) < EXACT:
+        return _double(path, integer)
+    if not -INT64_LIMIT <= integer < INT64_LIMIT:
+        if isinstance(value, float):
+            return _double(path, value)  # no stored integer is as large
+        raise ValueError(f"filter {name!r} is {value}: Qdrant holds integers of 64 bits only")
+    same = models.FieldCondition(key=path, match=models.MatchValue(value=integer))
+    if float(integer) != integer:
+        return same
+    other = models.FieldCondition(key=path, match=models.MatchAny(any=_rounded_to(integer)))
+    return models.Filter(
+        should=[same, models.Filter(must=[_double(path, integer)], must_not=[other])]
+    )
+
+
+def equals_one(
+    path: str, name: str, values: Iterable[str | bool | int | float]
+) -> list[models.Condition]:
+    """What a field that equals one of the values meets one of; none where there are no values."""
+    values = list(values)
+    texts = [value for value in values if isinstance(value, str)]
+    small = {value for value in values if is_number(value) and abs(value) < EXACT}
+    others = [v for v in values if not isinstance(v, str) and not (is_number(v) and v in small)]
+    met = [equals(path, name, value) for value in others]
+    if texts:
+        met.append(models.FieldCondition(key=path, match=models.MatchAny(any=texts)))
+    return [*met, _one_of_doubles(path, sorted(small))] if small else met
+
+
+def within(path: str, name: str, bounds: Mapping[str, int | float]) -> models.FieldCondition:
+    """A number within finite bounds: keys "gt", "gte", "lt", "lte".
+
+    ValueError for a bound where integers lie closer together than doubles.
+    """
+    for bound in bounds.values():
+        # No stored integer is as large as the floats above 64 bits.
+        if abs(bound) >= EXACT and (isinstance(bound, int) or abs(bound) <= INT64_LIMIT):
+            raise ValueError(
+                f"filter {name!r} has the bound {bound}: Qdrant compares numbers as doubles, "
+                f"which do not tell integers of 2**53 (9007199254740992) and above apart. Store "
+                f"a coarser unit (milliseconds in place of nanoseconds), or pass a "
+                f"qdrant_client.models.Filter to compare doubles"
+            )
+    return models.FieldCondition(
+        key=path, range=models.Range(**{sign: float(bound) for sign, bound in bounds.items()})
+    )
+
+
+def dated_within(path: str, bounds: Mapping[str, datetime]) -> models.FieldCondition:
+    """An ISO date within bounds: keys as in `within`. Dates without a time zone count as UTC."""
+    return models.FieldCondition(key=path, range=models.DatetimeRange(**bounds))
+
+
+def has_no_value(path: str) -> models.IsEmptyCondition:
+    """Missing, null, or an empty list: Qdrant does not tell the three apart."""
+    return models.IsEmptyCondition(is_empty=models.PayloadField(key=path))
+
+
+def is_no_list(path: str) -> models.IsEmptyCondition:
+    """No list with a value in it, so that another condition is on the field's own value."""
+    return has_no_value(f"{path}[]")
+
+
+def negated(condition: models.Condition) -> models.Filter:
+    """What does not meet a condition."""
+    return models.Filter(must_not=[condition])
+
+
+def any_of(conditions: Sequence[models.Condition]) -> models.Condition:
+    """One of them at least; `NOTHING` where there are none, which Qdrant reads as no condition."""
+    return models.Filter(should=list(conditions)) if conditions else NOTHING
+
+
+def _double(path: str, value: int | float) -> models.FieldCondition:
+    # Qdrant matches no floats: a closed range of one value says the same.
+    number = float(value)
+    return models.FieldCondition(key=path, range=models.Range(gte=number, lte=number))
+
+
+def _one_of_doubles(path: str, ordered: Sequence[int | float]) -> models.Condition:
+    """One of some numbers. Ranges halve them, since a point may be compared with thousands."""
+    if len(ordered) == 1:
+        return _double(path, ordered[0])
+    middle = len(ordered) // 2
+    halves = [_one_of_doubles(path, half) for half in (ordered[:middle], ordered[middle:])]
+    ends = models.Range(gte=float(ordered[0]), lte=float(ordered[-1]))
+    return models.Filter(must=[models.FieldCondition(key=path, range=ends)], should=halves)
+
+
+def _rounded_to(integer: int) -> list[int]:
+    """The other integers whose nearest double is this integer."""
+    reach = int(ulp(float(integer))) // 2
+    around = range(integer - reach, integer + reach + 1)
+    return [n for n in around if float(n) == integer and n != integer]
