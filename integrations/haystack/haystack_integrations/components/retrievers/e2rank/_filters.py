@@ -37,8 +37,9 @@ DEEPEST = 100
 def chosen_filters(policy: FilterPolicy, at_init: Filters, at_run: Filters) -> Filters:
     """The filters of one run.
 
-    Merged, both hold; one comparison gives way to one of the run on the same field, as elsewhere in
-    Haystack. ValueError where native filters would have to be merged.
+    Merged, both hold; where one is a single comparison, the run's condition on the same field
+    replaces that of the construction, as elsewhere in Haystack. ValueError where native filters
+    would have to be merged.
     """
     native = isinstance(at_init, models.Filter) or isinstance(at_run, models.Filter)
     if policy == FilterPolicy.MERGE and native:
