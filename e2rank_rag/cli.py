@@ -442,6 +442,12 @@ def _say_results(
     count = len(experiment.queries)
     title = f"{experiment.name} {experiment.split}, {count} queries, {model}{by}"
     out.print(systems_table(results, title=title))
+    if left_out := max(result.left_out for result in results.values()):
+        out.print(
+            f"{left_out:,} queries are documents of the collection themselves, by id and text: "
+            "these documents were left out of their rankings",
+            highlight=False,
+        )
     if json_file is not None:
         experiment.write_json(json_file, results, model=model, reranker=reranker)
     if run_dir is not None:

@@ -16,7 +16,14 @@ from typing import Any, NoReturn
 from e2rank_rag.lines import count_lines, decode, read_lines
 from e2rank_rag.types import Document
 
-__all__ = ["BadRecord", "compose_text", "count_lines", "read_documents", "read_numbered"]
+__all__ = [
+    "BadRecord",
+    "compose_text",
+    "count_lines",
+    "is_query",
+    "read_documents",
+    "read_numbered",
+]
 
 _ID_FIELDS = ("_id", "id")
 _TEXT_FIELDS = ("text", "content", "contents")
@@ -36,6 +43,15 @@ class BadRecord:
 def compose_text(title: str, text: str) -> str:
     """What is embedded and shown: title and text, joined as BEIR does."""
     return f"{title} {text}".strip()
+
+
+def is_query(document: Document, query: str) -> bool:
+    """Whether a document is a query itself, as where queries are taken from the documents: the same
+    text, with or without a title before it, however its white space is written."""
+    title = document.meta.get("title")
+    text = document.text.split()
+    titled = compose_text(title, query) if isinstance(title, str) else query
+    return text in (query.split(), titled.split())
 
 
 def read_documents(

@@ -7,7 +7,7 @@ hits = pipeline.search("does vitamin D prevent falls?", top_k=10)
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from math import nan
@@ -81,6 +81,7 @@ class SearchPipeline:
         filter: Filter | Any | None = None,
         expand: bool = False,
         candidates: Sequence[Candidates] | None = None,
+        exclude: Sequence[Collection[str]] | None = None,
     ) -> list[list[Hit]]:
         """The `top_k` best documents for each query, best first, with their embeddings.
 
@@ -91,24 +92,30 @@ class SearchPipeline:
         candidates: rerank these instead of searching: per query, hits or ids of documents in the
             store, best first. Vectors come from the store, by id, whatever a hit carries; what the
             store does not hold, or holds with another text, is encoded.
+        exclude: per query, ids of documents that are left out before anything is reranked.
 
         Raises StoredVectorMismatch when the store's vectors are not the encoder's.
         """
         self._check_arguments(top_k, retrieve_k, expand)
+        most = _most_excluded(queries, exclude)
         self._check_store()
         if candidates is None:
             vectors = self.encoder.encode_queries(queries)
             depth = self._depth(top_k, retrieve_k)
-            found = self.store.search_batch(vectors, top_k=depth, filter=filter)
+            asked = depth + most
+            found = self.store.search_batch(vectors, top_k=asked, filter=filter)
+            found = _without(found, exclude, depth)
         else:
-            asked = _asked(queries, candidates)
-            stored = self.store.get(asked, with_embeddings=True)
-            found = _with_stored(candidates, stored, self.store.name)
+            ids = _asked(queries, candidates)
+            stored = self.store.get(ids, with_embeddings=True)
+            found = _without(_with_stored(candidates, stored, self.store.name), exclude)
         if not expand:
             found = self._order(queries, found, searched=candidates is None)
         else:
             found, better = self._enhance(queries, found)
-            more = self.store.search_batch(better, top_k=retrieve_k, filter=filter)
+            asked = retrieve_k + most
+            more = self.store.search_batch(better, top_k=asked, filter=filter)
+            more = _without(more, exclude, retrieve_k)
             found = self._merge(found, more, better)
         return [hits[:top_k] for hits in found]
 
@@ -142,24 +149,30 @@ class SearchPipeline:
         filter: Filter | Any | None = None,
         expand: bool = False,
         candidates: Sequence[Candidates] | None = None,
+        exclude: Sequence[Collection[str]] | None = None,
     ) -> list[list[Hit]]:
         """`search_batch` without blocking the event loop."""
         self._check_arguments(top_k, retrieve_k, expand)
+        most = _most_excluded(queries, exclude)
         await asyncio.to_thread(self._check_store)
         run = self.encoder.run_async
         if candidates is None:
             vectors = await run(partial(self.encoder.encode_queries, queries))
             depth = self._depth(top_k, retrieve_k)
-            found = await self.store.asearch_batch(vectors, top_k=depth, filter=filter)
+            asked = depth + most
+            found = await self.store.asearch_batch(vectors, top_k=asked, filter=filter)
+            found = _without(found, exclude, depth)
         else:
-            asked = _asked(queries, candidates)
-            stored = await self.store.aget(asked, with_embeddings=True)
-            found = _with_stored(candidates, stored, self.store.name)
+            ids = _asked(queries, candidates)
+            stored = await self.store.aget(ids, with_embeddings=True)
+            found = _without(_with_stored(candidates, stored, self.store.name), exclude)
         if not expand:
             found = await run(partial(self._order, queries, found, searched=candidates is None))
         else:
             found, better = await run(partial(self._enhance, queries, found))
-            more = await self.store.asearch_batch(better, top_k=retrieve_k, filter=filter)
+            asked = retrieve_k + most
+            more = await self.store.asearch_batch(better, top_k=asked, filter=filter)
+            more = _without(more, exclude, retrieve_k)
             found = await run(partial(self._merge, found, more, better))
         return [hits[:top_k] for hits in found]
 
@@ -259,6 +272,29 @@ def _asked(queries: Sequence[str], candidates: Sequence[Candidates]) -> list[str
         for item in items
     }
     return list(asked)
+
+
+def _most_excluded(queries: Sequence[str], exclude: Sequence[Collection[str]] | None) -> int:
+    """How many documents more a search asks for, so that as many are left."""
+    if exclude is None:
+        return 0
+    if len(exclude) != len(queries):
+        raise ValueError(f"{len(queries)} queries came with {len(exclude)} exclude lists")
+    return max(map(len, exclude), default=0)
+
+
+def _without(
+    found: list[list[Hit]],
+    exclude: Sequence[Collection[str]] | None,
+    depth: int | None = None,
+) -> list[list[Hit]]:
+    """Each ranking without its excluded documents, and no longer than `depth`."""
+    if exclude is None:
+        return found
+    return [
+        [hit for hit in hits if hit.document.id not in ids][:depth]
+        for hits, ids in zip(found, exclude, strict=True)
+    ]
 
 
 def _with_stored(

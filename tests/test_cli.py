@@ -469,6 +469,14 @@ def test_evaluate_measures_a_reranker_beside_its_retrieval(
     assert list(json.loads(figures.read_text())["systems"]) == ["rerank", "listwise"]
 
 
+def test_evaluate_says_for_how_many_queries_their_own_document_was_left_out(run, beir, tiny_bert):
+    own = [{"_id": id, "text": f"  {text}"} for id, text in QUERIES.items()]
+    jsonl(beir / "corpus.jsonl.gz", [*RECORDS, *own])
+    code, out, _ = run("evaluate", beir, "--model", tiny_bert, "--systems", "retrieve")
+    assert code == 0
+    assert "2 queries are documents of the collection themselves" in out
+
+
 def test_evaluate_refuses_systems_that_the_models_do_not_make(run, beir, tiny_bert, tiny_rankt5):
     both = ["--model", tiny_bert, "--reranker", tiny_rankt5]
     for options, message in (

@@ -98,6 +98,35 @@ def test_reranking_a_search_encodes_no_document(encoder, store):
     assert len(counting.prompts) == 1
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize(
+    ("rerank", "options"),
+    [
+        (False, {}),
+        (True, {}),
+        (True, {"expand": True}),
+        (True, {"candidates": [DOCUMENTS[:4], DOCUMENTS[4:]]}),
+    ],
+)
+def test_excluded_documents_are_left_out_before_reranking(
+    encoder, store, rerank, options, asynchronous
+):
+    if "candidates" in options:
+        options = {"candidates": [[Hit(d, 0.0) for d in part] for part in options["candidates"]]}
+    pipeline = SearchPipeline(encoder, store, ListwiseReranker(encoder) if rerank else None)
+    search = pipeline.asearch_batch if asynchronous else pipeline.search_batch
+    exclude = [{"cats", "nowhere"}, ()]
+    found = search([QUERY, OTHER_QUERY], top_k=4, retrieve_k=4, exclude=exclude, **options)
+    first, second = asyncio.run(found) if asynchronous else found
+    assert "cats" not in ids(first)
+    if "candidates" in options:
+        assert sorted(ids(first)) == ["bridge", "dogs", "ferry"]
+    else:
+        assert (len(first), len(second)) == (4, 4)
+    with pytest.raises(ValueError, match="2 queries came with 1 exclude lists"):
+        pipeline.search_batch([QUERY, OTHER_QUERY], exclude=[()])
+
+
 @pytest.mark.parametrize(("rerank", "expand"), [(False, False), (True, False), (True, True)])
 def test_filter_holds_for_every_search(encoder, store, rerank, expand):
     pipeline = SearchPipeline(encoder, store, ListwiseReranker(encoder) if rerank else None)

@@ -87,16 +87,20 @@ class Experiment:
         reranker: str | None = None,
     ) -> None:
         """`{collection, split, model, systems: {name: {measure: fraction, seconds_per_query}}}`,
-        and `reranker` behind the model where there was one of its own."""
+        with `reranker` behind the model where there was one of its own, and
+        `own_documents_left_out`, a number of queries, where there are some (see
+        `systems.own_documents`)."""
         systems = {
             name: {**result.measures, "seconds_per_query": result.seconds_per_query}
             for name, result in results.items()
         }
+        left_out = max((result.left_out for result in results.values()), default=0)
         record = {
             "collection": self.name,
             "split": self.split,
             "model": model,
             **({} if reranker is None else {"reranker": reranker}),
+            **({"own_documents_left_out": left_out} if left_out else {}),
             "systems": systems,
         }
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -128,6 +128,17 @@ def test_the_json_has_exactly_this_form(folder, tmp_path, bert, store):
         }
 
 
+def test_the_json_says_for_how_many_queries_their_own_document_was_left_out(
+    folder, tmp_path, bert, store
+):
+    with (folder / "corpus.jsonl").open("a") as corpus:
+        corpus.write("\n" + json.dumps({"_id": "q1", "text": QUERIES["q1"]}))
+    experiment = Experiment.read(folder, "test")
+    results = run_experiment(experiment, bert, store, ["retrieve"])
+    experiment.write_json(tmp_path / "figures.json", results, model="tiny")
+    assert json.loads((tmp_path / "figures.json").read_text())["own_documents_left_out"] == 1
+
+
 def test_runs_that_were_written_measure_the_same(folder, tmp_path, bert, store):
     experiment = Experiment.read(folder, "test")
     results = run_experiment(experiment, bert, store, SYSTEMS)

@@ -7,11 +7,12 @@ import pytest
 
 from e2rank_rag.evaluation import systems
 from e2rank_rag.evaluation.systems import SYSTEMS, candidates_of_run, run_system
+from e2rank_rag.indexing import index_documents
 from e2rank_rag.pipeline import SearchPipeline
 from e2rank_rag.rerankers import ListwiseReranker, RocchioReranker, load_reranker
-from e2rank_rag.store import QdrantStore
+from e2rank_rag.store import LANGCHAIN_LAYOUT, QdrantStore
 from e2rank_rag.types import Document
-from tests.encoders import TableEncoder
+from tests.encoders import CountingEncoder, TableEncoder
 
 TEXTS = {
     "cats": "cats purr, cats sleep, cats purr again",
@@ -152,3 +153,94 @@ def test_candidates_of_a_run_are_its_best():
     assert candidates_of_run({"q": {str(i): -i for i in range(200)}})["q"] == [
         str(i) for i in range(100)
     ]
+
+
+# Where queries are documents
+
+PAIR = {
+    "argument": "Cats purr, and  dogs bark.\n",
+    "answer": "Dogs bark, and cats only purr.",
+    "same text": "Cats purr, and dogs bark.",
+    "titled": "Ferries A ferry crosses the strait.",
+    "same id": "Bread rises because yeast turns sugar into gas.",
+    "judged": "A prime number has no divisors but one and itself.",
+}
+OF_THEM = {
+    "argument": "Cats purr, and dogs bark.",
+    "titled": "A ferry crosses the strait.",
+    "same id": "When does the ferry cross?",
+    "judged": PAIR["judged"],
+    "other": "Which animals purr?",
+}
+OWN = {"argument", "titled"}
+
+
+@pytest.fixture
+def of_documents(bert):
+    store = QdrantStore.open(":memory:", "things")
+    meta = {"titled": {"title": "Ferries"}}
+    documents = [Document(id, text, meta.get(id, {})) for id, text in PAIR.items()]
+    index_documents(documents, bert, store)
+    yield store
+    store.close()
+
+
+@pytest.mark.parametrize("expand", [False, True])
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("system", [*SYSTEMS, "rerank"])
+def test_the_query_itself_is_not_a_wrong_answer(
+    bert, of_documents, tiny_rankt5, system, given, expand
+):
+    if expand and system == "rerank":
+        pytest.skip("a RankT5 has no vector to search with")
+    counting = CountingEncoder(bert)
+    qrels = {id: {"answer": 1} for id in OF_THEM} | {"judged": {"judged": 0, "answer": 1}}
+    candidates = {id: list(PAIR)[::-1] for id in OF_THEM} if given else None
+    with load_reranker(tiny_rankt5) as reranker:
+        result = run_system(
+            system,
+            counting,
+            of_documents,
+            OF_THEM,
+            qrels,
+            reranker=reranker,
+            candidates=candidates,
+            retrieve_k=5,
+            expand=expand and not given,
+        )
+    assert result.left_out == 2
+    for query, hits in result.rankings.items():
+        expected = set(PAIR) - ({query} & OWN)
+        # Five of six are asked for, whether the query is one of them or not.
+        assert len(hits) == 5
+        assert set(ids(hits)) <= expected
+        assert query not in OWN or set(ids(hits)) == expected
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_the_query_itself_is_in_no_prompt(bert, of_documents, monkeypatch, given):
+    read = []
+    listwise = bert.encode_listwise
+
+    def watch(queries, candidates, **options):
+        read.extend(zip(queries, candidates, strict=True))
+        return listwise(queries, candidates, **options)
+
+    counting = CountingEncoder(bert)
+    monkeypatch.setattr(counting, "encode_listwise", watch)
+    candidates = {id: list(PAIR) for id in OF_THEM} if given else None
+    qrels = {id: {"answer": 1} for id in OF_THEM}
+    run_system("listwise", counting, of_documents, OF_THEM, qrels, candidates=candidates)
+    texts = {query: PAIR[id] for id, query in OF_THEM.items() if id in OWN}
+    assert len(read) == len(OF_THEM)
+    assert [query for query, documents in read if texts.get(query) in documents] == []
+
+
+def test_a_store_of_other_ids_holds_no_query(bert):
+    store = QdrantStore.open(":memory:", "theirs", layout=LANGCHAIN_LAYOUT)
+    store.prepare(bert.dim)
+    store.upsert([Document("7", QUERIES["q1"])], bert.encode_documents([QUERIES["q1"]]))
+    queries = {"q1": QUERIES["q1"], "7": QUERIES["q1"]}
+    result = run_system("retrieve", bert, store, queries, {"q1": {"7": 1}, "7": {"8": 1}})
+    assert {query: ids(hits) for query, hits in result.rankings.items()} == {"q1": ["7"], "7": []}
+    store.close()
