@@ -7,6 +7,8 @@ import inspect
 import re
 from pathlib import Path
 
+from langchain_core.runnables import RunnableLambda
+from langchain_core.structured_query import StructuredQuery
 from langchain_e2rank import E2RankReranker, E2RankRetriever
 from langchain_qdrant import QdrantVectorStore
 from qdrant_client import QdrantClient
@@ -26,6 +28,7 @@ async def test_every_example_runs_after_those_before_it(minilm, capsys):
         "client": client,
         "qdrant_vector_store": stock,
         "any_retriever": Bm25(docs=documents()),
+        "query_constructor": RunnableLambda(lambda _: StructuredQuery(query="falls", filter=None)),
     }
     for block in re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL):
         code = compile(block, "docs/langchain.md", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
@@ -37,6 +40,7 @@ async def test_every_example_runs_after_those_before_it(minilm, capsys):
     assert said[1].endswith("Exercise training prevented falls in older adults.")
     assert len(names["documents"]) == 3
     assert said[-1] == "e2rank.search {'documents': 3}"
+    assert names["self_query"].invoke("what prevents falls?") == []
     names["reranker"].close()
     client.close()
 

@@ -19,6 +19,13 @@ except ModuleNotFoundError as error:
 from langchain_e2rank.embeddings import E2RankEmbeddings
 from langchain_e2rank.reranker import E2RankReranker
 from langchain_e2rank.retriever import E2RankRetriever
+from langchain_e2rank.self_query import E2RankTranslator
 from langchain_e2rank.vectorstore import E2RankVectorStore
 
-__all__ = ["E2RankEmbeddings", "E2RankReranker", "E2RankRetriever", "E2RankVectorStore"]
+__all__ = [
+    "E2RankEmbeddings",
+    "E2RankReranker",
+    "E2RankRetriever",
+    "E2RankTranslator",
+    "E2RankVectorStore",
+]
