@@ -150,12 +150,6 @@ def index(
     """Put documents into an index. Run it again to add, change and (--prune) remove documents."""
     from e2rank_rag.indexing import index_file
 
-    bad: list[BadRecord] = []
-
-    def report_bad(record: BadRecord) -> None:
-        bad.append(record)
-        err.print(f"line {record.line}: {escape(record.reason)}", highlight=False, soft_wrap=True)
-
     source = _corpus(documents)
     with _encoder(model, device) as encoder:
         store = _store(index, collection, api_key)
@@ -165,7 +159,7 @@ def index(
                 encoder,
                 store,
                 prune=prune,
-                on_bad=report_bad if skip_bad else None,
+                on_bad=_say_bad if skip_bad else None,
                 progress=True,
             )
         except KeyboardInterrupt:
@@ -251,6 +245,10 @@ def evaluate(
     index: KeptIndex = None,
     json_file: FiguresFile = None,
     run_dir: Annotated[Path | None, typer.Option(help="Write a TREC run per system here.")] = None,
+    skip_bad: Annotated[
+        bool,
+        typer.Option("--skip-bad", help="Report bad queries, such as empty ones: they count as 0."),
+    ] = False,
     device: Device = None,
     api_key: ApiKey = None,
 ) -> None:
@@ -264,7 +262,8 @@ def evaluate(
     ranking = (reranker or model) if "rerank" in names else None
     if ranking is not None:
         _check_expand(expand, ranking, stated)
-    experiment = Experiment.read(folder, split, run=run, qrels=qrels)
+    on_bad = _say_bad if skip_bad else None
+    experiment = Experiment.read(folder, split, run=run, qrels=qrels, on_bad=on_bad)
     with ExitStack() as opened:
         encoder = opened.enter_context(_encoder(model, device))
         ranker = None
@@ -410,6 +409,10 @@ def _check_expand(expand: bool, reranker: str, stated: System | None) -> None:
         )
 
 
+def _say_bad(record: BadRecord) -> None:
+    err.print(f"line {record.line}: {escape(record.reason)}", highlight=False, soft_wrap=True)
+
+
 def _say_hits(hits: Sequence[Hit], query: str, *, as_json: bool) -> None:
     from e2rank_rag.rendering import hits_table
 
@@ -439,9 +442,14 @@ def _say_results(
     from e2rank_rag.rendering import systems_table
 
     by = f", reranked by {reranker}" if reranker else ""
-    count = len(experiment.queries)
+    count = len(experiment.qrels)
     title = f"{experiment.name} {experiment.split}, {count} queries, {model}{by}"
     out.print(systems_table(results, title=title))
+    if experiment.unread:
+        out.print(
+            f"{len(experiment.unread):,} of the queries could not be read and count as zero",
+            highlight=False,
+        )
     if left_out := max(result.left_out for result in results.values()):
         out.print(
             f"{left_out:,} queries are documents of the collection themselves, by id and text: "

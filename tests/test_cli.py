@@ -469,6 +469,34 @@ def test_evaluate_measures_a_reranker_beside_its_retrieval(
     assert list(json.loads(figures.read_text())["systems"]) == ["rerank", "listwise"]
 
 
+def test_an_empty_query_ends_evaluate_or_counts_as_zero_and_is_said(run, beir, tmp_path, tiny_bert):
+    command = ["evaluate", beir, "--model", tiny_bert, "--systems", "retrieve"]
+    jsonl(beir / "queries.jsonl", [{"_id": "q1", "text": QUERIES["q1"]}])
+    (beir / "qrels" / "half.tsv").write_text("q1\tcats\t1\n")
+    half, whole = tmp_path / "half.json", tmp_path / "whole.json"
+    assert run(*command, "--split", "half", "--json", half)[0] == 0
+
+    jsonl(
+        beir / "queries.jsonl", [{"_id": "q1", "text": QUERIES["q1"]}, {"_id": "q2", "text": " "}]
+    )
+    code, _, err = run(*command)
+    assert code == 1
+    assert f"error: {beir / 'queries.jsonl'}, line 2: no text" in err
+    runs = tmp_path / "runs"
+    code, out, err = run(*command, "--skip-bad", "--json", whole, "--run-dir", runs)
+    assert code == 0
+    assert "line 2: no text" in err
+    assert "small test, 2 queries" in out
+    assert "1 of the queries could not be read and count as zero" in out
+    record = json.loads(whole.read_text())
+    assert record["unread_queries"] == ["q2"]
+    alone = json.loads(half.read_text())["systems"]["retrieve"]
+    for measure in ("nDCG@10", "R@100", "RR@10"):
+        assert alone[measure] > 0
+        assert record["systems"]["retrieve"][measure] == pytest.approx(alone[measure] / 2)
+    assert set(read_run(runs / "small.test.retrieve.trec")) == {"q1"}
+
+
 def test_evaluate_says_for_how_many_queries_their_own_document_was_left_out(run, beir, tiny_bert):
     own = [{"_id": id, "text": f"  {text}"} for id, text in QUERIES.items()]
     jsonl(beir / "corpus.jsonl.gz", [*RECORDS, *own])

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from e2rank_rag.documents import BadRecord, read_documents
+from e2rank_rag.documents import BadRecord, read_documents, read_numbered
 from e2rank_rag.evaluation.runs import read_qrels
 from e2rank_rag.types import Document
 
@@ -50,19 +50,28 @@ class Collection:
         """The corpus in file order; see `read_documents` for `on_bad` and the errors."""
         return read_documents(self.corpus_path, on_bad=on_bad)
 
-    def queries(self, split: str | None = None) -> dict[str, str]:
+    def queries(
+        self, split: str | None = None, *, on_bad: Callable[[BadRecord], None] | None = None
+    ) -> dict[str, str]:
         """query id -> text, in file order; of a split, the queries with judgements there.
 
+        on_bad: called with each line that is no query, such as one without text or with an id that
+            was given before, which is then left out.
+
         Raises:
-            ValueError: a bad record, a repeated query id, an unknown split, or a query that is
-                judged in the split and not in the file.
+            ValueError: `FILE, line N: reason` for a bad line when `on_bad` is None; an unknown
+                split, or a query that is judged in the split and not in the file.
         """
         path = _find(self.folder, "queries.jsonl")
         queries: dict[str, str] = {}
-        for query in read_documents(path):
-            if query.id in queries:
-                raise ValueError(f"{path}: query id {query.id!r} is there twice")
-            queries[query.id] = query.text
+        for line, query in read_numbered(path, on_bad=on_bad):
+            if query.id not in queries:
+                queries[query.id] = query.text
+                continue
+            reason = f"query id {query.id!r} is there twice"
+            if on_bad is None:
+                raise ValueError(f"{path}, line {line}: {reason}")
+            on_bad(BadRecord(line, reason, query.id))
         if split is None:
             return queries
         judged = self.qrels(split)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -22,13 +22,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Experiment:
-    """Queries and judgements of a split; with `candidates`, a ranking from elsewhere per query."""
+    """Queries and judgements of a split; with `candidates`, a ranking from elsewhere per query.
+
+    unread: judged queries that could not be read. They are in the qrels and not in the queries, so
+        they rank nothing and count as zero.
+    """
 
     collection: Collection
     split: str
     queries: dict[str, str]
     qrels: dict[str, dict[str, int]]
     candidates: dict[str, list[str]] | None = None
+    unread: tuple[str, ...] = ()
 
     @classmethod
     def read(
@@ -38,23 +43,42 @@ class Experiment:
         *,
         run: str | Path | None = None,
         qrels: str | Path | None = None,
+        on_bad: Callable[[BadRecord], None] | None = None,
     ) -> Self:
         """A BEIR folder, with candidates from a TREC run and judgements from a file if given.
 
-        Raises ValueError for judged queries that the folder lacks and files that are not readable.
+        on_bad: called with each line of the queries that is none; where it is judged, it is in
+            `unread`.
+
+        Raises ValueError for judged queries that the folder lacks and files that are not readable,
+        a bad line of the queries among them when `on_bad` is None.
         """
         collection = Collection.open(folder)
         judged = collection.qrels(split) if qrels is None else read_qrels(qrels)
-        queries = collection.queries()
-        missing = [query for query in judged if query not in queries]
-        if missing:
+        bad: list[BadRecord] = []
+
+        def skip(record: BadRecord) -> None:
+            bad.append(record)
+            if on_bad is not None:
+                on_bad(record)
+
+        queries = collection.queries(on_bad=None if on_bad is None else skip)
+        unread = tuple(query for query in judged if query not in queries)
+        unexplained = set(unread) - {record.id for record in bad}
+        # A bad line that gives no id may be any of them.
+        if len(unexplained) > sum(record.id is None for record in bad):
+            first = next(query for query in judged if query in unexplained)
             raise ValueError(
-                f"{folder} lacks {len(missing)} of {len(judged)} judged queries, the first is "
-                f"{missing[0]!r}"
+                f"{folder} lacks {len(unexplained)} of {len(judged)} judged queries, the first is "
+                f"{first!r}"
             )
-        candidates = None if run is None else candidates_of_run(read_run(run))
         return cls(
-            collection, split, {query: queries[query] for query in judged}, judged, candidates
+            collection=collection,
+            split=split,
+            queries={query: queries[query] for query in judged if query in queries},
+            qrels=judged,
+            candidates=None if run is None else candidates_of_run(read_run(run)),
+            unread=unread,
         )
 
     @property
@@ -89,7 +113,7 @@ class Experiment:
         """`{collection, split, model, systems: {name: {measure: fraction, seconds_per_query}}}`,
         with `reranker` behind the model where there was one of its own, and
         `own_documents_left_out`, a number of queries, where there are some (see
-        `systems.own_documents`)."""
+        `systems.own_documents`), and `unread_queries`, their ids, which count as zero."""
         systems = {
             name: {**result.measures, "seconds_per_query": result.seconds_per_query}
             for name, result in results.items()
@@ -101,6 +125,7 @@ class Experiment:
             "model": model,
             **({} if reranker is None else {"reranker": reranker}),
             **({"own_documents_left_out": left_out} if left_out else {}),
+            **({"unread_queries": list(self.unread)} if self.unread else {}),
             "systems": systems,
         }
         path.parent.mkdir(parents=True, exist_ok=True)

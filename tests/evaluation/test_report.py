@@ -75,6 +75,31 @@ def test_a_judged_query_that_the_folder_lacks_is_an_error(folder, tmp_path):
         Experiment.read(folder, "test", qrels=qrels)
 
 
+@pytest.mark.parametrize(
+    ("line", "id"),
+    [
+        ('{"_id": "q2", "text": ""}', "q2"),
+        ('{"_id": "q2"}', "q2"),
+        ("{broken", None),
+        ('{"_id": "q1", "text": "again"}', "q1"),
+    ],
+)
+def test_a_bad_query_is_an_error_or_unread(folder, line, id):
+    good = json.dumps({"_id": "q1", "text": QUERIES["q1"]})
+    (folder / "queries.jsonl").write_text(f"{good}\n{line}\n")
+    with pytest.raises(ValueError, match=r"queries\.jsonl, line 2: "):
+        Experiment.read(folder, "test")
+    bad = []
+    if id == "q1":
+        with pytest.raises(ValueError, match="lacks 1 of 2 judged queries, the first is 'q2'"):
+            Experiment.read(folder, "test", on_bad=bad.append)
+    else:
+        experiment = Experiment.read(folder, "test", on_bad=bad.append)
+        assert (list(experiment.queries), experiment.unread) == (["q1"], ("q2",))
+        assert list(experiment.qrels) == ["q1", "q2"]
+    assert [(record.line, record.id) for record in bad] == [(2, id)]
+
+
 def test_with_a_run_only_its_documents_are_read(folder, tmp_path):
     run = trec(tmp_path / "bm25.trec", {"q1": ["dogs", "cats"], "q3": ["bread"]})
     experiment = Experiment.read(folder, "test", run=run)
