@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def processes() -> int:
@@ -17,6 +20,20 @@ def processes() -> int:
 def process() -> int:
     """The number of this one, from 0."""
     return dist.get_rank() if _started() else 0
+
+
+def share(items: Sequence[T]) -> Sequence[T]:
+    """Those of this process, so that each has its own and all together have all."""
+    return items[process() :: processes()]
+
+
+def gather_objects(part: T) -> list[T]:
+    """What all processes hold, in their order; every process must call it. Not for tensors."""
+    if processes() == 1:
+        return [part]
+    parts: list[Any] = [None] * processes()
+    dist.all_gather_object(parts, part)
+    return parts
 
 
 def gather(rows: Tensor) -> Tensor:

@@ -18,11 +18,14 @@ from e2rank_rag.training.contrastive import train_contrastive
 
 ROOT = Path(__file__).parents[1]
 
+MEASURING = {"eval_steps": 1, "save_strategy": "no", "load_best_model_at_end": False}
+
 VARIANTS = {
     "direct": {"chunk_size": None},
     "chunks": {"chunk_size": 3},
     "near": {"chunk_size": None, "near_positive": 0.9},
     "accumulated": {"chunk_size": 3, "trainer": {"gradient_accumulation_steps": 2}},
+    "measured": {"chunk_size": None, "dev": ["a", "b"], "trainer": MEASURING},
 }
 """What is trained for one step, each by one process and by two."""
 
@@ -63,6 +66,7 @@ def trained(tmp_path_factory, tiny_bert):
 
 def configured(folder, model, name, count):
     variant = dict(VARIANTS[name])
+    variant["dev"] = [{"path": str(folder / f"{part}.jsonl")} for part in variant.pop("dev", ())]
     return {
         "init_from": str(model),
         "output": str(folder / f"{name}-{count}"),
@@ -124,6 +128,22 @@ def test_gathered_rows_are_those_of_all_processes_in_order(trained):
         found = torch.load(trained / f"gathered{number}.pt")
         assert found["rows"].tolist() == [[0.0] * 3, [0.0] * 3, [1.0] * 3, [1.0] * 3]
         assert found["keys"].tolist() == [0, 2**62, 1, 2**62 + 1]
+
+
+def test_gathered_objects_are_those_of_all_processes_in_order(trained):
+    for number in range(2):
+        found = torch.load(trained / f"gathered{number}.pt")["objects"]
+        assert found == [{"of": 0, "texts": ["a", "c"]}, {"of": 1, "texts": ["b"]}]
+
+
+def test_two_processes_measure_what_one_measures(trained):
+    figures = []
+    for count in (1, 2):
+        lines = (trained / f"measured-{count}" / "run" / "metrics.jsonl").read_text().splitlines()
+        figures += [each for each in map(json.loads, lines) if "eval_mean" in each]
+    assert {"eval_a_retrieve", "eval_b_retrieve", "eval_mean"} < set(figures[0])
+    for name in ("eval_a_retrieve", "eval_b_retrieve", "eval_mean"):
+        assert figures[1][name] == pytest.approx(figures[0][name], abs=1e-6)
 
 
 def test_a_gathered_row_has_the_gradients_of_all_processes(trained):

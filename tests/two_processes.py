@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from e2rank_rag.distributed import gather, process, processes
+from e2rank_rag.distributed import gather, gather_objects, process, processes, share
 from e2rank_rag.training.config import ContrastiveConfig
 from e2rank_rag.training.contrastive import train_contrastive
 
@@ -43,6 +43,7 @@ def gathered() -> dict[str, torch.Tensor]:
     (everywhere * weights).sum().backward()
     return {
         "rows": everywhere.detach(),
+        "objects": gather_objects({"of": process(), "texts": share(["a", "b", "c"])}),
         "keys": gather(torch.tensor([process(), 2**62 + process()])),
         "gradient": rows.grad,
     }

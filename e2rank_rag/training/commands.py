@@ -26,7 +26,9 @@ def register(app: typer.Typer) -> None:
 
 
 def mine(
-    folder: Annotated[Path, typer.Argument(help="A BEIR folder: corpus, queries, qrels.")],
+    folder: Annotated[
+        Path, typer.Argument(help="A BEIR folder (corpus, queries, qrels), or a file of pairs.")
+    ],
     output: Annotated[Path, typer.Argument(help="The lists: .jsonl or .jsonl.gz.")],
     split: Annotated[str, typer.Option(help="Which judgements to use.")] = "train",
     model: Annotated[
@@ -36,26 +38,36 @@ def mine(
     first_negative: Annotated[
         int, typer.Option(min=0, help="Leave out unjudged documents found before this place.")
     ] = 0,
+    corpus: Annotated[
+        Path | None, typer.Option(help="Documents to mine beside those of a file of pairs.")
+    ] = None,
     texts: Annotated[
         bool, typer.Option("--texts/--ids", help="Write the texts, or ids into the corpus.")
     ] = True,
     device: Device = None,
 ) -> None:
     """Build training lists: what a model finds for each query, labelled by the judgements."""
-    from e2rank_rag.evaluation.collections import Collection
     from e2rank_rag.models.encoder import Encoder
+    from e2rank_rag.training.config import Source
     from e2rank_rag.training.examples import write_examples
-    from e2rank_rag.training.mining import Embedded, mine_lists
+    from e2rank_rag.training.sources import Judged, mined
 
-    collection = Collection.open(folder)
-    queries, qrels = collection.queries(split), collection.qrels(split)
+    _refuse_corpus_of_folder(folder, corpus)
+    source = Source(
+        path=folder,
+        split=split,
+        corpus=corpus,
+        mine=folder.is_file(),
+        depth=depth,
+        first_negative=first_negative,
+    )
+    judged = Judged.read(source, 0)
     with Encoder.from_pretrained(model, device=device) as encoder:
-        embedded = Embedded.of_collection(encoder, collection)
-        lists = mine_lists(
-            encoder, embedded, queries, qrels, depth=depth, first_negative=first_negative
-        )
+        lists = mined(source, judged, encoder, None, add_missing=True)
     write_examples(output, lists.values(), texts=texts)
-    out.print(f"{len(lists):,} lists of {len(queries):,} queries in {output}", highlight=False)
+    out.print(
+        f"{len(lists):,} lists of {len(judged.queries):,} queries in {output}", highlight=False
+    )
 
 
 def train(
@@ -90,6 +102,10 @@ def adapt(
             help="Mine lists from all documents of a file of pairs, or take its lists as they are.",
         ),
     ] = True,
+    corpus: Annotated[
+        Path | None,
+        typer.Option(help="Documents of your index, to mine beside those of a file of pairs."),
+    ] = None,
     settings: Settings = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run.")
@@ -99,22 +115,34 @@ def adapt(
     from e2rank_rag.training.config import ADAPTER_CONFIG, listwise_config
     from e2rank_rag.training.trainer import train_listwise
 
+    _refuse_corpus_of_folder(data, corpus)
     given: dict[str, Any] = {
         "init_from": base,
         "output": output,
-        "data": [{"path": data, "mine": mine and not data.is_dir()}],
-        "dev": _dev_source(data, dev, mine=mine),
+        "data": [{"path": data, "mine": mine and not data.is_dir(), "corpus": corpus}],
+        "dev": _dev_source(data, dev, mine=mine, corpus=corpus),
     }
     config = listwise_config(ADAPTER_CONFIG, settings or (), given)
     folder = train_listwise(config, resume=resume)
     out.print(f"the model is in {folder}: name it where your pipeline names {base}")
 
 
-def _dev_source(data: Path, dev: Path | None, *, mine: bool) -> list[dict[str, Any]]:
+def _refuse_corpus_of_folder(data: Path, corpus: Path | None) -> None:
+    if corpus is not None and data.is_dir():
+        raise typer.BadParameter(
+            f"--corpus {corpus}: {data} is a BEIR folder, which has a corpus of its own; leave the "
+            "option out"
+        )
+
+
+def _dev_source(
+    data: Path, dev: Path | None, *, mine: bool, corpus: Path | None
+) -> list[dict[str, Any]]:
     from e2rank_rag.evaluation.collections import Collection
 
     if dev is not None:
-        return [{"path": dev, "split": "dev", "mine": mine and not dev.is_dir()}]
+        named = None if dev.is_dir() else corpus
+        return [{"path": dev, "split": "dev", "mine": mine and not dev.is_dir(), "corpus": named}]
     if data.is_dir() and "dev" in Collection.open(data).splits:
         return [{"path": data, "split": "dev", "limit": 200}]
     return []

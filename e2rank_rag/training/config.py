@@ -46,10 +46,12 @@ class Source(_Strict):
 
     path: a BEIR folder, whose lists are mined with the model that training begins from, or a file
         that `examples.read_examples` reads.
-    split: of a folder. corpus: file of documents, for examples that hold ids only.
+    split: of a folder.
+    corpus: file of documents: texts for examples that hold ids only, and with `mine` the documents
+        that lists are mined from, beside those of the examples.
     limit: take so many examples, drawn by the seed; None: all.
-    mine: of a file, for pairs and triples: lists are mined from all its documents together, and its
-        labels are the judgements. False: its lists are taken as they are.
+    mine: of a file, for pairs and triples: lists are mined from all its documents and those of the
+        corpus together, and its labels are the judgements. False: its lists are taken as they are.
     depth: candidates of a mined list. first_negative: see `mining.mine_lists`.
     task: the instruction of queries that name none of their own, for models whose query prompt has
         one: a name of `prompts.TASKS`, or a sentence. Only stage 1 trains on it.

@@ -22,6 +22,7 @@ from e2rank_rag.recipe import Recipe
 from e2rank_rag.tokenization import TextTokenizer, pad_id, plain_tokenizer
 from e2rank_rag.training.batches import SourceBatches
 from e2rank_rag.training.config import ContrastiveConfig
+from e2rank_rag.training.dev_sets import RetrievalSet
 from e2rank_rag.training.gradcache import embed
 from e2rank_rag.training.live import LiveEncoder
 from e2rank_rag.training.pairs import PairCollator, PairDataset, counted_documents, task_recipe
@@ -35,7 +36,7 @@ from e2rank_rag.training.runs import (
     trainable_model,
     training_arguments,
 )
-from e2rank_rag.training.sources import DevSet, read_dev, read_training
+from e2rank_rag.training.sources import read_retrieval, read_training
 from e2rank_rag.types import RankingExample
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def train_contrastive(config: ContrastiveConfig, *, resume: bool = False) -> Pat
     with open_base(config, arguments.device) as base:
         mine = config.negatives > 0
         train = read_training(config.data, base, None, seed=arguments.seed, mine=mine)
-        dev = read_dev(config.dev, base, None, seed=arguments.seed)
+        dev = read_retrieval(config.dev, base, seed=arguments.seed)
     # The weights of the base are free from here on; what it said of itself stays.
     trainer = _trainer(config, arguments, base.recipe, base.weights_folder, train, dev)
     if trainer.is_world_process_zero():
@@ -79,12 +80,12 @@ def train_contrastive(config: ContrastiveConfig, *, resume: bool = False) -> Pat
 
 
 class ContrastiveTrainer(StageTrainer):
-    """Minimises `contrastive_loss`. Dev sets are measured plain: no listwise prompt is trained."""
+    """Minimises `contrastive_loss`. Dev sets are measured by what the model itself retrieves."""
 
     def __init__(self, *, config: ContrastiveConfig, live: LiveEncoder, **arguments: Any) -> None:
         super().__init__(
             config=config,
-            measure=lambda part: part.measure(live, None),
+            measure=lambda part: part.measure(live),
             **arguments,
         )
         self.config = config
@@ -136,7 +137,7 @@ def _trainer(
     recipe: Recipe,
     weights: Path,
     train: Sequence[Sequence[RankingExample]],
-    dev: Sequence[DevSet],
+    dev: Sequence[RetrievalSet],
 ) -> ContrastiveTrainer:
     tasks = [group for source in train for group in _by_task(source)]
     dataset = PairDataset(tasks, negatives=config.negatives, seed=arguments.seed)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from e2rank_rag.documents import BadRecord
+from e2rank_rag.documents import BadRecord, compose_text
 from e2rank_rag.evaluation.collections import Collection
 from e2rank_rag.types import Document, Embeddings, RankingExample, TextEncoder
 
@@ -76,7 +76,7 @@ def mine_lists(
     """By query id, one list per query that has a relevant document, labelled by the qrels.
 
     depth: how many of the nearest documents, by exact cosine. Unjudged ones are labelled 0, and
-        left out where they copy a positive (`NEAR_POSITIVE`).
+        left out where they copy a positive (`NEAR_POSITIVE`) or are the query itself (`is_query`).
     first_negative: leave out unjudged documents that were found before this place (from 0), where
         judgements are sparse and the best finds are often relevant.
     add_missing: where no relevant document was found, they stand at the end of the list, so that
@@ -94,7 +94,12 @@ def mine_lists(
     examples = {}
     for query, places in zip(asked, found, strict=True):
         grades = judged[query]
-        kept = _without_doubtful(places, grades, embedded.embeddings, first_negative)
+        found_else = [
+            row
+            for row in places
+            if row in grades or not is_query(embedded.documents[row], queries[query])
+        ]
+        kept = _without_doubtful(found_else, grades, embedded.embeddings, first_negative)
         if add_missing and not any(grades.get(row, 0) > 0 for row in kept):
             kept += [row for row, grade in grades.items() if grade > 0]
         examples[query] = RankingExample(
@@ -119,9 +124,19 @@ def nearest(queries: Embeddings, documents: Embeddings, count: int) -> list[list
     return rows
 
 
+def is_query(document: Document, query: str) -> bool:
+    """Whether the document is the query, as where queries are documents of their collection: the
+    same text, with or without a title before it."""
+    title = document.meta.get("title")
+    titled = compose_text(title, query) if isinstance(title, str) else query
+    return document.text in (query, titled)
+
+
 def _without_doubtful(
     places: Sequence[int], grades: Mapping[int, float], vectors: Embeddings, first_negative: int
 ) -> list[int]:
+    if not places:
+        return []
     positives = [row for row, grade in grades.items() if grade > 0]
     closest = (vectors[places] @ vectors[positives].T).max(axis=1)
     return [

@@ -17,8 +17,8 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
+from e2rank_rag.distributed import share
 from e2rank_rag.evaluation.metrics import evaluate
-from e2rank_rag.evaluation.runs import run_from_rankings
 from e2rank_rag.models.checkpoint import (
     load_tokenizer,
     read_recipe,
@@ -38,7 +38,8 @@ from e2rank_rag.recipe import RankT5Recipe
 from e2rank_rag.rerankers import CrossEncoderReranker
 from e2rank_rag.tokenization import MIN_SHARE
 from e2rank_rag.training.batches import SourceBatches
-from e2rank_rag.training.config import RankT5Config, Source
+from e2rank_rag.training.config import RankT5Config
+from e2rank_rag.training.dev_sets import NDCG, DevSet, whole_run
 from e2rank_rag.training.gradcache import in_chunks
 from e2rank_rag.training.live import BATCH_TOKENS, evaluating
 from e2rank_rag.training.ranking import (
@@ -57,7 +58,7 @@ from e2rank_rag.training.runs import (
     training_arguments,
     with_options,
 )
-from e2rank_rag.training.sources import NDCG, DevSet, read_dev, read_training
+from e2rank_rag.training.sources import is_mined, read_dev, read_training
 from e2rank_rag.types import Hit, PairScores, RankingExample, T
 
 logger = logging.getLogger(__name__)
@@ -146,12 +147,12 @@ class LiveRanker:
 
 def measure_reranked(dev: DevSet, reranker: CrossEncoderReranker) -> dict[str, float]:
     """`MEASURES` of the candidates in their new order."""
-    ids = list(dev.queries)
+    ids = share(list(dev.queries))
     ranked = reranker.rerank_batch(
         [dev.queries[id] for id in ids],
         [[Hit(document, 0.0) for document in dev.candidates[id]] for id in ids],
     )
-    run = run_from_rankings(dict(zip(ids, ranked, strict=True)))
+    run = whole_run(dict(zip(ids, ranked, strict=True)), dev.queries)
     figures = evaluate(run, dev.qrels, list(MEASURES.values()))
     return {name: figures[measure] for name, measure in MEASURES.items()}
 
@@ -188,10 +189,10 @@ def _read(
         # One corpus may serve several splits.
         known = None if retriever is None else known_vectors(retriever, config.vectors)
         for source in config.data:
-            vectors = known if _is_mined(source) else None
+            vectors = known if is_mined(source) else None
             train += read_training([source], retriever, vectors, seed=arguments.seed)
         for source in config.dev:
-            vectors = known if _is_mined(source) else None
+            vectors = known if is_mined(source) else None
             dev += read_dev([source], retriever, vectors, seed=arguments.seed)
     return train, dev
 
@@ -199,15 +200,11 @@ def _read(
 @contextmanager
 def _retriever(config: RankT5Config, device: torch.device) -> Iterator[Any]:
     """The encoder that finds candidates; None where every source is a list already."""
-    if not any(_is_mined(source) for source in (*config.data, *config.dev)):
+    if not any(is_mined(source) for source in (*config.data, *config.dev)):
         yield None
         return
     with Encoder.from_pretrained(config.retriever, device=str(device)) as encoder:
         yield encoder
-
-
-def _is_mined(source: Source) -> bool:
-    return source.mine or source.path.is_dir()
 
 
 def _trainer(

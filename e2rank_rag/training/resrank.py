@@ -39,6 +39,7 @@ from e2rank_rag.rerankers import ResidualReranker
 from e2rank_rag.tokenization import TextTokenizer, pad_id, plain_tokenizer
 from e2rank_rag.training.batches import SourceBatches
 from e2rank_rag.training.config import ResRankConfig
+from e2rank_rag.training.dev_sets import DevSet
 from e2rank_rag.training.live import LiveEncoder, evaluating
 from e2rank_rag.training.passage_lists import PassageCollator, PassageDataset
 from e2rank_rag.training.record import describe_run, plot_run
@@ -54,7 +55,7 @@ from e2rank_rag.training.runs import (
     training_arguments,
     without_adapter,
 )
-from e2rank_rag.training.sources import DevSet, read_dev, read_training
+from e2rank_rag.training.sources import read_dev, read_training
 from e2rank_rag.training.vectors import TextVectors
 from e2rank_rag.types import Embeddings, RankingExample, TextEncoder
 

@@ -33,11 +33,11 @@ from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.recipe import Recipe
 from e2rank_rag.training.batches import SourceBatches
 from e2rank_rag.training.config import EncoderConfig, StageConfig
-from e2rank_rag.training.sources import DevSet
+from e2rank_rag.training.dev_sets import DevSet, RetrievalSet
 from e2rank_rag.training.vectors import TextVectors
 from e2rank_rag.types import RankingExample
 
-Measure = Callable[[DevSet], dict[str, float]]
+Measure = Callable[[Any], dict[str, float]]
 
 RUN_FOLDER = "run"
 METRICS_FILE = "metrics.jsonl"
@@ -102,7 +102,7 @@ class StageTrainer(Trainer):
         *,
         config: StageConfig,
         batches: SourceBatches,
-        dev: Sequence[DevSet],
+        dev: Sequence[DevSet | RetrievalSet],
         measure: Measure,
         decides: Sequence[str] | None = None,
         **arguments: Any,

@@ -3,74 +3,23 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from e2rank_rag.documents import read_documents
 from e2rank_rag.evaluation.collections import Collection
-from e2rank_rag.evaluation.metrics import evaluate
-from e2rank_rag.evaluation.runs import Qrels, run_from_rankings
 from e2rank_rag.models.encoder import Encoder
-from e2rank_rag.rerankers import BaseReranker, score_by_vector
 from e2rank_rag.training.config import Source
+from e2rank_rag.training.dev_sets import DevSet, RetrievalSet
 from e2rank_rag.training.examples import read_examples
 from e2rank_rag.training.mining import Embedded, collection_documents, mine_lists
+from e2rank_rag.training.relevance import grades, judgements
 from e2rank_rag.training.vectors import TextVectors
-from e2rank_rag.types import Document, Hit, RankingExample, TextEncoder
-
-NDCG = "nDCG@10"
+from e2rank_rag.types import Document, RankingExample
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class DevSet:
-    """Queries with their candidates, measured again and again while a model trains."""
-
-    name: str
-    queries: Mapping[str, str]
-    candidates: Mapping[str, Sequence[Document]]
-    qrels: Qrels
-
-    def measure(
-        self,
-        encoder: TextEncoder,
-        known: TextVectors | None,
-        reranker: BaseReranker | None = None,
-    ) -> dict[str, float]:
-        """nDCG@10 of the candidates by plain cosine (`retrieve`) and reranked (`rerank`).
-
-        known: vectors of the documents, where they are frozen; None: encoded anew.
-        reranker: None leaves the second out.
-        """
-        vectors = known
-        if vectors is None:
-            vectors = TextVectors(encoder.dim)
-            texts = [d.text for found in self.candidates.values() for d in found]
-            vectors.encode(texts, encoder.encode_documents)
-        ids = list(self.queries)
-        asked = encoder.encode_queries([self.queries[id] for id in ids])
-        retrieved = {
-            id: score_by_vector(
-                [
-                    Hit(document, 0.0, vectors.values[vectors.rows[document.text]])
-                    for document in self.candidates[id]
-                ],
-                vector,
-            )
-            for id, vector in zip(ids, asked, strict=True)
-        }
-        rankings = {"retrieve": retrieved}
-        if reranker is not None:
-            reranked = reranker.rerank_batch(
-                [self.queries[id] for id in ids], [retrieved[id] for id in ids]
-            )
-            rankings["rerank"] = dict(zip(ids, reranked, strict=True))
-        return {
-            name: evaluate(run_from_rankings(ranking), self.qrels, [NDCG])[NDCG]
-            for name, ranking in rankings.items()
-        }
 
 
 def read_training(
@@ -87,23 +36,13 @@ def read_training(
     """
     read = []
     for source in sources:
-        if source.path.is_dir():
-            collection = Collection.open(source.path)
-            queries = _drawn(collection.queries(source.split), source.limit, seed)
-            if mine:
-                found = Judged(
-                    collection_documents(collection), queries, collection.qrels(source.split)
-                )
-                lists = _mined(source, found, encoder, known, add_missing=True)
-                examples = list(lists.values())
-            else:
-                examples = _judged(source, collection, queries)
+        if is_mined(source) and mine:
+            judged = Judged.read(source, seed)
+            examples = list(mined(source, judged, encoder, known, add_missing=True).values())
+        elif source.path.is_dir():
+            examples = Judged.read(source, seed).relevant(source.task)
         else:
             examples = _examples(source, seed)
-            if source.mine and mine:
-                found = Judged.of(examples)
-                lists = _mined(source, found, encoder, known, add_missing=True)
-                examples = list(lists.values())
             _encode(examples, encoder, known)
         if not examples:
             raise ValueError(f"{source.path} has no query with a relevant document to train on")
@@ -111,24 +50,43 @@ def read_training(
     return read
 
 
+def is_mined(source: Source) -> bool:
+    """Whether a model finds the lists, in a folder or in the documents of a file of pairs."""
+    return source.mine or source.path.is_dir()
+
+
 def read_dev(
     sources: Sequence[Source], encoder: Encoder, known: TextVectors | None, *, seed: int
 ) -> list[DevSet]:
-    """One set per source, named by its folder or file."""
+    """One set of lists per source, named by its folder or file."""
     return [_dev_set(source, encoder, known, seed) for source in sources]
 
 
+def read_retrieval(sources: Sequence[Source], encoder: Encoder, *, seed: int) -> list[RetrievalSet]:
+    """One set per source, in which a model is to find the relevant documents.
+
+    Those stand among what the encoder finds for the queries, of a file that is not mined among all
+    its documents; so many texts at most are encoded at each measurement.
+    """
+    sets = []
+    for source in sources:
+        judged = Judged.read(source, seed)
+        others = [document.text for document in judged.documents]
+        if is_mined(source):
+            lists = mined(source, judged, encoder, None, add_missing=False)
+            others = [text for example in lists.values() for text in example.documents]
+        relevant = judged.relevant_texts()
+        if not relevant:
+            raise ValueError(f"{source.path} has no query with a relevant document to measure on")
+        queries = {id: judged.queries[id] for id in relevant}
+        sets.append(RetrievalSet.of(_name(source), queries, relevant, others))
+    return sets
+
+
 def _dev_set(source: Source, encoder: Encoder, known: TextVectors | None, seed: int) -> DevSet:
-    if source.path.is_dir():
-        collection = Collection.open(source.path)
-        queries = _drawn(collection.queries(source.split), source.limit, seed)
-        qrels = collection.qrels(source.split)
-        judged = Judged(collection_documents(collection), queries, qrels)
-        lists = _mined(source, judged, encoder, known, add_missing=False)
-        qrels = {id: qrels[id] for id in lists}
-    elif source.mine:
-        judged = Judged.of(_examples(source, seed))
-        lists = _mined(source, judged, encoder, known, add_missing=False)
+    if is_mined(source):
+        judged = Judged.read(source, seed)
+        lists = mined(source, judged, encoder, known, add_missing=False)
         qrels = {
             id: {name: int(label) for name, label in judged.labels[id].items()} for id in lists
         }
@@ -137,11 +95,11 @@ def _dev_set(source: Source, encoder: Encoder, known: TextVectors | None, seed: 
         _encode(examples, encoder, known)
         lists = {str(number): example for number, example in enumerate(examples)}
         qrels = {
-            id: {name: int(label) for name, label in zip(_ids(each), each.labels, strict=True)}
+            id: {name: int(label) for name, label in zip(_ids(each), _measured(each), strict=True)}
             for id, each in lists.items()
         }
     return DevSet(
-        name=source.path.name.partition(".")[0],
+        name=_name(source),
         queries={id: example.query for id, example in lists.items()},
         candidates={
             id: [
@@ -154,30 +112,94 @@ def _dev_set(source: Source, encoder: Encoder, known: TextVectors | None, seed: 
     )
 
 
+def _measured(example: RankingExample) -> Sequence[float]:
+    """Judgements; of an order that nobody judged, the order: agreement with the teacher."""
+    judged = judgements(example)
+    return judged if any(label > 0 for label in judged) else example.labels
+
+
 @dataclass(frozen=True)
 class Judged:
-    """Documents to mine, queries by id, and by query and document ids what is judged."""
+    """Documents to mine, queries by id, and by query and document ids what is judged.
+
+    first: the first example of each query, where the queries are of examples.
+    """
 
     documents: Sequence[Document]
     queries: Mapping[str, str]
     labels: Mapping[str, Mapping[str, float]]
+    first: Mapping[str, RankingExample] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, examples: Sequence[RankingExample]) -> Judged:
-        """All documents of these examples together; a query of several has the labels of all."""
-        texts = dict.fromkeys(text for example in examples for text in example.documents)
-        ids = {text: str(row) for row, text in enumerate(texts)}
+    def read(cls, source: Source, seed: int) -> Judged:
+        """Of a folder, or of a file and, where one is named, its corpus."""
+        if source.path.exists() and not source.path.is_dir():
+            corpus = [] if source.corpus is None else list(read_documents(source.corpus))
+            return cls.of(_examples(source, seed), corpus)
+        collection = Collection.open(source.path)
+        queries = _drawn(collection.queries(source.split), source.limit, seed)
+        return cls(collection_documents(collection), queries, collection.qrels(source.split))
+
+    @classmethod
+    def of(cls, examples: Sequence[RankingExample], corpus: Sequence[Document] = ()) -> Judged:
+        """All documents of a corpus and of these examples together, each text once; a query of
+        several examples has the labels of all."""
+        ids: dict[str, str] = {}
+        for document in corpus:
+            ids.setdefault(document.text, document.id)
+        taken = set(ids.values())
+        if len(taken) < len(ids):
+            twice = Counter(ids.values()).most_common(1)[0][0]
+            raise ValueError(f"the corpus has two different documents with the id {twice!r}")
+        for text in (text for example in examples for text in example.documents):
+            if text not in ids:
+                name = str(len(ids))
+                while name in taken:
+                    name += "+"
+                taken.add(name)
+                ids[text] = name
         labels: dict[str, dict[str, float]] = {}
+        first: dict[str, RankingExample] = {}
         for example in examples:
-            judged = zip(example.documents, example.labels, strict=True)
-            labels.setdefault(example.query, {}).update(
-                (ids[text], label) for text, label in judged
-            )
+            judged = labels.setdefault(example.query, {})
+            first.setdefault(example.query, example)
+            for text, grade in zip(example.documents, grades(example), strict=True):
+                judged[ids[text]] = max(grade, judged.get(ids[text], grade))
         documents = [Document(id, text) for text, id in ids.items()]
-        return cls(documents, {query: query for query in labels}, labels)
+        return cls(documents, {query: query for query in labels}, labels, first)
+
+    def relevant(self, task: str | None) -> list[RankingExample]:
+        """The relevant documents of each query that has any in the collection."""
+        texts = {document.id: document.text for document in self.documents}
+        examples = []
+        for id, query in self.queries.items():
+            graded = self.labels[id].items()
+            found = [(name, grade) for name, grade in graded if grade > 0 and name in texts]
+            if found:
+                examples.append(
+                    RankingExample(
+                        query=query,
+                        documents=tuple(texts[name] for name, _ in found),
+                        labels=tuple(float(grade) for _, grade in found),
+                        ids=tuple(name for name, _ in found),
+                        task=task,
+                    )
+                )
+        return examples
+
+    def relevant_texts(self) -> dict[str, dict[str, float]]:
+        """By query id, for those that have any: relevant texts and their grades."""
+        found: dict[str, dict[str, float]] = {}
+        texts = {document.id: document.text for document in self.documents}
+        for id in self.queries:
+            for name, grade in self.labels.get(id, {}).items():
+                if grade > 0 and name in texts:
+                    graded = found.setdefault(id, {})
+                    graded[texts[name]] = max(grade, graded.get(texts[name], grade))
+        return found
 
 
-def _mined(
+def mined(
     source: Source,
     judged: Judged,
     encoder: Encoder,
@@ -185,10 +207,12 @@ def _mined(
     *,
     add_missing: bool,
 ) -> dict[str, RankingExample]:
+    """What an encoder finds for each query, see `mining.mine_lists`, with the task and the source
+    that its example names."""
     known = TextVectors(encoder.dim) if known is None else known
     texts = [document.text for document in judged.documents]
     known.encode(texts, encoder.encode_documents)
-    return mine_lists(
+    lists = mine_lists(
         encoder,
         Embedded(judged.documents, known.of(texts)),
         judged.queries,
@@ -198,21 +222,10 @@ def _mined(
         add_missing=add_missing,
         task=source.task,
     )
-
-
-def _judged(
-    source: Source, collection: Collection, queries: Mapping[str, str]
-) -> list[RankingExample]:
-    qrels = collection.qrels(source.split)
-    texts = {document.id: document.text for document in collection_documents(collection)}
-    examples = []
-    for id, query in queries.items():
-        ids = [name for name, grade in qrels[id].items() if grade > 0 and name in texts]
-        if ids:
-            labels = tuple(float(qrels[id][name]) for name in ids)
-            documents = tuple(texts[name] for name in ids)
-            examples.append(RankingExample(query, documents, labels, tuple(ids), source.task))
-    return examples
+    for id, first in judged.first.items():
+        if id in lists:
+            lists[id] = replace(lists[id], task=first.task, source=first.source)
+    return lists
 
 
 def _examples(source: Source, seed: int) -> list[RankingExample]:
@@ -241,6 +254,10 @@ def _drawn(items: Mapping[K, T], limit: int | None, seed: int) -> dict[K, T]:
         return dict(items)
     kept = set(random.Random(seed).sample(list(items), limit))
     return {key: item for key, item in items.items() if key in kept}
+
+
+def _name(source: Source) -> str:
+    return source.path.name.partition(".")[0]
 
 
 def _ids(example: RankingExample) -> Sequence[str]:

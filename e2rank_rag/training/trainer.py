@@ -22,6 +22,7 @@ from e2rank_rag.rerankers import ListwiseReranker
 from e2rank_rag.tokenization import TextTokenizer, pad_id, plain_tokenizer
 from e2rank_rag.training.batches import ListCollator, ListDataset, ListFeedback, SourceBatches
 from e2rank_rag.training.config import ListwiseConfig
+from e2rank_rag.training.dev_sets import DevSet
 from e2rank_rag.training.live import LiveEncoder
 from e2rank_rag.training.objective import listwise_loss
 from e2rank_rag.training.record import describe_run, plot_run
@@ -36,7 +37,7 @@ from e2rank_rag.training.runs import (
     trainable_model,
     training_arguments,
 )
-from e2rank_rag.training.sources import DevSet, read_dev, read_training
+from e2rank_rag.training.sources import read_dev, read_training
 from e2rank_rag.training.vectors import TextVectors
 from e2rank_rag.types import RankingExample
 

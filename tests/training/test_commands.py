@@ -113,3 +113,44 @@ def test_a_wrong_setting_is_one_line_on_stderr(run, tmp_path, tiny_bert):
     assert errors.startswith("error: ")
     assert "list_sise: Extra inputs are not permitted" in errors
     assert len(errors.splitlines()) == 1
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    records = [{"query": QUERIES[id], "pos": TEXTS[JUDGED[id]]} for id in "12"]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def test_mine_takes_pairs_and_the_whole_corpus(run, folder, pairs, tmp_path, tiny_bert):
+    output = tmp_path / "lists.jsonl"
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text(
+        "".join(json.dumps({"_id": id, "text": text}) + "\n" for id, text in TEXTS.items())
+    )
+    code, said, _ = run("mine", pairs, output, "-m", tiny_bert, "--corpus", corpus, "--ids")
+    assert (code, said) == (0, f"2 lists of 2 queries in {output}\n")
+    for example in read_examples(output, corpus=TEXTS):
+        assert set(example.ids) == set(TEXTS)
+    code, _, said = run("mine", folder, output, "-m", tiny_bert, "--corpus", corpus)
+    assert code != 0
+    assert "is a BEIR folder" in " ".join(said.replace("│", " ").split())
+
+
+def test_adapt_mines_pairs_in_the_whole_corpus(run, pairs, tmp_path, tiny_bert, monkeypatch):
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text(
+        "".join(json.dumps({"_id": id, "text": text}) + "\n" for id, text in TEXTS.items())
+    )
+    trained = []
+    monkeypatch.setattr(
+        "e2rank_rag.training.trainer.train_listwise",
+        lambda config, resume: trained.append(config) or config.output,
+    )
+    output = tmp_path / "adapted"
+    code, _, _ = run("adapt", tiny_bert, pairs, output, "--corpus", corpus, "--dev", pairs)
+    assert code == 0
+    (config,) = trained
+    for (source,) in (config.data, config.dev):
+        assert (source.path, source.corpus, source.mine) == (pairs, corpus, True)

@@ -38,8 +38,10 @@ RANKING = [7, *range(1, 7), *range(8, 17)]
 class BackwardTeacher:
     """The last document is the best one."""
 
-    record = {"model": "backward", "terms": "CC0"}
     limit = "all"
+
+    def __init__(self):
+        self.record = {"model": "backward", "terms": "CC0"}
 
     async def order(self, query, documents):
         return Judgement(tuple(range(len(documents), 0, -1)))

@@ -7,12 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from e2rank_rag.rerankers import ListwiseReranker
 from e2rank_rag.training.config import Source
-from e2rank_rag.training.sources import DevSet, read_dev, read_training
+from e2rank_rag.training.sources import read_dev, read_retrieval, read_training
 from e2rank_rag.training.vectors import TextVectors
-from e2rank_rag.types import Document, ListwiseEncoding, PromptUsage
-from tests.encoders import CountingEncoder, TableEncoder
+from tests.encoders import CountingEncoder
 
 TEXTS = {"cats": "cats purr", "dogs": "dogs bark", "ferry": "a ferry crosses", "salt": "salt"}
 QUERIES = {"1": "purring", "2": "barking", "3": "crossing"}
@@ -85,6 +83,110 @@ def test_pairs_are_mined_from_the_documents_of_all(tmp_path, bert):
     assert dev.qrels == {"purring": {"0": 1, "2": 1}, "barking": {"1": 1}}
 
 
+def corpus_file(folder, texts):
+    path = folder / "corpus.jsonl"
+    lines = [json.dumps({"_id": id, "text": text}) + "\n" for id, text in texts.items()]
+    path.write_text("".join(lines))
+    return path
+
+
+def test_pairs_are_mined_in_the_whole_corpus(tmp_path, bert):
+    pairs = [("purring", "cats purr"), ("barking", "dogs bark")]
+    corpus = corpus_file(tmp_path, TEXTS)
+    source = Source(path=pairs_file(tmp_path, pairs), mine=True, corpus=corpus)
+    for examples in (
+        read_training([source], bert, TextVectors(bert.dim), seed=0)[0],
+        read_training([source], bert, None, seed=0)[0],
+    ):
+        for example in examples:
+            found = dict(zip(example.ids, example.documents, strict=True))
+            assert found == TEXTS
+            assert sum(example.labels) == 1.0
+    (dev,) = read_dev([source], bert, None, seed=0)
+    assert {document.text for document in dev.candidates["barking"]} == set(TEXTS.values())
+    assert dev.qrels["barking"] == {"dogs": 1}
+    (found,) = read_retrieval([source], bert, seed=0)
+    assert {document.text for document in found.documents} == set(TEXTS.values())
+
+
+def test_a_text_that_the_corpus_lacks_is_mined_too(tmp_path, bert):
+    corpus = corpus_file(tmp_path, {"2": "dogs bark", "1": "salt"})
+    pairs = [("purring", "cats purr"), ("barking", "dogs bark")]
+    source = Source(path=pairs_file(tmp_path, pairs), mine=True, corpus=corpus)
+    (examples,) = read_training([source], bert, None, seed=0)
+    for example in examples:
+        assert set(example.documents) == {"dogs bark", "salt", "cats purr"}
+        assert len(set(example.ids)) == 3  # no id of the corpus is given to another text
+        found = dict(zip(example.documents, example.ids, strict=True))
+        assert (found["dogs bark"], found["salt"]) == ("2", "1")
+
+
+def test_two_documents_of_one_id_are_refused(tmp_path, bert):
+    corpus = tmp_path / "corpus.jsonl"
+    lines = [json.dumps({"_id": "7", "text": text}) + "\n" for text in ("salt", "pepper")]
+    corpus.write_text("".join(lines))
+    source = Source(path=pairs_file(tmp_path, [("q", "cats")]), mine=True, corpus=corpus)
+    with pytest.raises(ValueError, match="two different documents with the id '7'"):
+        read_training([source], bert, None, seed=0)
+
+
+def test_mined_pairs_keep_the_task_and_the_source_of_their_query(tmp_path, bert):
+    path = tmp_path / "pairs.jsonl"
+    records = [
+        {"query": "purring", "pos": "cats purr", "task": "find cats", "source": "animals"},
+        {"query": "barking", "pos": "dogs bark"},
+    ]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    source = Source(path=path, mine=True, task="find all")
+    (examples,) = read_training([source], bert, None, seed=0)
+    assert [(each.task, each.source) for each in examples] == [
+        ("find cats", "animals"),
+        ("find all", None),
+    ]
+
+
+def test_the_query_itself_is_not_mined(folder, tmp_path, bert):
+    """As ArguAna and duplicate questions: a query is a document of its collection."""
+    lines = [
+        {"_id": "same", "text": "purring"},
+        {"_id": "titled", "title": "On", "text": "barking"},
+    ]
+    with (folder / "corpus.jsonl").open("a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+    (examples,) = read_training([Source(path=folder)], bert, None, seed=0)
+    for example, own in zip(examples, ("purring", "On barking"), strict=True):
+        assert own not in example.documents
+        assert len(example.documents) == 5
+    (dev,) = read_dev([Source(path=folder, split="train")], bert, None, seed=0)
+    assert "purring" not in [document.text for document in dev.candidates["1"]]
+    # Where it is judged, it is an answer.
+    with (folder / "qrels" / "train.tsv").open("a") as file:
+        file.write("1\tsame\t1\n")
+    (examples,) = read_training([Source(path=folder)], bert, None, seed=0)
+    assert "purring" in examples[0].documents
+
+
+def test_pairs_that_are_duplicate_questions_have_no_query_as_a_negative(tmp_path, bert):
+    questions = [("a cat?", "cats?"), ("cats?", "a cat?"), ("a dog?", "dogs?")]
+    source = Source(path=pairs_file(tmp_path, questions), mine=True)
+    (examples,) = read_training([source], bert, None, seed=0)
+    for example in examples:
+        assert example.query not in example.documents
+
+
+@pytest.mark.parametrize("labels", [None, [0, 0, 1, 0]])
+def test_a_teachers_order_is_mined_by_what_is_relevant_in_it(tmp_path, bert, labels):
+    path = tmp_path / "ordered.jsonl"
+    record = {"query": "q", "documents": ["a", "b", "c", "d"], "ranking": [2, 1, 3, 4]}
+    path.write_text(json.dumps(record if labels is None else {**record, "labels": labels}) + "\n")
+    (examples,) = read_training([Source(path=path, mine=True)], bert, None, seed=0)
+    relevant = dict(zip(examples[0].documents, examples[0].labels, strict=True))
+    assert relevant == {**dict.fromkeys("abcd", 0.0), "b" if labels is None else "c": 1.0}
+    (dev,) = read_dev([Source(path=path)], bert, None, seed=0)
+    order = {"0": 3, "1": 4, "2": 2, "3": 1}
+    assert dev.qrels["0"] == (order if labels is None else {"0": 0, "1": 0, "2": 1, "3": 0})
+
+
 def test_a_file_is_taken_as_it_is_unless_it_says_otherwise(tmp_path, bert):
     path = pairs_file(tmp_path, [("purring", "cats purr"), ("barking", "dogs bark")])
     (train,) = read_training([Source(path=path)], bert, None, seed=0)
@@ -105,19 +207,3 @@ def test_a_file_to_measure_on_counts_its_own_labels(tmp_path, bert):
     assert dev.name == "dev"
     assert dev.qrels == {"0": {"x": 0, "y": 2}}
     assert [document.id for document in dev.candidates["0"]] == ["x", "y"]
-
-
-class Turning(TableEncoder):
-    """Its listwise vector is that of the last document of the prompt."""
-
-    def encode_listwise(self, queries, candidates, *, depth=None, query_weight=None):
-        vectors = np.concatenate([self.encode_documents([texts[-1]]) for texts in candidates])
-        return ListwiseEncoding(vectors, tuple(PromptUsage(1, 0, 1) for _ in queries))
-
-
-def test_a_set_is_measured_plain_and_reranked():
-    encoder = Turning({"q": [1, 0], "near": [0.9, 0.1], "far": [0.1, 0.9]})
-    documents = [Document("n", "near"), Document("f", "far")]
-    dev = DevSet("d", {"1": "q"}, {"1": documents}, {"1": {"f": 1}})
-    measured = dev.measure(encoder, None, ListwiseReranker(encoder, stored_vectors="trust"))
-    assert measured == pytest.approx({"retrieve": 1 / np.log2(3), "rerank": 1.0})

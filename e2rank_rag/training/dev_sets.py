@@ -1,0 +1,165 @@
+"""Dev sets: what a model is measured on, again and again, while it trains.
+
+Of several processes each measures its share of the queries or texts, and all get all figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from e2rank_rag.distributed import gather_objects, processes, share
+from e2rank_rag.evaluation.metrics import evaluate
+from e2rank_rag.evaluation.runs import Qrels, run_from_rankings
+from e2rank_rag.rerankers import BaseReranker, score_by_vector
+from e2rank_rag.training.mining import is_query, nearest
+from e2rank_rag.training.vectors import TextVectors
+from e2rank_rag.types import Document, Embeddings, Hit, TextEncoder
+
+NDCG = "nDCG@10"
+
+FOUND = 100
+"""Documents of a query that a retrieval is measured on."""
+
+
+@dataclass(frozen=True)
+class DevSet:
+    """Queries with their candidates, which a model puts in order."""
+
+    name: str
+    queries: Mapping[str, str]
+    candidates: Mapping[str, Sequence[Document]]
+    qrels: Qrels
+
+    def measure(
+        self,
+        encoder: TextEncoder,
+        known: TextVectors | None,
+        reranker: BaseReranker | None = None,
+    ) -> dict[str, float]:
+        """nDCG@10 of the candidates by plain cosine (`retrieve`) and reranked (`rerank`).
+
+        known: vectors of the documents, where they are frozen; None: encoded anew.
+        reranker: None leaves the second out.
+        """
+        ids = share(list(self.queries))
+        rankings = self._rankings(ids, encoder, known, reranker) if ids else {}
+        names = ["retrieve"] if reranker is None else ["retrieve", "rerank"]
+        return {
+            name: evaluate(whole_run(rankings.get(name, {}), self.queries), self.qrels, [NDCG])[
+                NDCG
+            ]
+            for name in names
+        }
+
+    def _rankings(
+        self,
+        ids: Sequence[str],
+        encoder: TextEncoder,
+        known: TextVectors | None,
+        reranker: BaseReranker | None,
+    ) -> dict[str, Mapping[str, Sequence[Hit]]]:
+        vectors = known
+        if vectors is None:
+            vectors = TextVectors(encoder.dim)
+            texts = [document.text for id in ids for document in self.candidates[id]]
+            vectors.encode(texts, encoder.encode_documents)
+        asked = encoder.encode_queries([self.queries[id] for id in ids])
+        retrieved = {
+            id: score_by_vector(
+                [
+                    Hit(document, 0.0, vectors.values[vectors.rows[document.text]])
+                    for document in self.candidates[id]
+                ],
+                vector,
+            )
+            for id, vector in zip(ids, asked, strict=True)
+        }
+        if reranker is None:
+            return {"retrieve": retrieved}
+        reranked = reranker.rerank_batch(
+            [self.queries[id] for id in ids], [retrieved[id] for id in ids]
+        )
+        return {"retrieve": retrieved, "rerank": dict(zip(ids, reranked, strict=True))}
+
+
+@dataclass(frozen=True)
+class RetrievalSet:
+    """Queries and the documents among which a model finds the relevant ones.
+
+    documents: each text once, all relevant ones among them, so that the measure has no ceiling but
+        1, whatever the model that began the training could find.
+    """
+
+    name: str
+    queries: Mapping[str, str]
+    documents: Sequence[Document]
+    qrels: Qrels
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        queries: Mapping[str, str],
+        relevant: Mapping[str, Mapping[str, float]],
+        others: Sequence[str],
+    ) -> RetrievalSet:
+        """relevant: by query id, texts and their grades, above 0. others: texts beside them."""
+        judged = [text for grades in relevant.values() for text in grades]
+        ids = {text: str(row) for row, text in enumerate(dict.fromkeys([*judged, *others]))}
+        return cls(
+            name=name,
+            queries=queries,
+            documents=[Document(id, text) for text, id in ids.items()],
+            qrels={
+                query: {ids[text]: max(int(grade), 1) for text, grade in grades.items()}
+                for query, grades in relevant.items()
+            },
+        )
+
+    def measure(self, encoder: TextEncoder) -> dict[str, float]:
+        """nDCG@10 of what the encoder, as it is, finds among all documents (`retrieve`).
+
+        A copy of the query that nobody judged is left out.
+        """
+        vectors = _encoded([d.text for d in self.documents], encoder.encode_documents)
+        asked = _encoded(list(self.queries.values()), encoder.encode_queries)
+        rankings = {}
+        for (id, query), rows in zip(
+            self.queries.items(), nearest(asked, vectors, FOUND), strict=True
+        ):
+            found = [self.documents[row] for row in rows]
+            rankings[id] = [
+                Hit(document, 0.0)
+                for document in found
+                if document.id in self.qrels[id] or not is_query(document, query)
+            ]
+        return {"retrieve": evaluate(run_from_rankings(rankings), self.qrels, [NDCG])[NDCG]}
+
+
+def whole_run(
+    rankings: Mapping[str, Sequence[Hit]], queries: Mapping[str, str]
+) -> dict[str, dict[str, float]]:
+    """The run of all queries, in their order; each process has the rankings of its share."""
+    made: dict[str, dict[str, float]] = {}
+    for each in gather_objects(run_from_rankings(rankings)):
+        made.update(each)
+    return {id: made[id] for id in queries}
+
+
+def _encoded(texts: Sequence[str], encode: Callable[[Sequence[str]], Embeddings]) -> Embeddings:
+    """Vectors of all texts, float32 [n, dim]; each process encodes its share."""
+    mine = share(texts)
+    parts = gather_objects(encode(mine) if mine else None)
+    vectors: Embeddings | None = None
+    for number, part in enumerate(parts):
+        if part is None:
+            continue
+        if vectors is None:
+            vectors = np.empty((len(texts), part.shape[1]), dtype=np.float32)
+        vectors[number :: processes()] = part
+    if vectors is None:
+        raise ValueError("there are no texts to encode")
+    return vectors
