@@ -141,8 +141,8 @@ def _dev_source(
     from e2rank_rag.evaluation.collections import Collection
 
     if dev is not None:
-        named = None if dev.is_dir() else corpus
-        return [{"path": dev, "split": "dev", "mine": mine and not dev.is_dir(), "corpus": named}]
+        of_file = {"mine": mine, "corpus": corpus}
+        return [{"path": dev, **({"split": "dev"} if dev.is_dir() else of_file)}]
     if data.is_dir() and "dev" in Collection.open(data).splits:
         return [{"path": data, "split": "dev", "limit": 200}]
     return []

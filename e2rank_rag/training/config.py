@@ -11,13 +11,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from e2rank_rag.feedback import Feedback
 from e2rank_rag.models.names import model_name
 from e2rank_rag.prompts import Prompts
 from e2rank_rag.recipe import PairPooling, Pooling, ResidualLayout, Structure
+from e2rank_rag.training.settings import as_written, override, read_settings, told
 
 ADAPTER_CONFIG = Path(__file__).parent / "configs" / "adapter.yaml"
 """What `e2rank adapt` trains with."""
@@ -39,6 +48,11 @@ Targets = Literal["relevant", "labels"]
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_written(cls, value: Any, info: ValidationInfo) -> Any:
+        return as_written(value, cls.model_fields[str(info.field_name)].annotation)
 
 
 class Source(_Strict):
@@ -65,6 +79,21 @@ class Source(_Strict):
     depth: int = Field(default=100, ge=2)
     first_negative: int = Field(default=0, ge=0)
     task: str | None = None
+
+    @model_validator(mode="after")
+    def _used(self) -> Self:
+        """ValueError for what would be left unused."""
+        of = {}
+        if self.path.is_dir():
+            of = {"corpus": "a file of examples", "mine": "a file of examples"}
+        elif self.path.is_file():
+            of = {"split": "a BEIR folder"}
+            if not self.mine:
+                of |= dict.fromkeys(("depth", "first_negative"), "lists that are mined")
+        for name in self.model_fields_set & of.keys():
+            if getattr(self, name):
+                raise ValueError(f"{name} is of {of[name]}, and {self.path} is none: leave it out")
+        return self
 
 
 class PromptOptions(_Strict):
@@ -98,7 +127,7 @@ class StageConfig(_Strict):
     balance: a source is drawn in proportion to its size to this power; 0 is evenly.
     dropout: of the model in training; None leaves its own.
     patience: stop when the dev sets were not better for so many measurements; None: never.
-    trainer: arguments of `transformers.TrainingArguments`, as they are.
+    trainer: of `transformers.TrainingArguments`, see `arguments.training_arguments`.
     """
 
     init_from: ModelName
@@ -302,14 +331,14 @@ def read_config(
     Raises ValueError that names the file and the key.
     """
     path = Path(path)
-    settings = _read(path)
-    for source in [*settings.get("data", ()), *settings.get("dev", ())]:
+    settings = read_settings(path)
+    for source in [*(settings.get("data") or ()), *(settings.get("dev") or ())]:
         for name in ("path", "corpus"):
             if isinstance(source, dict) and source.get(name) is not None:
                 source[name] = path.parent / str(source[name])
     settings |= given or {}
-    for override in overrides:
-        _override(settings, override)
+    for setting in overrides:
+        override(settings, setting)
     stage = settings.get("stage", "listwise")
     if not isinstance(stage, str) or stage not in STAGES:
         raise ValueError(f"{path}: stage: {stage!r} is none of {sorted(STAGES)}")
@@ -320,43 +349,14 @@ def listwise_config(
     path: Path, overrides: Sequence[str], given: Mapping[str, Any]
 ) -> ListwiseConfig:
     """A configuration that lacks what a command line gives: model, data, output."""
-    settings = {**_read(path), **given}
-    for override in overrides:
-        _override(settings, override)
+    settings = {**read_settings(path), **given}
+    for setting in overrides:
+        override(settings, setting)
     return _validated(ListwiseConfig, path, settings)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
-    if not isinstance(settings, dict):
-        raise ValueError(f"{path} holds no settings, but {type(settings).__name__}")
-    return settings
 
 
 def _validated(kind: type[C], path: Path, settings: dict[str, Any]) -> C:
     try:
         return kind.model_validate(settings)
     except ValidationError as error:
-        raise ValueError(f"{path}: {_told(error)}") from error
-
-
-def _override(settings: dict[str, Any], override: str) -> None:
-    name, separator, value = override.partition("=")
-    if not separator or not name:
-        raise ValueError(f"{override!r} is no setting; write key=value or block.key=value")
-    *blocks, key = name.split(".")
-    for block in blocks:
-        settings = settings.setdefault(block, {})
-        if not isinstance(settings, dict):
-            raise ValueError(f"{override!r}: {block} is no block of settings")
-    settings[key] = yaml.safe_load(value)
-
-
-def _told(error: ValidationError) -> str:
-    return "; ".join(
-        f"{'.'.join(str(part) for part in each['loc']) or 'settings'}: {each['msg']}"
-        for each in error.errors()
-    )
+        raise ValueError(f"{path}: {told(error)}") from error

@@ -20,6 +20,7 @@ from e2rank_rag.losses import info_nce_loss
 from e2rank_rag.models.checkpoint import load_tokenizer
 from e2rank_rag.recipe import Recipe
 from e2rank_rag.tokenization import TextTokenizer, pad_id, plain_tokenizer
+from e2rank_rag.training.arguments import training_arguments
 from e2rank_rag.training.batches import SourceBatches
 from e2rank_rag.training.config import ContrastiveConfig
 from e2rank_rag.training.dev_sets import RetrievalSet
@@ -34,7 +35,6 @@ from e2rank_rag.training.runs import (
     open_base,
     save_merged,
     trainable_model,
-    training_arguments,
 )
 from e2rank_rag.training.sources import read_retrieval, read_training
 from e2rank_rag.types import RankingExample

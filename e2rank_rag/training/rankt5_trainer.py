@@ -37,6 +37,7 @@ from e2rank_rag.models.rankt5_checkpoint import (
 from e2rank_rag.recipe import RankT5Recipe
 from e2rank_rag.rerankers import CrossEncoderReranker
 from e2rank_rag.tokenization import MIN_SHARE
+from e2rank_rag.training.arguments import training_arguments
 from e2rank_rag.training.batches import SourceBatches
 from e2rank_rag.training.config import RankT5Config
 from e2rank_rag.training.dev_sets import NDCG, DevSet, whole_run
@@ -55,7 +56,6 @@ from e2rank_rag.training.runs import (
     StageTrainer,
     known_vectors,
     new_run,
-    training_arguments,
     with_options,
 )
 from e2rank_rag.training.sources import is_mined, read_dev, read_training

@@ -37,6 +37,7 @@ from e2rank_rag.recipe import (
 )
 from e2rank_rag.rerankers import ResidualReranker
 from e2rank_rag.tokenization import TextTokenizer, pad_id, plain_tokenizer
+from e2rank_rag.training.arguments import training_arguments
 from e2rank_rag.training.batches import SourceBatches
 from e2rank_rag.training.config import ResRankConfig
 from e2rank_rag.training.dev_sets import DevSet
@@ -52,7 +53,6 @@ from e2rank_rag.training.runs import (
     query_vectors,
     save_merged,
     trainable_model,
-    training_arguments,
     without_adapter,
 )
 from e2rank_rag.training.sources import read_dev, read_training

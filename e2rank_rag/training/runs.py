@@ -42,6 +42,15 @@ Measure = Callable[[Any], dict[str, float]]
 RUN_FOLDER = "run"
 METRICS_FILE = "metrics.jsonl"
 
+LOADER_ARGUMENTS = (
+    "dataloader_num_workers",
+    "dataloader_pin_memory",
+    "dataloader_prefetch_factor",
+    "dataloader_multiprocessing_context",
+    "dataloader_in_order",
+)
+"""Of TrainingArguments, for the loader of batches."""
+
 
 def new_run(output: Path, *, resume: bool) -> Path:
     """The folder of a run; FileExistsError where another run has left its record there."""
@@ -126,8 +135,16 @@ class StageTrainer(Trainer):
         self._parts: dict[str, list[Tensor]] = {}
 
     def get_train_dataloader(self) -> DataLoader[Any]:
+        options: dict[str, Any] = {
+            name.removeprefix("dataloader_"): getattr(self.args, name)
+            for name in LOADER_ARGUMENTS
+            if hasattr(self.args, name)  # some are of newer transformers only
+        }
         loader: DataLoader[Any] = DataLoader(
-            self.batches.dataset, batch_sampler=self.batches, collate_fn=self.data_collator
+            self.batches.dataset,
+            batch_sampler=self.batches,
+            collate_fn=self.data_collator,
+            **options,
         )
         prepared: DataLoader[Any] = self.accelerator.prepare(loader)
         return prepared
@@ -201,45 +218,6 @@ class MetricsFile(TrainerCallback):
         if state.is_world_process_zero:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
-
-
-def training_arguments(
-    config: StageConfig, run: Path, stage: Mapping[str, Any]
-) -> TrainingArguments:
-    """Arguments of a stage, under those of the configuration.
-
-    Raises ValueError for one that the trainer does not know, or that is not the user's to set.
-    """
-    measured: dict[str, Any] = {
-        "eval_strategy": "steps",
-        "eval_steps": 0.1,
-        "save_strategy": "steps",
-        "save_steps": 0.1,
-        "save_total_limit": 2,
-        "load_best_model_at_end": True,
-        "metric_for_best_model": "mean",
-        "greater_is_better": True,
-    }
-    stated: dict[str, Any] = {
-        **(measured if config.dev else {}),
-        "num_train_epochs": 1,
-        "logging_steps": 10,
-        "report_to": "none",
-        "use_cpu": not torch.cuda.is_available(),
-        "dataloader_pin_memory": torch.cuda.is_available(),
-        "ddp_find_unused_parameters": False,  # none is: what no loss reads is frozen
-        **stage,
-        **config.trainer,
-    }
-    reserved = sorted({"output_dir", "remove_unused_columns"} & set(config.trainer))
-    if reserved:
-        raise ValueError(f"trainer.{reserved[0]} is set by the training itself; use `output`")
-    try:
-        return TrainingArguments(
-            output_dir=str(run / "checkpoints"), remove_unused_columns=False, **stated
-        )
-    except TypeError as error:
-        raise ValueError(f"trainer: {error}") from error
 
 
 def trainable_model(config: StageConfig, weights: Path) -> PreTrainedModel | PeftModel:

@@ -20,6 +20,7 @@ from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.recipe import Recipe
 from e2rank_rag.rerankers import ListwiseReranker
 from e2rank_rag.tokenization import TextTokenizer, pad_id, plain_tokenizer
+from e2rank_rag.training.arguments import training_arguments
 from e2rank_rag.training.batches import ListCollator, ListDataset, ListFeedback, SourceBatches
 from e2rank_rag.training.config import ListwiseConfig
 from e2rank_rag.training.dev_sets import DevSet
@@ -35,7 +36,6 @@ from e2rank_rag.training.runs import (
     query_vectors,
     save_merged,
     trainable_model,
-    training_arguments,
 )
 from e2rank_rag.training.sources import read_dev, read_training
 from e2rank_rag.training.vectors import TextVectors

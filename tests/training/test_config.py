@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from e2rank_rag.prompts import NAMED_PROMPTS, Prompts
+from e2rank_rag.training.arguments import training_arguments
 from e2rank_rag.training.config import (
     ADAPTER_CONFIG,
     ContrastiveConfig,
@@ -18,7 +19,6 @@ from e2rank_rag.training.config import (
     read_config,
 )
 from e2rank_rag.training.rankt5_trainer import ARGUMENTS
-from e2rank_rag.training.runs import training_arguments
 
 MINIMAL = """\
 init_from: minilm

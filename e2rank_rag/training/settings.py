@@ -1,0 +1,131 @@
+"""Settings as they are written: YAML files, and `key=value` in place of what they say.
+
+YAML is read by its 1.2 rules, where `no` and `on` are words and `2e-5` is a number; what a word or
+a number then stands for is decided by the type of the setting.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, get_args, get_origin
+
+import yaml
+from pydantic import ValidationError
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with the core schema of YAML 1.2; a key that is given twice is an error."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        given: set[str] = set()
+        for key, _ in node.value:
+            if key.value in given:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key.value!r} is given twice", key.start_mark
+                )
+            if isinstance(key, yaml.ScalarNode):
+                given.add(key.value)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep=deep)
+        return mapping
+
+
+for _tag, _pattern, _first in (  # _first: characters that it may begin with
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    # Without a plus sign and leading zeros: what is meant as a name is written as it was read.
+    ("int", r"-?(?:0|[1-9][0-9]*)", list("-0123456789")),
+    (
+        "float",
+        r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+    ("merge", "<<", ["<"]),
+):
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first
+    )
+
+_SWITCHES = {"yes": True, "on": True, "no": False, "off": False}
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """ValueError that names the file for one that holds no settings."""
+    try:
+        settings = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path} holds no settings, but {type(settings).__name__}")
+    return settings
+
+
+def override(settings: dict[str, Any], text: str) -> None:
+    """Put `key=value` or `block.key=value` in place of what the settings say."""
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise ValueError(f"{text!r} is no setting; write key=value or block.key=value")
+    *blocks, key = name.split(".")
+    for block in blocks:
+        if settings.get(block) is None:
+            settings[block] = {}
+        settings = settings[block]
+        if not isinstance(settings, dict):
+            raise ValueError(f"{text!r}: {block} is no block of settings")
+    try:
+        settings[key] = yaml.load(value, _Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{text!r} is not YAML: {error}") from error
+
+
+def as_written(value: Any, annotation: Any) -> Any:
+    """A value as it was meant: a number where only a text or path is taken is its digits.
+
+    ValueError for true or false where only a number is taken, which Python would count as 1 or 0.
+    """
+    kinds = _kinds(annotation)
+    if isinstance(value, bool):
+        if kinds & {int, float} and bool not in kinds:
+            raise ValueError(f"a number is needed, not {str(value).lower()}")
+        return value
+    if isinstance(value, int) and kinds & {str, Path} and not kinds & {int, float, bool}:
+        return str(value)
+    return value
+
+
+def switched(value: Any) -> Any:
+    """yes, no, on and off as booleans, where nothing says which type is meant."""
+    if isinstance(value, Mapping):
+        return {key: switched(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [switched(item) for item in value]
+    return _SWITCHES.get(value.lower(), value) if isinstance(value, str) else value
+
+
+def told(error: ValidationError, *, within: Sequence[str] = ()) -> str:
+    """What is wrong, by the names of the settings."""
+    return "; ".join(
+        f"{'.'.join(map(str, (*within, *each['loc']))) or 'settings'}: {each['msg']}{_got(each)}"
+        for each in error.errors()
+    )
+
+
+def _got(error: Any) -> str:
+    value = error["input"]
+    return f", got {value!r}" if isinstance(value, str | int | float) else ""
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The types that a union admits."""
+    if get_origin(annotation) is Annotated:
+        return _kinds(get_args(annotation)[0])
+    parts = get_args(annotation)
+    if not parts:
+        return {annotation}
+    if isinstance(get_origin(annotation), type) and get_origin(annotation) in (list, tuple, dict):
+        return {get_origin(annotation)}
+    return set().union(*map(_kinds, parts))
