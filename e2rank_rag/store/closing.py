@@ -1,7 +1,7 @@
 """Folder clients that nobody closed are closed before the interpreter takes its modules apart.
 
-Qdrant's client closes itself when it is collected. At the very end of a process that needs an import
-which Python can no longer make, and prints a traceback.
+Qdrant's client closes itself when it is collected. At the very end of a process that needs an
+import which Python can no longer make, and prints a traceback.
 """
 
 from __future__ import annotations

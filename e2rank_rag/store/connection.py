@@ -93,6 +93,11 @@ class Connection(ForkAware):
                 _shared(self._client).owners += 1
             return self._client
 
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """What the client is, or will be, opened with."""
+        return self._options
+
     def send(self, request: Request[R]) -> R:
         """StoreError where Qdrant refuses, or is not there after retries."""
         self._refuse_closed()

@@ -39,8 +39,10 @@ SET_BY_PREPARE = ("collection_name", "vectors_config", "metadata")
 class QdrantStore:
     """A collection of a Qdrant client, as `e2rank_rag.types.Store`.
 
-    client: anything already opened; it is not closed with the store. With `async_client` on the
-        same server the async methods use that, otherwise they run in a thread.
+    client: anything already opened; it is not closed with the store. Or the arguments of a
+        QdrantClient, which is then opened at first use and closed with the store. With
+        `async_client` on the same server the async methods use that, otherwise they run in a
+        thread.
     layout: where a point keeps id, text and meta.
     vector_name: of a collection whose vectors have names.
     collection_options: arguments of QdrantClient.create_collection for a new collection, such as
@@ -56,7 +58,7 @@ class QdrantStore:
 
     def __init__(
         self,
-        client: QdrantClient,
+        client: QdrantClient | Mapping[str, Any],
         collection: str,
         *,
         layout: Layout = DEFAULT_LAYOUT,
@@ -110,6 +112,11 @@ class QdrantStore:
     def client(self) -> QdrantClient:
         """To share with other stores and tools."""
         return self._connection.client
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The arguments of its QdrantClient, an API key among them."""
+        return self._connection.options
 
     @property
     def name(self) -> str:

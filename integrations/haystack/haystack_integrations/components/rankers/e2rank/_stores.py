@@ -3,60 +3,58 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from haystack_integrations.components.rankers.e2rank._backend import DocumentText
+from haystack_integrations.components.rankers.e2rank._haystack_store import HaystackStore
+from haystack_integrations.components.rankers.e2rank._written_stores import (
+    WANTED,
+    check_arguments,
+    open_arguments,
+    written,
+)
 
-from e2rank_rag.store import Layout, QdrantStore
+from e2rank_rag.locks import Lock
 from e2rank_rag.types import Document, Embeddings, Hit, Store
 
 if TYPE_CHECKING:
     from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 
-MEMORY = ":memory:"
 HAYSTACK_METADATA_KEY = "meta"
-WANTED = (
-    "document_store must be a QdrantDocumentStore, an e2rank_rag store, or the arguments of "
-    "QdrantStore.open as a dict"
-)
 
 
 class StoreHandle:
-    """A document store as the user gave it, opened at first use.
+    """A document store as the user gave it, opened at first use and only to read.
 
-    given: a QdrantDocumentStore, whose client is shared; a store of ours; or a dict with the
-        arguments of `QdrantStore.open`, the form that a store of ours has in YAML.
+    given: a QdrantDocumentStore, see `HaystackStore`; a store of ours; or a dict with the arguments
+        of `QdrantStore.open` or of a QdrantClient, the form that a store of ours has in YAML.
     """
 
     def __init__(self, given: QdrantDocumentStore | Store | Mapping[str, Any]) -> None:
         if isinstance(given, Mapping):
-            _check_arguments(given)
+            check_arguments(given)
         elif not _is_ours(given):
             _check_haystack_store(given)
         self.given: Any = given
-        self._opened: Store | None = None
-        self._client: Any = None
-        self._lock = threading.Lock()
+        known = isinstance(given, Mapping) or _is_ours(given)
+        self._haystack = None if known else HaystackStore(self.given)
+        self._opened: Any = None
+        self._lock = Lock()
 
     def open(self) -> Store:
-        """The store; the same one until it is closed."""
+        """The store; the same one until it is closed, or its collection is another."""
         with self._lock:
-            if isinstance(self.given, Mapping):
-                if self._opened is None:
-                    self._opened = _open(self.given)
-                return self._opened
-            if _is_ours(self.given):
+            if self._haystack is not None:
+                return self._haystack.open()
+            if not isinstance(self.given, Mapping):
                 ours: Store = self.given
                 return ours
-            # Its client is made when it is first used, and made anew after its `close`.
-            self.given._initialize_client()
-            if self._opened is None or self.given._client is not self._client:
-                self._client = self.given._client
-                self._opened = _sharing(self.given)
-            return self._opened
+            if self._opened is None:
+                self._opened = open_arguments(self.given)
+            opened: Store = self._opened
+            return opened
 
     def close(self) -> None:
         """Close what opens again by itself.
@@ -66,27 +64,20 @@ class StoreHandle:
         """
         with self._lock:
             opened, self._opened = self._opened, None
-            if isinstance(self.given, Mapping):
-                if opened is not None:
-                    opened.close()
-            elif not _is_ours(self.given) and self.given.location != MEMORY:
-                self.given.close()
+            if opened is not None:
+                opened.close()
+            if self._haystack is not None:
+                self._haystack.close()
 
     async def aclose(self) -> None:
-        """`close`, and with it the asynchronous client of a QdrantDocumentStore."""
+        """`close`, and with it the asynchronous clients."""
         await asyncio.to_thread(self.close)
-        if hasattr(self.given, "close_async") and getattr(self.given, "location", "") != MEMORY:
-            await self.given.close_async()
+        if self._haystack is not None:
+            await self._haystack.aclose()
 
     def to_dict(self) -> Any:
-        """For YAML. Nothing that reads may drop the collection, so `recreate_index` is False."""
-        if isinstance(self.given, QdrantStore):
-            return _arguments(self.given)
-        if isinstance(self.given, Mapping) or _is_ours(self.given):
-            return self.given
-        data = self.given.to_dict()
-        data["init_parameters"]["recreate_index"] = False
-        return data
+        """For YAML; ValueError where a setting cannot be written down, or must not be."""
+        return written(self.given)
 
     @property
     def layout(self) -> Layout:
@@ -136,46 +127,6 @@ class Searched:
 
 def _is_ours(given: Any) -> bool:
     return hasattr(given, "search_batch")
-
-
-def _sharing(given: QdrantDocumentStore) -> QdrantStore:
-    from haystack_integrations.document_stores.qdrant.converters import DENSE_VECTORS_NAME
-
-    assert given._client is not None
-    vector_name = DENSE_VECTORS_NAME if given.use_sparse_embeddings else None
-    return QdrantStore(given._client, given.index, vector_name=vector_name)
-
-
-def _open(arguments: Mapping[str, Any]) -> QdrantStore:
-    layout = arguments.get("layout") or {}
-    return QdrantStore.open(**{**arguments, "layout": Layout(**layout)})
-
-
-def _arguments(store: QdrantStore) -> dict[str, Any]:
-    """What `QdrantStore.open` opens the same collection with; ValueError where it cannot."""
-    options = store.client.init_options
-    location = options.get("path") or options.get("url") or options.get("location")
-    if location is None or options.get("api_key") is not None:
-        raise ValueError(
-            f"{store.name} was opened with a client whose settings or API key cannot be written "
-            "down; give a QdrantDocumentStore of the same collection, whose api_key is a Secret"
-        )
-    arguments: dict[str, Any] = {"location": str(location), "collection": store.collection}
-    if store.vector_name is not None:
-        arguments["vector_name"] = store.vector_name
-    if store.layout != Layout():
-        arguments["layout"] = asdict(store.layout)
-    return arguments
-
-
-def _check_arguments(arguments: Mapping[str, Any]) -> None:
-    if missing := [key for key in ("location", "collection") if key not in arguments]:
-        raise ValueError(f"{WANTED}; the dict lacks {missing}")
-    if "api_key" in arguments:
-        raise ValueError(
-            "an API key has no place in a pipeline's settings: give a QdrantDocumentStore, whose "
-            "api_key is a Secret"
-        )
 
 
 def _check_haystack_store(given: Any) -> None:

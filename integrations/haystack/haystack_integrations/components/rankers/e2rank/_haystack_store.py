@@ -1,0 +1,195 @@
+"""Reading a QdrantDocumentStore without what its own opening does: that creates a collection which
+is missing, drops one that is there (`recreate_index`), and keeps a second store for async calls."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+from haystack_integrations.components.rankers.e2rank._written_stores import refuse_missing_folder
+from qdrant_client import QdrantClient, models
+
+from e2rank_rag.errors import StoreError
+from e2rank_rag.store import QdrantStore
+from e2rank_rag.store.connection import is_local
+from e2rank_rag.store.opening import open_client
+
+if TYPE_CHECKING:
+    from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
+    from qdrant_client import AsyncQdrantClient
+
+
+class HaystackStore:
+    """The collection of a QdrantDocumentStore.
+
+    In memory and in a folder its client is shared, also while it writes, since no second client
+    could see the same documents; from the first reading on its asynchronous methods use that
+    client too. A server is read through a client of our own.
+    """
+
+    def __init__(self, given: QdrantDocumentStore) -> None:
+        self._given = given
+        self._made_of: tuple[Any, ...] = ()
+        self._store: QdrantStore | None = None
+
+    def open(self) -> QdrantStore:
+        """The same store until the document store's client or index is another.
+
+        StoreError where its folder or the collection in it is missing, or another process has it
+        open; on a server that is found at the first search.
+        """
+        given = self._given
+        if self._store is not None and self._made_of == self._key() and not _apart(given):
+            return self._store
+        settings = _settings(given)
+        if is_local(settings):
+            self._share_local()
+            self._store = self._over(given._client)
+        elif self._store is None or self._made_of[1:] != self._key()[1:]:
+            self._store = self._over(settings)
+        self._made_of = self._key()
+        return self._store
+
+    def close(self) -> None:
+        """Close the client, but one over memory, whose documents would be lost."""
+        given, store, self._store = self._given, self._store, None
+        if store is not None and not is_local(store.settings):
+            store.close()
+        elif given._client is not None and _is_folder(given):
+            given.close()
+            _keep_documents(given)
+
+    async def aclose(self) -> None:
+        """`close`, and with it the asynchronous client of the running event loop."""
+        given, store = self._given, self._store
+        if store is not None and not is_local(store.settings):
+            await store.aclose()
+        self.close()
+        if _apart(given) and _is_folder(given):
+            await given.close_async()
+            _keep_documents(given)
+
+    def _key(self) -> tuple[Any, ...]:
+        return (self._given._client, self._given.index, self._given.use_sparse_embeddings)
+
+    def _share_local(self) -> None:
+        given = self._given
+        if _apart(given):
+            _adopt(given, given._async_client)
+        elif given._client is None:
+            self._open_local()
+        if not isinstance(given._async_client, SharedClient):
+            given._async_client = SharedClient(given)
+
+    def _open_local(self) -> None:
+        path = _settings(self._given).get("path")
+        if path is None:
+            # What is created here is empty, in a memory that nobody else can have written to.
+            self._given._initialize_client()
+            return
+        path = os.path.abspath(path)
+        refuse_missing_folder(path)
+        client = open_client(path, api_key=None, prefer_grpc=False, timeout=0)
+        try:
+            _ = self._over(client).dim
+        except BaseException:
+            client.close()
+            raise
+        self._given._client = client
+
+    def _over(self, client: QdrantClient | dict[str, Any]) -> QdrantStore:
+        from haystack_integrations.document_stores.qdrant.converters import DENSE_VECTORS_NAME
+
+        vector_name = DENSE_VECTORS_NAME if self._given.use_sparse_embeddings else None
+        return QdrantStore(client, self._given.index, vector_name=vector_name)
+
+
+class SharedClient:
+    """As asynchronous client of a document store its synchronous one, as AsyncQdrantLocal would
+    run it: on the event loop."""
+
+    def __init__(self, store: QdrantDocumentStore) -> None:
+        # No cycle: a folder's lock goes when the store does.
+        self._store = ref(store)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+
+        async def call(*arguments: Any, **options: Any) -> Any:
+            store = self._store()
+            assert store is not None, "a document store outlives the calls that it makes"
+            store._initialize_client()
+            return getattr(store._client, name)(*arguments, **options)
+
+        return call
+
+    async def close(self, **_: Any) -> None:
+        """Nothing: the store's own `close` closes the one client that there is."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()  # a copied or pickled store opens clients of its own
+
+
+def _settings(given: QdrantDocumentStore) -> dict[str, Any]:
+    """What its client is, or would be, opened with."""
+    if given._client is not None:
+        return dict(given._client.init_options)
+    if given._async_client is not None and _apart(given):
+        return dict(given._async_client._init_options)
+    return dict(given._prepare_client_params())
+
+
+def _apart(given: QdrantDocumentStore) -> bool:
+    """Whether its asynchronous methods use a client with connections, or documents, of its own."""
+    return given._async_client is not None and not isinstance(given._async_client, SharedClient)
+
+
+def _is_folder(given: QdrantDocumentStore) -> bool:
+    return _settings(given).get("path") is not None
+
+
+def _adopt(given: QdrantDocumentStore, written: AsyncQdrantClient) -> None:
+    """Make what the asynchronous client holds what the synchronous one holds too."""
+    backend: Any = written._client
+    if given._client is None:
+        client = QdrantClient(":memory:")
+        # Both backends are made alike, around the same kind of collection.
+        vars(client._client).update(vars(backend))
+        client._init_options = dict(written._init_options)
+        given._client = client
+        return
+    # A folder is open once only, so these are two memories.
+    for name, collection in backend.collections.items():
+        _merge(given._client, name, collection)
+
+
+def _merge(client: QdrantClient, name: str, collection: Any) -> None:
+    backend: Any = client._client
+    mine = backend.collections.setdefault(name, collection)
+    if mine is collection or not collection.ids:
+        return
+    records, _ = collection.scroll(limit=len(collection.ids), with_vectors=True)
+    known = {
+        record.id: record.payload
+        for record in client.retrieve(name, [record.id for record in records])
+    }
+    for record in records:
+        if record.id in known and known[record.id] != record.payload:
+            raise StoreError(
+                f"the document {(record.payload or {}).get('id')!r} was written differently by "
+                f"write_documents and write_documents_async of one QdrantDocumentStore in memory, "
+                f"which keeps the two apart, and nobody knows which was last: write with one of "
+                f"them only"
+            )
+    points: list[Any] = [
+        models.PointStruct(id=record.id, vector=record.vector or {}, payload=record.payload)
+        for record in records
+    ]
+    client.upsert(name, points)
+
+
+def _keep_documents(given: QdrantDocumentStore) -> None:
+    """It opens again by itself, and would drop the documents of the time before."""
+    given.recreate_index = False
