@@ -243,7 +243,9 @@ def whereabouts(options: Mapping[str, Any], client: QdrantClient | None) -> str:
     url = options.get("url") or options.get("location")
     if url is None:
         url = f"{options.get('host') or 'localhost'}:{options.get('port')}"
-    return f"at {re.sub(r'//[^/@]*@', '//', url)}"  # credentials stay out of messages
+    # Credentials stay out of messages: those before the host, and a key in a query.
+    scheme, slashes, rest = url.rpartition("://")
+    return f"at {scheme}{slashes}{re.split('[?#]', rest.rpartition('@')[2])[0]}"
 
 
 class _Shared:

@@ -6,8 +6,10 @@ import asyncio
 import inspect
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, is_dataclass
+from datetime import date
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from haystack import default_to_dict
@@ -15,6 +17,7 @@ from haystack.utils import ComponentDevice
 from pydantic import BaseModel
 
 from e2rank_rag.feedback import Feedback
+from e2rank_rag.models.names import model_name
 from e2rank_rag.prompts import Prompts, Task
 from e2rank_rag.recipe import System, system_of
 from e2rank_rag.rerankers import BaseReranker, ListwiseReranker, RerankReport, load_reranker
@@ -220,21 +223,44 @@ def check_top_k(top_k: int | None) -> None:
 def init_parameters(instance: Any) -> dict[str, Any]:
     """The arguments that a component was made with; it keeps each under the argument's name."""
     names = inspect.signature(instance.__init__).parameters
-    return {name: _plain(getattr(instance, name)) for name in names}
+    return {name: getattr(instance, name) for name in names}
 
 
 def to_dict(instance: Any, **changes: Any) -> dict[str, Any]:
-    """A component as Haystack keeps it in YAML."""
-    return default_to_dict(instance, **{**init_parameters(instance), **changes})
+    """A component as Haystack keeps it in YAML; ValueError for what YAML cannot hold."""
+    arguments = {**init_parameters(instance), **changes}
+    return default_to_dict(
+        instance,
+        **{
+            name: value if isinstance(value, ComponentDevice) else _plain(value, name)
+            for name, value in arguments.items()
+        },
+    )
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, name: str) -> Any:
     """For YAML: no enums, and no records such as a Task among the encoder's arguments."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
-    return value.value if isinstance(value, Enum) else value
+    if isinstance(value, Enum):
+        return _plain(value.value, name)
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value), name)
+    if isinstance(value, Path):
+        return model_name(value)
+    if isinstance(value, Mapping):
+        return {
+            _plain(key, f"a key of {name}"): _plain(item, f"{name}[{key!r}]")
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{name}[{number}]") for number, item in enumerate(value)]
+    if value is None or isinstance(value, str | bool | int | float | date):
+        return value
+    raise ValueError(
+        f"{name} is {value!r}, a {type(value).__name__}, which a pipeline in YAML cannot hold: "
+        "give text, numbers, lists or dicts of them"
+    )
 
 
 def _record(name: str, value: Any) -> Any:

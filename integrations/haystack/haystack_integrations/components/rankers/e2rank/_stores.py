@@ -17,6 +17,7 @@ from haystack_integrations.components.rankers.e2rank._written_stores import (
 )
 
 from e2rank_rag.locks import Lock
+from e2rank_rag.store import Layout
 from e2rank_rag.types import Document, Embeddings, Hit, Store
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from qdrant_client.local.qdrant_local import META_INFO_FILENAME
 
 from e2rank_rag.errors import StoreError
 from e2rank_rag.store import Layout, QdrantStore
-from e2rank_rag.store.opening import BARE_ADDRESS, MEMORY, SCHEME
+from e2rank_rag.store.opening import kind_of
 
 WANTED = (
     "document_store must be a QdrantDocumentStore, an e2rank_rag store, or a dict: the arguments "
@@ -83,7 +83,8 @@ def open_arguments(arguments: Mapping[str, Any]) -> QdrantStore:
     if not isinstance(options.get("layout"), Layout):
         options["layout"] = Layout(**options.get("layout") or {})
     if "client" not in options:
-        _refuse_missing_folder(str(options["location"]))
+        if kind_of(options["location"]) == "folder":
+            refuse_missing_folder(options["location"])
         return QdrantStore.open(**options)
     client = options.pop("client")
     if client.get("path") is not None:
@@ -95,11 +96,6 @@ def refuse_missing_folder(path: str | Path) -> None:
     """StoreError, before Qdrant makes a folder of a path that was mistyped."""
     if not (Path(path).expanduser() / META_INFO_FILENAME).is_file():
         raise StoreError(f"there is no Qdrant folder at {path}: index documents first")
-
-
-def _refuse_missing_folder(location: str) -> None:
-    if location != MEMORY and not SCHEME.match(location) and not BARE_ADDRESS.fullmatch(location):
-        refuse_missing_folder(location)
 
 
 def _of_ours(store: QdrantStore) -> dict[str, Any]:

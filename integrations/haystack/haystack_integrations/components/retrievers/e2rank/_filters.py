@@ -58,6 +58,13 @@ def chosen_filters(policy: FilterPolicy, at_init: Filters, at_run: Filters) -> F
     return chosen
 
 
+def from_yaml(filters: Any) -> Any:
+    """Filters that were written down: a native one, by its keys, is one again."""
+    if isinstance(filters, Mapping) and filters and set(filters) <= set(models.Filter.model_fields):
+        return models.Filter.model_validate(filters)
+    return filters
+
+
 def qdrant_filter(filters: Filters, layout: Layout) -> models.Filter | None:
     """Haystack's filters as Qdrant's; a native filter passes through, None and {} are no filter.
 

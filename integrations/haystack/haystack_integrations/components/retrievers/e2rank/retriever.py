@@ -155,7 +155,9 @@ class E2RankRetriever:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "E2RankRetriever":
         """From `to_dict`."""
-        return default_from_dict(cls, data)
+        parameters = dict(data.get("init_parameters", {}))
+        parameters["filters"] = _filters.from_yaml(parameters.get("filters"))
+        return default_from_dict(cls, {**data, "init_parameters": parameters})
 
     def warm_up(self) -> None:
         """Load the models; does nothing when they are there."""
@@ -186,7 +188,7 @@ class E2RankRetriever:
     def run(
         self,
         query: str,
-        filters: dict[str, Any] | None = None,
+        filters: dict[str, Any] | models.Filter | None = None,
         top_k: int | None = None,
         retrieve_k: int | None = None,
         score_threshold: float | None = None,
@@ -207,7 +209,7 @@ class E2RankRetriever:
     async def run_async(
         self,
         query: str,
-        filters: dict[str, Any] | None = None,
+        filters: dict[str, Any] | models.Filter | None = None,
         top_k: int | None = None,
         retrieve_k: int | None = None,
         score_threshold: float | None = None,
