@@ -94,13 +94,16 @@ class _Refused(Exception):
 
 
 def _read(path: Path, on_bad: Callable[[BadRecord], None] | None) -> Iterator[tuple[int, Document]]:
-    for number, line in read_lines(path):
+    def refuse(number: int, reason: str, doc_id: str | None = None) -> None:
+        if on_bad is None:
+            raise ValueError(f"{path}, line {number}: {reason}")
+        on_bad(BadRecord(number, reason, doc_id))
+
+    for number, line in read_lines(path, on_long=refuse):
         try:
             document = _document(line)
         except _Refused as refused:
-            if on_bad is None:
-                raise ValueError(f"{path}, line {number}: {refused}") from refused
-            on_bad(BadRecord(number, str(refused), refused.doc_id))
+            refuse(number, str(refused), refused.doc_id)
         else:
             yield number, document
 

@@ -10,30 +10,64 @@ import gzip
 import os
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
+
+LINE_BYTES = 32 << 20
+"""The longest line that is read; a Qdrant server takes no larger request either."""
+
+FILE_BYTES = 16 << 20
+"""The longest file that is read as a whole."""
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _CHUNK = 1 << 20
 
 
-def read_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
+def read_lines(
+    path: str | Path, *, on_long: Callable[[int, str], None] | None = None
+) -> Iterator[tuple[int, bytes]]:
     """The lines that are not blank, numbered from 1, without line ends and a leading BOM.
+
+    on_long: called with the number of a line of more than `LINE_BYTES` bytes and a reason; the line
+        is left out, and never in memory as a whole.
 
     Raises:
         OSError: the file is not there or cannot be read.
-        ValueError: the name ends in `.gz` and the data are not whole gzip data.
+        ValueError: the name ends in `.gz` and the data are not whole gzip data; a line is too long
+            and `on_long` is None.
     """
     number = 0
     with _open(path) as stream:
         try:
-            for number, raw in enumerate(stream, start=1):
+            while raw := stream.readline(LINE_BYTES + 1):
+                number += 1
+                if len(raw) > LINE_BYTES:
+                    if on_long is None:
+                        raise ValueError(f"{path}, line {number}: {_too_long()}")
+                    on_long(number, _too_long())
+                    while raw and not raw.endswith(b"\n"):
+                        raw = stream.readline(_CHUNK)
+                    continue
                 line = raw.removeprefix(_BYTE_ORDER_MARK) if number == 1 else raw
                 if line.strip():
                     yield number, line.rstrip(b"\r\n")
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise _damaged(path, number, error) from error
+
+
+def read_text(path: str | Path) -> str:
+    """A small UTF-8 file as a whole: settings, the recipe of a model.
+
+    Raises:
+        OSError: the file is not there or cannot be read.
+        ValueError: it has more than `FILE_BYTES` bytes, or is not UTF-8.
+    """
+    with open(path, "rb") as stream:
+        data = stream.read(FILE_BYTES + 1)
+    if len(data) > FILE_BYTES:
+        raise ValueError(f"{path} has more than {FILE_BYTES:,} bytes, the limit of such a file")
+    return data.decode("utf-8")
 
 
 def count_lines(path: str | Path) -> int:
@@ -97,6 +131,10 @@ def _open(path: str | Path) -> BinaryIO:
     if Path(path).suffix == ".gz":
         return cast(BinaryIO, gzip.open(path, "rb"))
     return open(path, "rb")
+
+
+def _too_long() -> str:
+    return f"more than {LINE_BYTES:,} bytes, the limit of a line"
 
 
 def _damaged(path: str | Path, line: int, error: Exception) -> ValueError:

@@ -19,7 +19,7 @@ import pytest
 import typer
 from rich.console import Console
 
-from e2rank_rag import cli
+from e2rank_rag import cli, lines
 from e2rank_rag.cli import parse_filters
 from e2rank_rag.errors import StoreError
 from e2rank_rag.evaluation.metrics import evaluate
@@ -212,6 +212,18 @@ def test_bad_records_end_it_or_are_skipped_with_their_lines(run, tmp_path, tiny_
     assert "1 added, 2 skipped" in out
     assert "line 2: no text" in err
     assert "line 3: id 'cats' was given before; ids must be unique" in err
+
+
+def test_skip_bad_skips_a_gzip_bomb_of_one_line(run, tmp_path, tiny_bert, monkeypatch):
+    monkeypatch.setattr(lines, "LINE_BYTES", 1 << 20)
+    corpus = jsonl(tmp_path / "c.jsonl.gz", [RECORDS[0], {"_id": "b", "text": "b" * (1 << 24)}])
+    command = ["index", corpus, "--index", tmp_path / "i", "--model", tiny_bert]
+    code, _, err = run(*command)
+    assert code == 1
+    assert f"error: {corpus}, line 2: more than 1,048,576 bytes, the limit of a line" in err
+    code, out, err = run(*command, "--skip-bad")
+    assert (code, out.split(" in ")[0]) == (0, "1 added, 1 skipped")
+    assert "line 2: more than 1,048,576 bytes" in err
 
 
 # search

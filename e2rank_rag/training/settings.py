@@ -14,6 +14,8 @@ from typing import Annotated, Any, ClassVar, get_args, get_origin
 import yaml
 from pydantic import ValidationError
 
+from e2rank_rag.lines import read_text
+
 
 class _Loader(yaml.SafeLoader):
     """SafeLoader with the core schema of YAML 1.2; a key that is given twice is an error."""
@@ -56,8 +58,8 @@ _SWITCHES = {"yes": True, "on": True, "no": False, "off": False}
 def read_settings(path: Path) -> dict[str, Any]:
     """ValueError that names the file for one that holds no settings."""
     try:
-        settings = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        settings = yaml.load(read_text(path), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
     if not isinstance(settings, dict):
         raise ValueError(f"{path} holds no settings, but {type(settings).__name__}")
