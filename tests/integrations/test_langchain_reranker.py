@@ -55,7 +55,7 @@ def reranker(tiny_bert):
 def counting(encoder, **options):
     """A reranker that opens no model, but asks this one, and counts what it asks."""
     reranker = E2RankReranker(top_n=None, **options)
-    reranker._encoder = CountingEncoder(encoder)
+    reranker._opened.put(reranker.stated(), CountingEncoder(encoder))
     return reranker
 
 

@@ -345,7 +345,7 @@ def stock_client(encoder):
 
 def opened(client, encoder):
     embeddings = E2RankEmbeddings()
-    embeddings._encoder = CountingEncoder(encoder)
+    embeddings._opened.put(embeddings.stated(), CountingEncoder(encoder))
     return E2RankVectorStore(
         embeddings, client=client, collection_name="docs", layout=LANGCHAIN_LAYOUT
     )

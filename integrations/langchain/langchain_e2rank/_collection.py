@@ -12,6 +12,7 @@ from langchain_core.embeddings import Embeddings
 
 from e2rank_rag import types
 from e2rank_rag.indexing import probe_foreign
+from e2rank_rag.locks import Kept
 from e2rank_rag.pipeline import SearchPipeline
 from e2rank_rag.store.qdrant import QdrantStore
 from e2rank_rag.stored_vectors import StoredVectors
@@ -38,7 +39,7 @@ class Collection:
         self.stored_vectors = stored_vectors
         self._exists = False
         self._prepared = False
-        self._pipeline: SearchPipeline | None = None
+        self._pipeline: Kept[SearchPipeline] = Kept()
 
     @property
     def exists(self) -> bool:
@@ -101,12 +102,11 @@ class Collection:
         return await self.store.asearch(row, top_k=k, filter=filter)
 
     def _searcher(self, encoder: types.TextEncoder) -> SearchPipeline:
-        """One for as long as the model is open, since it remembers what it has checked."""
-        searcher = self._pipeline
-        if searcher is None or searcher.encoder is not encoder:
-            searcher = SearchPipeline(encoder, self.store, stored_vectors=self.stored_vectors)
-            self._pipeline = searcher
-        return searcher
+        """One for as long as its parts are the same, since it remembers what it has checked."""
+        store, policy = self.store, self.stored_vectors
+        return self._pipeline.get(
+            (encoder, store, policy), lambda: SearchPipeline(encoder, store, stored_vectors=policy)
+        )
 
     def _prepare(self, vectors: types.Embeddings) -> None:
         """Create it, or make sure that these vectors belong in it; once."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import threading
+import copy
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -17,6 +18,7 @@ from langchain_core.runnables.config import (
 from pydantic import AfterValidator, BaseModel, ConfigDict, PrivateAttr
 
 from e2rank_rag import types
+from e2rank_rag.locks import Kept
 from e2rank_rag.models.minilm import DEFAULT_MODEL
 from e2rank_rag.models.names import model_name
 from e2rank_rag.prompts import Prompts, Task
@@ -28,11 +30,36 @@ if TYPE_CHECKING:
 SCORE = "relevance_score"
 EARLIER_SCORE = "retrieval_score"
 
-opening = threading.Lock()
-"""Held while a model is opened or given back: two threads of a component would open it twice."""
+
+class Checked(BaseModel):
+    """A field that is assigned, or changed in a copy, is checked as at construction, and used.
+
+    What a component has opened is kept in `Kept`s, by the values of the fields that it was opened
+    with. A copy opens for itself, so that closing one leaves the other open.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in type(self).model_fields:
+            value = getattr(self._with({name: value}), name)
+        super().__setattr__(name, value)
+
+    def __copy__(self) -> Self:
+        copied = super().__copy__()
+        private = copied.__pydantic_private__ or {}
+        private.update({k: copy.copy(v) for k, v in private.items() if isinstance(v, Kept)})
+        return copied
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy, with other values of some fields."""
+        copied = super().model_copy(deep=deep)
+        return copied._with(update) if update else copied
+
+    def _with(self, changes: Mapping[str, Any]) -> Self:
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        return type(self)(**{**given, **changes})
 
 
-class E2RankModel(BaseModel):
+class E2RankModel(Checked):
     """Which model, and how it is opened: at first use, by `Encoder.from_pretrained`.
 
     All components that name the same weights, dtype and device share one model in memory.
@@ -60,7 +87,7 @@ class E2RankModel(BaseModel):
     revision: str | None = None
     local_files_only: bool = False
 
-    _encoder: Any = PrivateAttr(default=None)
+    _opened: Kept[Any] = PrivateAttr(default_factory=partial(Kept, closes=True))
 
     def stated(self) -> dict[str, Any]:
         """What was said of the model, by the names of the fields above; what is None was not."""
@@ -72,33 +99,17 @@ class E2RankModel(BaseModel):
         """The opened model; this takes seconds the first time."""
         from e2rank_rag.models.encoder import Encoder
 
-        opened: Encoder | None = self._encoder
-        if opened is not None:
-            return opened
-        with opening:
-            opened = self._encoder  # another thread may have been faster
-            if opened is None:
-                opened = Encoder.from_pretrained(**self.stated())
-                self._encoder = opened
-            return opened
-
-    def __copy__(self) -> Self:
-        """A copy opens the model for itself, so that closing one leaves the other open."""
-        copied = super().__copy__()
-        copied._encoder = None
-        return copied
+        stated = self.stated()
+        opened: Encoder = self._opened.get(stated, lambda: Encoder.from_pretrained(**stated))
+        return opened
 
     async def aencoder(self) -> Encoder:
         """The same; the event loop goes on while the model is opened."""
-        opened: Encoder | None = self._encoder
-        return opened or await asyncio.to_thread(lambda: self.encoder)
+        return await asyncio.to_thread(lambda: self.encoder)
 
     def close(self) -> None:
         """Free the model, unless other components use it. A later call opens it again."""
-        with opening:
-            encoder, self._encoder = self._encoder, None
-        if encoder is not None:
-            encoder.close()
+        self._opened.clear()
 
 
 def as_document(document: types.Document) -> Document:

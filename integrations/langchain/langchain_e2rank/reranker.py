@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal, Self
+from typing import Any
 
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
@@ -14,6 +14,7 @@ from pydantic import Field, PrivateAttr
 from qdrant_client import AsyncQdrantClient, QdrantClient
 
 from e2rank_rag import types
+from e2rank_rag.locks import Kept
 from e2rank_rag.recipe import System, system_of
 from e2rank_rag.rerankers import (
     BaseReranker,
@@ -25,7 +26,7 @@ from e2rank_rag.rerankers import (
 from e2rank_rag.store.layout import LANGCHAIN_LAYOUT, Layout
 from e2rank_rag.store.qdrant import QdrantStore
 from e2rank_rag.stored_vectors import StoredVectors
-from langchain_e2rank._shared import E2RankModel, atell, opening, scored, tell
+from langchain_e2rank._shared import E2RankModel, atell, scored, tell
 from langchain_e2rank.vectorstore import E2RankVectorStore
 
 POINT_ID = "_id"
@@ -75,9 +76,9 @@ class E2RankReranker(E2RankModel, BaseDocumentCompressor):
     async_client: AsyncQdrantClient | None = Field(default=None, exclude=True, repr=False)
     vectorstore: E2RankVectorStore | None = Field(default=None, exclude=True, repr=False)
 
-    _listwise: ListwiseReranker | None = PrivateAttr(default=None)
-    _other: BaseReranker | Literal["e2rank"] | None = PrivateAttr(default=None)
-    _stores: dict[str, QdrantStore] = PrivateAttr(default_factory=dict)
+    _listwise: Kept[ListwiseReranker] = PrivateAttr(default_factory=Kept)
+    _other: Kept[BaseReranker | None] = PrivateAttr(default_factory=partial(Kept, closes=True))
+    _stores: Kept[dict[str, QdrantStore]] = PrivateAttr(default_factory=Kept)
 
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
@@ -128,40 +129,25 @@ class E2RankReranker(E2RankModel, BaseDocumentCompressor):
         encoder: of the same model; an E2Rank uses it in place of one that is opened here.
         Raises ValueError for `prompt_depth`, `query_weight` and `passes` where the model has none.
         """
-        other = self._other
-        if other is None:
-            with opening:
-                other = self._other = self._other or self._load()
-        if other != "e2rank":
+        made_of = (self.stated(), self.system, self.stored_vectors, self._listwise_options())
+        other = self._other.get(made_of, self._load)
+        if other is not None:
             return other
         return self._over(self.encoder if encoder is None else encoder)
 
     def close(self) -> None:
         """Free the model, unless other components use it. A later call opens it again."""
         super().close()
-        with opening:
-            other, self._other = self._other, None
-        if isinstance(other, BaseReranker):
-            other.close()
-
-    def __copy__(self) -> Self:
-        """A copy opens the model for itself, so that closing one leaves the other open."""
-        copied = super().__copy__()
-        copied._other = None
-        return copied
+        self._listwise.clear()
+        self._other.clear()
 
     def _over(self, encoder: types.TextEncoder) -> ListwiseReranker:
         """One per encoder, as it remembers its probes."""
-        known = self._listwise
-        if known is None or known.encoder is not encoder:
-            options = self._listwise_options()
-            known = self._listwise = ListwiseReranker(
-                encoder, stored_vectors=self.stored_vectors, **options
-            )
-        return known
+        options = {**self._listwise_options(), "stored_vectors": self.stored_vectors}
+        return self._listwise.get((encoder, options), lambda: ListwiseReranker(encoder, **options))
 
-    def _load(self) -> BaseReranker | Literal["e2rank"]:
-        """The reranker, but of an E2Rank, whose encoder may be another component's."""
+    def _load(self) -> BaseReranker | None:
+        """The reranker; None of an E2Rank, whose encoder may be another component's."""
         found = system_of(
             self.model,
             self.system,
@@ -169,7 +155,7 @@ class E2RankReranker(E2RankModel, BaseDocumentCompressor):
             local_files_only=self.local_files_only,
         )
         if found == "e2rank":
-            return "e2rank"
+            return None
         return load_reranker(
             system=self.system,
             stored_vectors=self.stored_vectors,
@@ -210,16 +196,16 @@ class E2RankReranker(E2RankModel, BaseDocumentCompressor):
                 yield place, (store, id)
 
     def _store(self, client: QdrantClient, collection: str) -> QdrantStore:
-        if collection not in self._stores:
-            self._stores[collection] = QdrantStore(
-                client,
-                collection,
-                # langchain-qdrant names points, whatever their payload calls the document.
-                layout=replace(self.layout, id_key=None),
-                vector_name=self.vector_name,
-                async_client=self.async_client,
-            )
-        return self._stores[collection]
+        # langchain-qdrant names points, whatever their payload calls the document.
+        options = {
+            "layout": replace(self.layout, id_key=None),
+            "vector_name": self.vector_name,
+            "async_client": self.async_client,
+        }
+        stores = self._stores.get((client, options), dict)
+        if collection not in stores:
+            stores[collection] = QdrantStore(client, collection, **options)
+        return stores[collection]
 
 
 def _can_be_read(layout: Layout, id: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any, Self
 
 from langchain_core.callbacks import (
@@ -14,17 +15,18 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams, RetrieverLike
 from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
+from e2rank_rag.locks import Kept
 from e2rank_rag.pipeline import SearchPipeline
 from e2rank_rag.rerankers import BaseReranker, VectorReranker
 from e2rank_rag.types import TextEncoder
 from langchain_e2rank._collection import Conditions
-from langchain_e2rank._shared import as_ranking, atell, tell
+from langchain_e2rank._shared import Checked, as_ranking, atell, tell
 from langchain_e2rank.embeddings import E2RankEmbeddings
 from langchain_e2rank.reranker import E2RankReranker
 from langchain_e2rank.vectorstore import E2RankVectorStore
 
 
-class E2RankRetriever(BaseRetriever):
+class E2RankRetriever(Checked, BaseRetriever):
     """The k best documents, best first, each with its score in `metadata["relevance_score"]`.
 
     The score that it was retrieved with is kept in `metadata["retrieval_score"]`.
@@ -48,35 +50,46 @@ class E2RankRetriever(BaseRetriever):
     filter: Any | None = None
     expand: bool = False
 
-    _reranker: E2RankReranker = PrivateAttr()
-    _pipeline: SearchPipeline | None = PrivateAttr(default=None)
+    _own: Kept[E2RankReranker] = PrivateAttr(default_factory=partial(Kept, closes=True))
+    _pipeline: Kept[SearchPipeline] = PrivateAttr(default_factory=Kept)
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.vectorstore is None) == (self.base_retriever is None):
-            raise ValueError("give a vectorstore or a base_retriever, one of the two")
-        if self.vectorstore is None:
-            self._reranker = self.reranker or E2RankReranker()
-            self._refuse_search_options(self.filter, self.expand)
-            return self
-        collection = self.vectorstore.collection
-        if self.reranker is not None:
-            self._reranker = self.reranker
-        elif isinstance(collection.embedding, E2RankEmbeddings):
-            self._reranker = E2RankReranker(
-                stored_vectors=collection.stored_vectors, **collection.embedding.stated()
-            )
-        else:
             raise ValueError(
-                f"the vectorstore embeds with {type(collection.embedding).__name__}, which cannot "
-                "rerank: give reranker=E2RankReranker(model=...) with the same model"
+                "give a vectorstore or a base_retriever, one of the two (to go from one to the "
+                "other, set both: model_copy(update={...}))"
             )
+        if self.vectorstore is None:
+            self._refuse_search_options(self.filter, self.expand)
+        elif self.reranker is None:
+            self._of_the_embeddings(self.vectorstore)
         return self
+
+    @property
+    def _reranker(self) -> E2RankReranker:
+        """The given one, or else one of the embeddings' model."""
+        if self.reranker is not None:
+            return self.reranker
+        stated = {} if self.vectorstore is None else self._of_the_embeddings(self.vectorstore)
+        return self._own.get(stated, lambda: E2RankReranker(**stated))
+
+    def _of_the_embeddings(self, vectorstore: E2RankVectorStore) -> dict[str, Any]:
+        collection = vectorstore.collection
+        if isinstance(collection.embedding, E2RankEmbeddings):
+            stated = collection.embedding.stated()
+            return {**stated, "stored_vectors": collection.stored_vectors}
+        raise ValueError(
+            f"the vectorstore embeds with {type(collection.embedding).__name__}, which cannot "
+            "rerank: give reranker=E2RankReranker(model=...) with the same model"
+        )
 
     def close(self) -> None:
         """Free the reranker's model, unless others use it. Vectorstore and embeddings stay open."""
-        self._pipeline = None
-        self._reranker.close()
+        self._pipeline.clear()
+        self._own.clear()
+        if self.reranker is not None:
+            self.reranker.close()
 
     def _get_relevant_documents(
         self,
@@ -149,7 +162,7 @@ class E2RankRetriever(BaseRetriever):
             )
 
     def _searcher(self, vectorstore: E2RankVectorStore) -> SearchPipeline:
-        """One for as long as the models are open, since it remembers what it has checked."""
+        """One for as long as its parts are the same, since it remembers what it has checked."""
         embeddings = vectorstore.embeddings
         if isinstance(embeddings, E2RankEmbeddings):
             encoder: TextEncoder = embeddings.encoder
@@ -157,15 +170,11 @@ class E2RankRetriever(BaseRetriever):
         else:
             reranker = self._reranker.opened()
             encoder = self._encoder_of(reranker, embeddings)
-        known = self._pipeline
-        if known is None or known.encoder is not encoder or known.reranker is not reranker:
-            known = self._pipeline = SearchPipeline(
-                encoder,
-                vectorstore.store,
-                reranker,
-                stored_vectors=vectorstore.collection.stored_vectors,
-            )
-        return known
+        parts = (encoder, vectorstore.store, reranker)
+        policy = vectorstore.collection.stored_vectors
+        return self._pipeline.get(
+            (parts, policy), lambda: SearchPipeline(*parts, stored_vectors=policy)
+        )
 
     def _encoder_of(self, reranker: BaseReranker, embeddings: Embeddings) -> TextEncoder:
         """What embeds queries where the embeddings are not ours: the reranker's own model."""

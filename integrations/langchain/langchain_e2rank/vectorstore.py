@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -58,8 +59,20 @@ class E2RankVectorStore(VectorStore):
             store = QdrantStore(client, collection_name, **options)
         else:
             raise ValueError("give a client, or a location with its api_key, not both")
-        self.store = store
         self.collection = Collection(store, embedding, stored_vectors)
+
+    @property
+    def store(self) -> QdrantStore:
+        """The collection, as the core of this library reads and writes it."""
+        return self.collection.store
+
+    def __copy__(self) -> Self:
+        """A copy may be closed by itself; see `QdrantStore`."""
+        copied = type(self).__new__(type(self))
+        vars(copied).update(vars(self))
+        old = self.collection
+        copied.collection = Collection(copy.copy(old.store), old.embedding, old.stored_vectors)
+        return copied
 
     @property
     def embeddings(self) -> Embeddings:
