@@ -13,6 +13,7 @@ from functools import partial
 from math import nan
 from typing import Any
 
+from e2rank_rag.candidates import without_copies
 from e2rank_rag.errors import StoredVectorMismatch
 from e2rank_rag.rerankers import EnhancedQueryReranker, VectorReranker, score_by_vector
 from e2rank_rag.stored_vectors import CandidateVectors, StoredVectors
@@ -90,8 +91,8 @@ class SearchPipeline:
             search that is made, but not for `candidates`.
         expand: search a second time with the reranker's own vector, and rank both findings by it.
         candidates: rerank these instead of searching: per query, hits or ids of documents in the
-            store, best first. Vectors come from the store, by id, whatever a hit carries; what the
-            store does not hold, or holds with another text, is encoded.
+            store, best first; copies are left out. Vectors come from the store, by id, whatever a
+            hit carries; what the store does not hold, or holds with another text, is encoded.
         exclude: per query, ids of documents that are left out before anything is reranked.
 
         Raises StoredVectorMismatch when the store's vectors are not the encoder's.
@@ -312,7 +313,9 @@ def _with_stored(
             f"{len(unknown)} candidates are not in the store, among them {unknown[:5]}: index "
             "them, or pass hits with their text"
         )
-    return [[_as_hit(item, stored, source) for item in items] for items in candidates]
+    return [
+        without_copies([_as_hit(item, stored, source) for item in items]) for items in candidates
+    ]
 
 
 def _as_hit(item: Hit | str, stored: Mapping[str, StoredDocument], source: str) -> Hit:

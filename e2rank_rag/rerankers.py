@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from e2rank_rag.candidates import checked_lists
 from e2rank_rag.closing import Closable
 from e2rank_rag.feedback import Feedback, order
 from e2rank_rag.recipe import System, system_of
@@ -118,8 +119,9 @@ class BaseReranker(Closable):
     def rerank_batch(
         self, queries: Sequence[str], candidates: Sequence[Sequence[Hit]]
     ) -> list[list[Hit]]:
-        """Every candidate exactly once, with its new score, best first. Inputs are not changed.
+        """Every document once, with its new score, best first. Inputs are not changed.
 
+        Of the copies of a document (see `candidates`) the one with the highest score is ranked.
         Raises StoredVectorMismatch when their vectors are read and are another model's.
         """
         return self.explain_batch(queries, candidates)[0]
@@ -145,8 +147,7 @@ class VectorReranker(BaseReranker):
     def explain_batch(
         self, queries: Sequence[str], candidates: Sequence[Sequence[Hit]]
     ) -> tuple[list[list[Hit]], RerankReport]:
-        check_lists(queries, candidates)
-        filled, counts = self.vectors.fill(candidates)
+        filled, counts = self.vectors.fill(checked_lists(queries, candidates))
         # A query without candidates costs no prompt.
         rows = [row for row, hits in enumerate(filled) if hits]
         rankings, prompts = self._order([queries[r] for r in rows], [filled[r] for r in rows])
@@ -194,8 +195,7 @@ class CrossEncoderReranker(BaseReranker):
     def explain_batch(
         self, queries: Sequence[str], candidates: Sequence[Sequence[Hit]]
     ) -> tuple[list[list[Hit]], RerankReport]:
-        check_lists(queries, candidates)
-        rankings = [list(hits) for hits in candidates]
+        rankings = checked_lists(queries, candidates)
         # A query without candidates costs no prompt.
         rows = [row for row, hits in enumerate(rankings) if hits]
         scored = self.model.score(
@@ -211,12 +211,6 @@ class CrossEncoderReranker(BaseReranker):
 
     def close(self) -> None:
         self.model.close()
-
-
-def check_lists(queries: Sequence[str], candidates: Sequence[Sequence[Hit]]) -> None:
-    """ValueError unless each query has a list."""
-    if len(queries) != len(candidates):
-        raise ValueError(f"{len(queries)} queries came with {len(candidates)} candidate lists")
 
 
 def score_by_vector(candidates: Sequence[Hit], vector: Embeddings) -> list[Hit]:

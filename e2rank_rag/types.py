@@ -174,7 +174,7 @@ class TextEncoder(Protocol):
 
 
 class Reranker(Protocol):
-    """Orders candidates anew. Every candidate comes back exactly once, best first."""
+    """Orders candidates anew. Every document comes back once, best first."""
 
     def rerank(self, query: str, candidates: Sequence[Hit]) -> list[Hit]: ...
 

@@ -169,6 +169,10 @@ class QdrantStore:
             schema = self._connection.send(self._requests.schema())
         self._schema = schema
 
+    def check(self, documents: Sequence[Document]) -> None:
+        """ValueError as `upsert` raises it, for documents that will be written in several calls."""
+        self._requests.check(documents)
+
     def upsert(self, documents: Sequence[Document], embeddings: Embeddings) -> None:
         """Write documents with their vectors [n, dim]; those with a known id are replaced.
 

@@ -76,6 +76,13 @@ class CollectionRequests:
         parse = partial(read_schema, vector_name=self.vector_name, name=self.name)
         return self._request("get_collection", {}, parse)
 
+    def check(self, documents: Sequence[Document]) -> None:
+        """ValueError naming the document for what `upsert` cannot write, whatever its vector."""
+        _unique_ids(documents)
+        for document in documents:
+            self.layout.payload(document)
+            self.layout.point_id(document.id)
+
     def upsert(
         self, documents: Sequence[Document], embeddings: Embeddings, schema: Schema
     ) -> list[Request[None]]:

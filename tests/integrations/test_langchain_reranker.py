@@ -80,10 +80,15 @@ def test_inputs_stay_as_they_are(reranker):
     assert given == documents()
 
 
-def test_documents_without_ids_and_copies_all_come_back(reranker):
+def test_documents_without_ids_are_copies_where_text_and_metadata_are_the_same(reranker):
     found = reranker.compress_documents([Document(page_content=TEXTS[0])] * 3, QUERY)
-    assert contents(found) == [TEXTS[0]] * 3
-    assert [d.id for d in found] == [None] * 3
+    assert [(d.id, d.page_content) for d in found] == [(None, TEXTS[0])]
+    pages = [Document(page_content=TEXTS[0], metadata={"page": page}) for page in (1, 2, 1)]
+    assert [d.metadata["page"] for d in reranker.compress_documents(pages, QUERY)] == [1, 2]
+    # An id may look like anything that stands for documents without one.
+    named = [Document(id=str(place), page_content=TEXTS[place]) for place in (1, 2, 0)]
+    mixed = [*named, *(Document(page_content=text) for text in TEXTS[3:5])]
+    assert len(reranker.rank(mixed, QUERY)) == 5
 
 
 def test_an_earlier_score_is_kept_beside_the_new_one(reranker):

@@ -387,3 +387,37 @@ def test_stock_embeddings_take_a_reranker_of_the_same_model(minilm):
     assert isinstance(store.as_retriever(), VectorStoreRetriever)
     reranker.close()
     client.close()
+
+
+async def test_a_k_above_retrieve_k_retrieves_k(embeddings):
+    texts = [f"{text} {number}" for number in range(15) for text in TEXTS]
+    store = E2RankVectorStore.from_texts(texts, embeddings)
+    assert len(E2RankRetriever(vectorstore=store, k=110).invoke(QUERY)) == 110
+    retriever = E2RankRetriever(vectorstore=store, retrieve_k=5)
+    assert len(retriever.invoke(QUERY)) == 10
+    assert len(await retriever.ainvoke(QUERY, k=110)) == 110
+    retriever.k = 111
+    assert len(retriever.invoke(QUERY)) == 111
+    with pytest.raises(ValueError, match=r"retrieve_k must be at least top_k \(20\), got 10"):
+        retriever.invoke(QUERY, k=20, retrieve_k=10)
+    store.close()
+
+
+async def test_without_scores_a_multi_query_retriever_shows_each_document_once(store, reranker):
+    from langchain_classic.retrievers import MultiQueryRetriever
+
+    asked = FakeListChatModel(responses=[f"{QUERY}\nDo cats sleep?\nWhat barks?"])
+    plain = {document.id: document for document in documents()}
+    base = Bm25(docs=documents(), k=6)
+    for source in ({"vectorstore": store}, {"base_retriever": base, "reranker": reranker}):
+        retriever = E2RankRetriever(**source, k=4, score_key=None)
+        found = retriever.invoke(QUERY)
+        assert [plain[d.id] for d in found] == found
+        assert contents(await retriever.ainvoke(QUERY)) == contents(found)
+        assert contents(retriever.model_copy(update={"score_key": "s"}).invoke(QUERY)) == contents(
+            found
+        )
+        several = MultiQueryRetriever.from_llm(retriever, asked)
+        for merged in (several.invoke(QUERY), await several.ainvoke(QUERY)):
+            assert len(merged) > 4
+            assert len({d.id for d in merged}) == len(merged)

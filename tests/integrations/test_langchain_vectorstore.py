@@ -264,3 +264,23 @@ def test_keys_are_for_servers_and_are_not_shown(embeddings):
         E2RankVectorStore(embeddings, client=store.store.client, location="https://localhost:1")
     with pytest.raises(TypeError, match="grcp"):
         E2RankVectorStore(embeddings, grcp=True)
+
+
+@pytest.mark.parametrize("count", [200, 300])
+async def test_an_id_given_twice_is_refused_before_anything_is_written(embeddings, count):
+    store = E2RankVectorStore(embeddings)
+    texts = [f"text {number}" for number in range(count)]
+    ids = [f"id {number}" for number in range(count - 1)] + ["id 0"]
+    with pytest.raises(ValueError, match="'id 0'"):
+        store.add_texts(texts, ids=ids)
+    with pytest.raises(ValueError, match="'id 0'"):
+        await store.aadd_texts(texts, ids=ids)
+    with pytest.raises(ValueError, match="'id 0'"):
+        E2RankVectorStore.from_texts(texts, embeddings, ids=ids, client=store.store.client)
+    metadatas = [{} for _ in texts[:-1]] + [{"wrong": object()}]
+    with pytest.raises(ValueError, match="wrong"):
+        store.add_texts(texts, metadatas)
+    with pytest.raises(ValueError, match="batch_size must be > 0, got -1"):
+        store.add_texts(texts, batch_size=-1)
+    assert not store.collection.exists
+    store.close()

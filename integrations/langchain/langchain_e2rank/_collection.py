@@ -38,7 +38,7 @@ class Collection:
         self.embedding = embedding
         self.stored_vectors = stored_vectors
         self._exists = False
-        self._prepared = False
+        self._prepared: tuple[QdrantStore, str | None] | None = None
         self._pipeline: Kept[SearchPipeline] = Kept()
 
     @property
@@ -109,16 +109,18 @@ class Collection:
         )
 
     def _prepare(self, vectors: types.Embeddings) -> None:
-        """Create it, or make sure that these vectors belong in it; once."""
-        if self._prepared:
+        """Create it, or make sure that these vectors belong in it; once for each model."""
+        store, embedding = self.store, self.embedding
+        if not isinstance(embedding, E2RankEmbeddings):
+            if self._prepared != (store, None):
+                store.prepare(vectors.shape[1])
+                self._prepared = (store, None)
             return
-        if isinstance(self.embedding, E2RankEmbeddings):
-            encoder = self.embedding.encoder
-            self.store.prepare(
-                vectors.shape[1], fingerprint=encoder.fingerprint, model=encoder.name
-            )
-            if self.stored_vectors == "check":
-                probe_foreign(encoder, self.store)
-        else:
-            self.store.prepare(vectors.shape[1])
-        self._prepared = self._exists = True
+        encoder = embedding.encoder
+        made_of = (store, encoder.fingerprint)
+        if self._prepared == made_of:
+            return
+        store.prepare(vectors.shape[1], fingerprint=encoder.fingerprint, model=encoder.name)
+        if self.stored_vectors == "check":
+            probe_foreign(encoder, store)
+        self._prepared = made_of

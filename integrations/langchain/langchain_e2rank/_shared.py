@@ -117,27 +117,25 @@ def as_document(document: types.Document) -> Document:
     return Document(id=document.id, page_content=document.text, metadata=dict(document.meta))
 
 
-def as_ranking(hits: Sequence[types.Hit]) -> list[Document]:
-    """Reranked hits as LangChain has them, each with its score and the one before."""
-    return [
-        Document(
-            id=hit.document.id,
-            page_content=hit.document.text,
-            metadata={
-                **hit.document.meta,
-                EARLIER_SCORE: hit.retrieval_score,
-                SCORE: hit.score,
-            },
-        )
-        for hit in hits
-    ]
+def as_ranking(hits: Sequence[types.Hit], key: str | None) -> list[Document]:
+    """Reranked hits as LangChain has them, each with its score under `key` and the one before."""
+    found = [as_document(hit.document) for hit in hits]
+    if key is not None:
+        for document, hit in zip(found, hits, strict=True):
+            document.metadata |= {EARLIER_SCORE: hit.retrieval_score, key: hit.score}
+    return found
 
 
-def scored(document: Document, score: float) -> Document:
-    """A copy with its score in the metadata; the score of an earlier reranker is kept beside it."""
-    metadata = {**document.metadata, SCORE: float(score)}
-    if SCORE in document.metadata:
-        metadata[EARLIER_SCORE] = document.metadata[SCORE]
+def scored(document: Document, score: float, key: str | None) -> Document:
+    """A copy with its score in the metadata; the score of an earlier reranker is kept beside it.
+
+    key: in the metadata; None leaves the metadata as it is.
+    """
+    metadata = dict(document.metadata)
+    if key is not None:
+        metadata[key] = float(score)
+        if key in document.metadata:
+            metadata[EARLIER_SCORE] = document.metadata[key]
     return document.model_copy(update={"metadata": metadata})
 
 

@@ -26,7 +26,7 @@ from e2rank_rag.rerankers import (
 from e2rank_rag.store.layout import LANGCHAIN_LAYOUT, Layout
 from e2rank_rag.store.qdrant import QdrantStore
 from e2rank_rag.stored_vectors import StoredVectors
-from langchain_e2rank._shared import E2RankModel, atell, scored, tell
+from langchain_e2rank._shared import SCORE, E2RankModel, atell, scored, tell
 from langchain_e2rank.vectorstore import E2RankVectorStore
 
 POINT_ID = "_id"
@@ -34,6 +34,7 @@ COLLECTION = "_collection_name"
 """What langchain-qdrant adds to the metadata of every document that it finds."""
 
 Stored = Mapping[str, types.StoredDocument]
+Ranking = list[tuple[Document, float]]
 
 
 @dataclass
@@ -47,14 +48,17 @@ class _Lookup:
 class E2RankReranker(E2RankModel, BaseDocumentCompressor):
     """One forward pass over the query and the first documents gives a vector to score all with.
 
-    Scores are cosines, in `metadata["relevance_score"]`: comparable within one query only.
+    Scores are cosines, in `metadata["relevance_score"]`: comparable within one query only. A
+    document that was retrieved twice (same id; without an id, same text and metadata) comes once.
 
     That is an E2Rank. What the model is, its folder says: a ResRank reads the query and one vector
     per document, a RankT5 each text with the query (its scores are no cosines) and no vectors.
 
     system: only where the folder does not say: "rankt5" for a T5 or a cross-encoder of others.
-    top_n: how many come back; None: all. prompt_depth, query_weight, passes: of an E2Rank only, see
-    `e2rank_rag.ListwiseReranker`; the other parameters of the model: see `E2RankModel`.
+    top_n: how many come back; None: all. score_key: where in the metadata the score is; None leaves
+    it out, for what compares documents by their metadata, as MultiQueryRetriever does.
+    prompt_depth, query_weight, passes: of an E2Rank only, see `e2rank_rag.ListwiseReranker`; the
+    other parameters of the model: see `E2RankModel`.
 
     Documents whose vectors are in an index are not encoded, but for two of them, once, to see that
     this model wrote it (`stored_vectors`: "check", "trust", or "ignore" to encode all). Given a
@@ -65,6 +69,7 @@ class E2RankReranker(E2RankModel, BaseDocumentCompressor):
 
     system: System | None = None
     top_n: int | None = Field(default=3, gt=0)
+    score_key: str | None = Field(default=SCORE, min_length=1)
     prompt_depth: int | None = Field(default=None, ge=0)
     query_weight: float | None = Field(default=None, ge=0.0, le=1.0)
     passes: int = Field(default=1, ge=1)
@@ -96,6 +101,20 @@ class E2RankReranker(E2RankModel, BaseDocumentCompressor):
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> list[Document]:
         """All documents, best first, as copies with their score."""
+        ranking = self.ranking(documents, query, callbacks)
+        return [scored(document, score, self.score_key) for document, score in ranking]
+
+    async def arank(
+        self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
+    ) -> list[Document]:
+        """As `rank`, without blocking the event loop."""
+        ranking = await self.aranking(documents, query, callbacks)
+        return [scored(document, score, self.score_key) for document, score in ranking]
+
+    def ranking(
+        self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
+    ) -> Ranking:
+        """All documents as they came, best first, beside their scores."""
         if not documents:
             return []
         reranker = self.opened()
@@ -104,12 +123,12 @@ class E2RankReranker(E2RankModel, BaseDocumentCompressor):
         hits = _hits(documents, lookups, stored)
         rankings, report = reranker.explain_batch([query], [hits])
         tell("e2rank.rerank", _summary(hits, report), callbacks)
-        return _documents(documents, rankings[0])
+        return _ranked(documents, rankings[0])
 
-    async def arank(
+    async def aranking(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
-    ) -> list[Document]:
-        """As `rank`, without blocking the event loop."""
+    ) -> Ranking:
+        """As `ranking`, without blocking the event loop."""
         if not documents:
             return []
         # Opening a model takes seconds.
@@ -121,7 +140,7 @@ class E2RankReranker(E2RankModel, BaseDocumentCompressor):
         call = partial(reranker.explain_batch, [query], [hits])
         rankings, report = await reranker.run_async(call)
         await atell("e2rank.rerank", _summary(hits, report), callbacks)
-        return _documents(documents, rankings[0])
+        return _ranked(documents, rankings[0])
 
     def opened(self, encoder: types.TextEncoder | None = None) -> BaseReranker:
         """The core's reranker as configured here; this takes seconds the first time.
@@ -222,7 +241,8 @@ def _hits(
 ) -> list[types.Hit]:
     """With the stored vector, where what is stored has the text that the document has here."""
     hits = [
-        types.Hit(_core_document(document, place), 0.0) for place, document in enumerate(documents)
+        types.Hit(types.Document(id, document.page_content, {"place": place}), 0.0)
+        for place, (id, document) in enumerate(zip(_identities(documents), documents, strict=True))
     ]
     for part, found in zip(lookups, stored, strict=True):
         for place, id in part.ids.items():
@@ -232,13 +252,25 @@ def _hits(
     return hits
 
 
-def _core_document(document: Document, place: int) -> types.Document:
-    id = document.id or document.metadata.get(POINT_ID) or place
-    return types.Document(str(id), document.page_content, {"place": place})
+def _identities(documents: Sequence[Document]) -> list[str]:
+    """The id of each; documents without one are the same where text and metadata are."""
+    ids = []
+    unnamed: dict[str, list[int]] = {}
+    for place, document in enumerate(documents):
+        if document.id:
+            ids.append(document.id)
+            continue
+        alike = unnamed.setdefault(document.page_content, [])
+        same = (other for other in alike if documents[other].metadata == document.metadata)
+        first = next(same, place)
+        if first == place:
+            alike.append(place)
+        ids.append(f"{document.metadata.get(POINT_ID, 'without id')} (number {first + 1})")
+    return ids
 
 
-def _documents(documents: Sequence[Document], ranking: Sequence[types.Hit]) -> list[Document]:
-    return [scored(documents[hit.document.meta["place"]], hit.score) for hit in ranking]
+def _ranked(documents: Sequence[Document], ranking: Sequence[types.Hit]) -> Ranking:
+    return [(documents[hit.document.meta["place"]], hit.score) for hit in ranking]
 
 
 def _summary(hits: Sequence[types.Hit], report: RerankReport) -> dict[str, int]:

@@ -20,7 +20,7 @@ from e2rank_rag.pipeline import SearchPipeline
 from e2rank_rag.rerankers import BaseReranker, VectorReranker
 from e2rank_rag.types import TextEncoder
 from langchain_e2rank._collection import Conditions
-from langchain_e2rank._shared import Checked, as_ranking, atell, tell
+from langchain_e2rank._shared import SCORE, Checked, as_ranking, atell, scored, tell
 from langchain_e2rank.embeddings import E2RankEmbeddings
 from langchain_e2rank.reranker import E2RankReranker
 from langchain_e2rank.vectorstore import E2RankVectorStore
@@ -35,8 +35,11 @@ class E2RankRetriever(Checked, BaseRetriever):
     base_retriever: or else any LangChain retriever, whose documents are reranked.
     reranker: how; None: with the model of the vectorstore's E2RankEmbeddings (of a ResRank, with
         its reranker), or for a base_retriever with `E2RankReranker()`. Its `top_n` does not count
-        here, k does. A RankT5 reranks what any model has embedded.
+        here, k does, nor its `score_key`. A RankT5 reranks what any model has embedded.
     retrieve_k, filter, expand: of the search, for a vectorstore; see `SearchPipeline.search_batch`.
+        A k above retrieve_k retrieves k.
+    score_key: where in the metadata the score is; None leaves scores out, for what compares
+        documents by their metadata, as MultiQueryRetriever does.
     k, retrieve_k, filter and expand can be given with `invoke` and `ainvoke` as well.
     """
 
@@ -49,6 +52,7 @@ class E2RankRetriever(Checked, BaseRetriever):
     retrieve_k: int = Field(default=100, gt=0)
     filter: Any | None = None
     expand: bool = False
+    score_key: str | None = Field(default=SCORE, min_length=1)
 
     _own: Kept[E2RankReranker] = PrivateAttr(default_factory=partial(Kept, closes=True))
     _pipeline: Kept[SearchPipeline] = PrivateAttr(default_factory=Kept)
@@ -108,12 +112,13 @@ class E2RankRetriever(Checked, BaseRetriever):
             self._refuse_search_options(filter, expand)
             found = self.base_retriever.invoke(query, config={"callbacks": child})
             tell("e2rank.retrieve", {"documents": len(found)}, child)
-            return self._reranker.rank(found, query, child)[: options["top_k"]]
+            ranking = self._reranker.ranking(found, query, child)[: options["top_k"]]
+            return [scored(document, score, self.score_key) for document, score in ranking]
         if not self.vectorstore.collection.exists:
             return []
         hits = self._searcher(self.vectorstore).search(query, **options)
         tell("e2rank.search", {"documents": len(hits)}, child)
-        return as_ranking(hits)
+        return as_ranking(hits, self.score_key)
 
     async def _aget_relevant_documents(
         self,
@@ -132,14 +137,15 @@ class E2RankRetriever(Checked, BaseRetriever):
             self._refuse_search_options(filter, expand)
             found = await self.base_retriever.ainvoke(query, config={"callbacks": child})
             await atell("e2rank.retrieve", {"documents": len(found)}, child)
-            return (await self._reranker.arank(found, query, child))[: options["top_k"]]
+            ranking = (await self._reranker.aranking(found, query, child))[: options["top_k"]]
+            return [scored(document, score, self.score_key) for document, score in ranking]
         if not await self.vectorstore.collection.aexists():
             return []
         # Opening a model takes seconds.
         searcher = await asyncio.to_thread(self._searcher, self.vectorstore)
         hits = await searcher.asearch(query, **options)
         await atell("e2rank.search", {"documents": len(hits)}, child)
-        return as_ranking(hits)
+        return as_ranking(hits, self.score_key)
 
     def _options(
         self, k: int | None, retrieve_k: int | None, filter: Conditions, expand: bool | None
@@ -150,7 +156,7 @@ class E2RankRetriever(Checked, BaseRetriever):
             raise ValueError(f"k must be > 0, got {top_k}")
         return {
             "top_k": top_k,
-            "retrieve_k": self.retrieve_k if retrieve_k is None else retrieve_k,
+            "retrieve_k": max(self.retrieve_k, top_k) if retrieve_k is None else retrieve_k,
             "filter": self.filter if filter is None else filter,
             "expand": self.expand if expand is None else expand,
         }

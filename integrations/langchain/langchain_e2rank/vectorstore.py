@@ -116,10 +116,13 @@ class E2RankVectorStore(VectorStore):
         ids: Sequence[str | None] | None = None,
         batch_size: int = BATCH_DOCUMENTS,
     ) -> list[str]:
-        """Embed and write, so many at a time; a known id is replaced, a missing one is uuid4."""
+        """Embed and write, so many at a time; a known id is replaced, a missing one is uuid4.
+
+        ValueError, before anything is written, for an id given twice and for what JSON cannot hold.
+        """
         documents = _documents(texts, metadatas, ids)
-        for start in range(0, len(documents), batch_size):
-            self.collection.write(documents[start : start + batch_size])
+        for batch in self._batches(documents, batch_size):
+            self.collection.write(batch)
         return [document.id for document in documents]
 
     async def aadd_texts(
@@ -131,8 +134,8 @@ class E2RankVectorStore(VectorStore):
         batch_size: int = BATCH_DOCUMENTS,
     ) -> list[str]:
         documents = _documents(texts, metadatas, ids)
-        for start in range(0, len(documents), batch_size):
-            await self.collection.awrite(documents[start : start + batch_size])
+        for batch in await asyncio.to_thread(self._batches, documents, batch_size):
+            await self.collection.awrite(batch)
         return [document.id for document in documents]
 
     def delete(self, ids: list[str] | None = None) -> bool:
@@ -246,6 +249,12 @@ class E2RankVectorStore(VectorStore):
 
     async def aclose(self) -> None:
         await self.store.aclose()
+
+    def _batches(self, documents: list[types.Document], size: int) -> list[list[types.Document]]:
+        if size < 1:
+            raise ValueError(f"batch_size must be > 0, got {size}")
+        self.store.check(documents)
+        return [documents[start : start + size] for start in range(0, len(documents), size)]
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
         return _relevance

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations_with_replacement
-from math import inf, isclose
+from math import isclose
 
 from haystack import Document as HaystackDocument
 from haystack_integrations.components.rankers.e2rank._backend import DocumentText
 
+from e2rank_rag.candidates import each_once
 from e2rank_rag.store.vectors import stored_vector
 from e2rank_rag.types import Document, Embeddings, Hit, StoredDocument
 
@@ -44,13 +45,8 @@ class Fetched:
 
 
 def unique(documents: Sequence[HaystackDocument]) -> list[HaystackDocument]:
-    """Each id once, with the highest score, where it first stood."""
-    best: dict[str, HaystackDocument] = {}
-    for document in documents:
-        known = best.get(document.id)
-        if known is None or _score(document) > _score(known):
-            best[document.id] = document
-    return list(best.values())
+    """Each id once, as every reranker here has it."""
+    return each_once(documents, lambda document: document.id, lambda document: document.score)
 
 
 def as_hits(
@@ -94,7 +90,3 @@ def was_fused_from_ten(scores: Sequence[float | None]) -> bool:
 def _rescored(document: HaystackDocument, score: float) -> HaystackDocument:
     first = {} if document.score is None else {RETRIEVAL_SCORE: document.score}
     return replace(document, score=score, meta={**first, **document.meta})
-
-
-def _score(document: HaystackDocument) -> float:
-    return -inf if document.score is None else document.score
