@@ -145,7 +145,7 @@ async def test_async_gives_the_same(reranker):
 
 
 async def test_the_event_loop_ticks_while_reranking(reranker):
-    many = [Document(page_content=text) for text in TEXTS * 40]
+    many = [Document(page_content=f"{text} {n}") for n in range(40) for text in TEXTS]
     assert await ticks_during(reranker.acompress_documents(many, QUERY)) >= 5
 
 
