@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any
+from typing import Any, ClassVar
 
 from e2rank_rag.errors import StoreError
 from e2rank_rag.types import Document
@@ -34,6 +34,9 @@ class Layout:
     id_key: str | None = "id"
     content_key: str = "content"
     metadata_key: str = "meta"
+
+    all_vectors: ClassVar[bool] = False
+    """Whether `document` reads other vectors of a point than the one that is searched."""
 
     def point_id(self, id: str) -> PointId:
         """The id of the point of a document.

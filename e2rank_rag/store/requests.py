@@ -237,7 +237,7 @@ class CollectionRequests:
         return vector if self.vector_name is None else {self.vector_name: vector}
 
     def _with_vectors(self) -> bool | list[str]:
-        return True if self.vector_name is None else [self.vector_name]
+        return self.vector_name is None or self.layout.all_vectors or [self.vector_name]
 
     def _rankings(self, answers: Iterable[Any]) -> list[list[Hit]]:
         return [self._ranking(answer) for answer in answers]

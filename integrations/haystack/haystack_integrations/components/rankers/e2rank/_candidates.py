@@ -33,13 +33,19 @@ class Fetched:
 
     @classmethod
     def of_same_text(
-        cls, store: str, stored: Mapping[str, StoredDocument], texts: Mapping[str, str]
+        cls,
+        store: str,
+        stored: Mapping[str, StoredDocument],
+        documents: Sequence[HaystackDocument],
+        text: DocumentText,
     ) -> Fetched:
-        """Of those documents only whose text is still the one that the store holds."""
+        """Of those documents only whose text, as it is embedded, is still the store's."""
+        now = {document.id: text.of(document.content, document.meta) for document in documents}
         vectors = {
             id: known.embedding
             for id, known in stored.items()
-            if known.embedding is not None and known.document.text == texts[id]
+            if known.embedding is not None
+            and text.of(known.document.text, known.document.meta) == now[id]
         }
         return cls(store, vectors)
 

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
+from haystack_integrations.components.rankers.e2rank._layout import HaystackLayout, HybridLayout
 from haystack_integrations.components.rankers.e2rank._written_stores import refuse_missing_folder
 from qdrant_client import QdrantClient, models
 
@@ -101,8 +102,11 @@ class HaystackStore:
     def _over(self, client: QdrantClient | dict[str, Any]) -> QdrantStore:
         from haystack_integrations.document_stores.qdrant.converters import DENSE_VECTORS_NAME
 
-        vector_name = DENSE_VECTORS_NAME if self._given.use_sparse_embeddings else None
-        return QdrantStore(client, self._given.index, vector_name=vector_name)
+        if not self._given.use_sparse_embeddings:
+            return QdrantStore(client, self._given.index, layout=HaystackLayout())
+        return QdrantStore(
+            client, self._given.index, layout=HybridLayout(), vector_name=DENSE_VECTORS_NAME
+        )
 
 
 class SharedClient:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from haystack_integrations.components.rankers.e2rank._backend import DocumentText
 from haystack_integrations.components.rankers.e2rank._haystack_store import HaystackStore
+from haystack_integrations.components.rankers.e2rank._layout import Whole
 from haystack_integrations.components.rankers.e2rank._written_stores import (
     WANTED,
     check_arguments,
@@ -87,15 +88,8 @@ class StoreHandle:
         return layout
 
 
-@dataclass(frozen=True, slots=True)
-class Retrieved(Document):
-    """A document of the store: `text` as it is embedded, `content` as it is stored."""
-
-    content: str = ""
-
-
 class Searched:
-    """A store whose hits are `Retrieved`: their text is what was embedded."""
+    """A store whose hits are `Whole`: their text is what was embedded."""
 
     def __init__(self, store: Store, text: DocumentText) -> None:
         self.store = store
@@ -117,13 +111,14 @@ class Searched:
 
     def _as_embedded(self, rankings: Sequence[Sequence[Hit]]) -> list[list[Hit]]:
         return [
-            [replace(hit, document=self._retrieved(hit.document)) for hit in hits]
-            for hits in rankings
+            [replace(hit, document=self._whole(hit.document)) for hit in hits] for hits in rankings
         ]
 
-    def _retrieved(self, document: Document) -> Retrieved:
+    def _whole(self, document: Document) -> Whole:
         text = self._text.of(document.text, document.meta)
-        return Retrieved(document.id, text, document.meta, document.text)
+        if isinstance(document, Whole):
+            return replace(document, text=text)
+        return Whole(document.id, text, document.meta, content=document.text)
 
 
 def _is_ours(given: Any) -> bool:

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from haystack_integrations.components.rankers.e2rank._layout import HaystackLayout
 from qdrant_client import QdrantClient
 from qdrant_client.local.qdrant_local import META_INFO_FILENAME
 
@@ -80,8 +81,9 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
 def open_arguments(arguments: Mapping[str, Any]) -> QdrantStore:
     """The store that such a dict describes; StoreError where it is a folder that is not there."""
     options = dict(arguments)
-    if not isinstance(options.get("layout"), Layout):
-        options["layout"] = Layout(**options.get("layout") or {})
+    layout = options.get("layout") or {}
+    fields = asdict(layout) if isinstance(layout, Layout) else layout
+    options["layout"] = HaystackLayout(**fields)
     if "client" not in options:
         if kind_of(options["location"]) == "folder":
             refuse_missing_folder(options["location"])

@@ -195,7 +195,7 @@ class E2RankRanker:
 
     def _fetch(self, candidates: list[Document]) -> Fetched:
         """The store's vectors of the documents that came without one, if the reranker reads any."""
-        lacking = {d.id: d.content or "" for d in candidates if d.embedding is None}
+        lacking = [document for document in candidates if document.embedding is None]
         if self._store is None or self.stored_vectors == "ignore" or not lacking:
             return Fetched("", {})
         reranker = self._reranker.open()
@@ -204,8 +204,8 @@ class E2RankRanker:
         store = self._store.open()
         if store.fingerprint == reranker.encoder.fingerprint:
             reranker.vectors.trust(store.name)
-        stored = store.get(list(lacking), with_embeddings=True)
-        return Fetched.of_same_text(store.name, stored, lacking)
+        stored = store.get([document.id for document in lacking], with_embeddings=True)
+        return Fetched.of_same_text(store.name, stored, lacking, self._text)
 
     def _rank(
         self,

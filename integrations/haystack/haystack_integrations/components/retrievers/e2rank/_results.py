@@ -7,10 +7,8 @@ from typing import Any
 
 from haystack import Document
 from haystack_integrations.components.rankers.e2rank._candidates import RETRIEVAL_SCORE
-from haystack_integrations.components.rankers.e2rank._stores import (
-    HAYSTACK_METADATA_KEY,
-    Retrieved,
-)
+from haystack_integrations.components.rankers.e2rank._layout import Whole
+from haystack_integrations.components.rankers.e2rank._stores import HAYSTACK_METADATA_KEY
 
 from e2rank_rag.types import Hit
 
@@ -37,14 +35,21 @@ def as_documents(hits: Sequence[Hit], *, with_embedding: bool) -> list[Document]
 
 def _as_document(hit: Hit, with_embedding: bool) -> Document:
     document = hit.document
-    assert isinstance(document, Retrieved)
-    embedding = hit.embedding if with_embedding else None
-    return Document(
-        id=document.id,
-        content=document.content,
-        meta={RETRIEVAL_SCORE: hit.retrieval_score, **document.meta},
-        score=hit.score,
-        embedding=None if embedding is None else embedding.tolist(),
+    assert isinstance(document, Whole)
+    vectors: dict[str, Any] = {}
+    if with_embedding:
+        vectors["embedding"] = None if hit.embedding is None else hit.embedding.tolist()
+        vectors["sparse_embedding"] = document.sparse_embedding
+    return Document.from_dict(
+        {
+            "id": document.id,
+            "content": document.content,
+            "blob": document.blob,
+            # A score that was stored with the document is of another query.
+            "meta": {**document.meta, RETRIEVAL_SCORE: hit.retrieval_score},
+            "score": hit.score,
+            **vectors,
+        }
     )
 
 
