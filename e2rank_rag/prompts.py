@@ -263,6 +263,34 @@ TASKS: dict[str, Task] = {
 """Instructions of the released evaluation, by task. Its reranking runs all used "web-search"."""
 
 
+def _question(what: str, listed: str, *, answer: str = "answer the question") -> Task:
+    return Task(
+        query=f"Given {what}, retrieve {listed} that {answer}",
+        listwise=f"Given {what} and some relevant {listed}, rerank the {listed} that {answer}:",
+    )
+
+
+SOURCE_TASKS: dict[str, Task] = {
+    "msmarco": _question("a web search query", "documents", answer="answer the query"),
+    "nq": _question("a question", "Wikipedia documents"),
+    "hotpotqa": _question("a multi-hop question", "documents"),
+    "trivia": _question("a question", "Wikipedia documents"),
+    "miracl": _question("a question", "Wikipedia documents"),
+    "t2ranking": _question("a Chinese search query", "documents", answer="answer the query"),
+    "dureader": _question("a Chinese search query", "documents", answer="answer the query"),
+    "mmarco_chinese": _question(
+        "a Chinese web search query", "documents", answer="answer the query"
+    ),
+    "cMedQAv2": _question("a Chinese medical question", "documents"),
+}
+"""Instructions of the nine sources of the released ranking data, by the `source` of its lines.
+
+The released training code says "retrieval" for "retrieve", and the two instructions of nq are one
+string there, whose first characters, "G" and "i", are what its queries were given. These are the
+sentences that are meant.
+"""
+
+
 def resolve_prompts(prompts: Prompts | str) -> Prompts:
     """A record as it is, or one of the named ones."""
     if isinstance(prompts, Prompts):
@@ -275,9 +303,10 @@ def resolve_prompts(prompts: Prompts | str) -> Prompts:
 
 
 def resolve_task(task: Task | str) -> Task:
-    """A record as it is, or one of `TASKS` by name."""
+    """A record as it is, or one of `TASKS` or `SOURCE_TASKS` by name."""
     if isinstance(task, Task):
         return task
-    if task not in TASKS:
-        raise ValueError(f"task must be a Task record or one of {sorted(TASKS)}, got {task!r}")
-    return TASKS[task]
+    named = {**TASKS, **SOURCE_TASKS}
+    if task not in named:
+        raise ValueError(f"task must be a Task record or one of {sorted(named)}, got {task!r}")
+    return named[task]

@@ -6,8 +6,9 @@ with the batches that it would have had.
 
 from __future__ import annotations
 
+import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -32,6 +33,11 @@ from e2rank_rag.types import Embeddings, RankingExample
 SourceExamples = Sequence[Sequence[RankingExample]]
 """The examples of each source."""
 
+TOLD = 5
+"""Warnings of one kind."""
+
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class ScoredList:
@@ -39,6 +45,7 @@ class ScoredList:
 
     documents: texts that are scored; labels: theirs; positive: the place of the InfoNCE positive.
     relevant: texts that are no negatives for this query, beside the query itself.
+    task: see `pairs.task_recipe`; all lists of a batch have one.
     """
 
     query: str
@@ -46,6 +53,7 @@ class ScoredList:
     labels: tuple[float, ...]
     positive: int
     relevant: frozenset[str]
+    task: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +69,40 @@ class DrawnList(ScoredList):
     feedback: Embeddings | None = None
 
 
+def groups_of(train: SourceExamples) -> list[list[RankingExample]]:
+    """The examples of each source that the data or the configuration names, by their task: what
+    batches are of."""
+    groups: dict[tuple[int, str | None, str | None], list[RankingExample]] = {}
+    for number, source in enumerate(train):
+        for example in source:
+            groups.setdefault((number, example.source, example.task), []).append(example)
+    return list(groups.values())
+
+
+def tell_small(groups: SourceExamples, together: int) -> None:
+    """Warn of groups that do not fill a batch."""
+    small = [group for group in groups if len(group) < together]
+    for group in small[:TOLD]:
+        logger.warning(
+            "a task has %d examples, fewer than the %d of a batch, which repeats them: %r",
+            len(group),
+            together,
+            group[0].task or group[0].source or group[0].query[:60],
+        )
+    if len(small) > TOLD:
+        logger.warning(
+            "so have %d more; a `source` of a line is meant to name a data set", len(small) - TOLD
+        )
+
+
 class ListFeedback:
     """What a reranker takes from the vectors of a list, see `feedback.Feedback`."""
 
     def __init__(
-        self, feedback: Feedback, vectors: TextVectors, query_vectors: TextVectors
+        self,
+        feedback: Feedback,
+        vectors: TextVectors,
+        query_vectors: TextVectors | Mapping[str | None, TextVectors],
     ) -> None:
         self.feedback = feedback
         self.vectors = vectors
@@ -74,7 +111,7 @@ class ListFeedback:
     def of(self, example: RankingExample) -> tuple[list[str], Embeddings]:
         """The documents, best first, and the vector that is added: float32 [dim]."""
         vectors = self.vectors.of(example.documents)
-        (query,) = self.query_vectors.of([example.query])
+        (query,) = vectors_of_task(self.query_vectors, example.task).of([example.query])
         evidence = self.feedback.evidence(example.query, example.documents, vectors @ query)
         added = self.feedback.weight * self.feedback.mean(vectors, evidence)
         return [example.documents[place] for place in order(evidence)], added
@@ -117,6 +154,7 @@ class ListDataset(Dataset[DrawnList]):
             shown=_shown(best, deepest, self.config.prompt.order, draw),
             depth=draw.choice(self.config.prompt.depths),
             relevant=relevant_texts(example, best=self.config.positive == "highest"),
+            task=example.task,
             feedback=added,
         )
 
@@ -179,7 +217,8 @@ class ScoredListCollator:
     With frozen documents query_vectors [B, D] and document_vectors [B, L, D], else the tokens of
     queries and of the N documents.
 
-    vectors, query_vectors: of all documents and queries, where they are frozen.
+    tokenizer: of lists without a task; tasks: those of the tasks of the data.
+    vectors, query_vectors: of all documents and, by task, queries, where they are frozen.
     """
 
     def __init__(
@@ -188,15 +227,21 @@ class ScoredListCollator:
         *,
         pad_id: int,
         vectors: TextVectors | None = None,
-        query_vectors: TextVectors | None = None,
+        query_vectors: TextVectors | Mapping[str | None, TextVectors] | None = None,
+        tasks: Mapping[str, TextTokenizer] | None = None,
     ) -> None:
         # Not `tokenizer`: the trainer would save it as one of transformers.
         self.text_tokenizer = tokenizer
+        self.tasks = tasks or {}
         self.pad_id = pad_id
         self.vectors = vectors
         self.query_vectors = query_vectors
 
+    def tokenizer_of(self, task: str | None) -> TextTokenizer:
+        return self.text_tokenizer if task is None else self.tasks.get(task, self.text_tokenizer)
+
     def scored(self, lists: Sequence[ScoredList]) -> dict[str, Any]:
+        task = one_task(lists)
         longest = max(len(drawn.documents) for drawn in lists)
         texts = [
             text
@@ -212,10 +257,12 @@ class ScoredListCollator:
             "counted": _counted(lists, texts),
         }
         if self.vectors is None or self.query_vectors is None:
-            batch["queries"] = collate(self.text_tokenizer.queries(queries), pad_id=self.pad_id)
-            batch["documents"] = collate(self.text_tokenizer.documents(texts), pad_id=self.pad_id)
+            tokenizer = self.tokenizer_of(task)
+            batch["queries"] = collate(tokenizer.queries(queries), pad_id=self.pad_id)
+            batch["documents"] = collate(tokenizer.documents(texts), pad_id=self.pad_id)
             return batch
-        batch["query_vectors"] = torch.from_numpy(self.query_vectors.of(queries))
+        asked = vectors_of_task(self.query_vectors, task)
+        batch["query_vectors"] = torch.from_numpy(asked.of(queries))
         # Any vector will do for padding, which no loss counts.
         vectors = torch.from_numpy(self.vectors.of([text or texts[0] for text in texts]))
         batch["document_vectors"] = vectors.view(len(lists), longest, -1)
@@ -228,7 +275,7 @@ class ListCollator(ScoredListCollator):
 
     def __call__(self, lists: Sequence[DrawnList]) -> dict[str, Any]:
         depth = lists[0].depth  # one for the batch: prompts of one depth are of like length
-        prompts, _ = self.text_tokenizer.listwise(
+        prompts, _ = self.tokenizer_of(one_task(lists)).listwise(
             [drawn.query for drawn in lists], [drawn.shown for drawn in lists], depth
         )
         batch = {"prompts": collate(prompts, pad_id=self.pad_id), **self.scored(lists)}
@@ -236,6 +283,21 @@ class ListCollator(ScoredListCollator):
         if feedback:
             batch["feedback"] = torch.from_numpy(np.stack(feedback))
         return batch
+
+
+def one_task(lists: Sequence[ScoredList]) -> str | None:
+    """That of a batch; ValueError for lists of several, which one instruction cannot serve."""
+    tasks = {drawn.task for drawn in lists}
+    if len(tasks) > 1:
+        raise ValueError(f"the lists of a batch have several tasks: {sorted(map(str, tasks))}")
+    return tasks.pop()
+
+
+def vectors_of_task(
+    vectors: TextVectors | Mapping[str | None, TextVectors], task: str | None
+) -> TextVectors:
+    """One table for all tasks, or that of the task."""
+    return vectors if isinstance(vectors, TextVectors) else vectors[task]
 
 
 def scored_places(

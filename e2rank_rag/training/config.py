@@ -63,12 +63,15 @@ class Source(_Strict):
     split: of a folder.
     corpus: file of documents: texts for examples that hold ids only, and with `mine` the documents
         that lists are mined from, beside those of the examples.
-    limit: take so many examples, drawn by the seed; None: all.
+    limit: take so many examples, drawn by the seed; so many of each `source` that the lines of a
+        file name; None: all.
     mine: of a file, for pairs and triples: lists are mined from all its documents and those of the
         corpus together, and its labels are the judgements. False: its lists are taken as they are.
     depth: candidates of a mined list. first_negative: see `mining.mine_lists`.
-    task: the instruction of queries that name none of their own, for models whose query prompt has
-        one: a name of `prompts.TASKS`, or a sentence. Only stage 1 trains on it.
+    task: the instruction of queries that name none of their own, for models whose prompts have one:
+        a name that `prompts.resolve_task` knows, or a sentence, which is that of plain queries
+        alone. None: lines whose source is one of `prompts.SOURCE_TASKS` have that one's. Rankers of
+        pairs have no instruction.
     """
 
     path: Path

@@ -21,7 +21,7 @@ from e2rank_rag.models.checkpoint import load_tokenizer
 from e2rank_rag.recipe import Recipe
 from e2rank_rag.tokenization import TextTokenizer, pad_id, plain_tokenizer
 from e2rank_rag.training.arguments import training_arguments
-from e2rank_rag.training.batches import SourceBatches
+from e2rank_rag.training.batches import SourceBatches, groups_of, tell_small
 from e2rank_rag.training.config import ContrastiveConfig
 from e2rank_rag.training.dev_sets import RetrievalSet
 from e2rank_rag.training.gradcache import embed
@@ -139,7 +139,7 @@ def _trainer(
     train: Sequence[Sequence[RankingExample]],
     dev: Sequence[RetrievalSet],
 ) -> ContrastiveTrainer:
-    tasks = [group for source in train for group in _by_task(source)]
+    tasks = groups_of(train)
     dataset = PairDataset(tasks, negatives=config.negatives, seed=arguments.seed)
     batches = SourceBatches(
         [len(group) for group in tasks],
@@ -179,13 +179,6 @@ def _trainer(
     return trainer
 
 
-def _by_task(source: Sequence[RankingExample]) -> list[list[RankingExample]]:
-    groups: dict[str | None, list[RankingExample]] = {}
-    for example in source:
-        groups.setdefault(example.task, []).append(example)
-    return list(groups.values())
-
-
 def _training_lengths(recipe: Recipe, max_tokens: int | None) -> Recipe:
     """The recipe with the lengths of the training, which what is saved does not have."""
     if max_tokens is None:
@@ -223,11 +216,4 @@ def _tell(trainer: ContrastiveTrainer, tasks: Sequence[Sequence[RankingExample]]
             trainer.args.gradient_accumulation_steps,
         )
     together = trainer.batches.batch_size * trainer.batches.together
-    for group in tasks:
-        if len(group) < together:
-            logger.warning(
-                "a task has %d examples, fewer than the %d of a batch, which repeats them: %r",
-                len(group),
-                together,
-                group[0].task or group[0].query[:60],
-            )
+    tell_small(tasks, together)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from e2rank_rag.prompts import Task, resolve_task
+from e2rank_rag.prompts import ChatListwise, resolve_task
 from e2rank_rag.recipe import Recipe
 from e2rank_rag.tokenization import TextTokenizer, Tokens, collate
 from e2rank_rag.training.relevance import other_places, relevant_places, relevant_texts
@@ -140,16 +140,18 @@ def counted_documents(document_keys: Tensor, relevant_keys: Tensor) -> Tensor:
 
 
 def task_recipe(recipe: Recipe, task: str | None) -> Recipe:
-    """The recipe with the instruction of a task: a name of `prompts.TASKS`, or a sentence.
+    """The recipe with the instructions of a task: a name that `prompts.resolve_task` knows, or a
+    sentence, which is the instruction of plain queries alone.
 
-    Models whose query prompt has no place for an instruction keep theirs. ValueError for a single
-    word that is no name.
+    Models whose prompts have no place for an instruction keep theirs. ValueError for a single word
+    that is no name.
     """
-    if task is None or "{task}" not in recipe.prompts.query:
+    prompts = recipe.prompts
+    placed = "{task}" in prompts.query or isinstance(prompts.listwise, ChatListwise)
+    if task is None or not placed:
         return recipe
-    stated = Task(query=task) if " " in task else resolve_task(task)
-    prompts = recipe.prompts.model_copy(update={"task": stated})
-    return recipe.model_copy(update={"prompts": prompts})
+    stated = prompts.task.model_copy(update={"query": task}) if " " in task else resolve_task(task)
+    return recipe.model_copy(update={"prompts": prompts.model_copy(update={"task": stated})})
 
 
 def text_key(text: str) -> int:

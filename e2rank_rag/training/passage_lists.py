@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch.utils.data import Dataset
@@ -15,6 +15,7 @@ from e2rank_rag.training.batches import (
     ScoredList,
     ScoredListCollator,
     SourceExamples,
+    one_task,
     scored_places,
 )
 from e2rank_rag.training.config import ResRankConfig
@@ -49,6 +50,7 @@ class PassageDataset(Dataset[ScoredList]):
             labels=tuple(example.labels[place] for place in places),
             positive=places.index(positive),
             relevant=relevant_texts(example, best=self.config.positive == "highest"),
+            task=example.task,
         )
 
 
@@ -56,15 +58,26 @@ class PassageCollator(ScoredListCollator):
     """Lists to tensors: those of `ScoredListCollator`, and lists: those of
     `residual.collate_lists`.
 
-    forward: of the reranker; the other arguments are the encoder's.
+    forward: of the reranker; forwards: those of the tasks of the data. The other arguments are the
+        encoder's.
     """
 
-    def __init__(self, forward: ListForward, tokenizer: TextTokenizer, **options: Any) -> None:
+    def __init__(
+        self,
+        forward: ListForward,
+        tokenizer: TextTokenizer,
+        *,
+        forwards: Mapping[str, ListForward] | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(tokenizer, **options)
         self.list_forward = forward
+        self.forwards = forwards or {}
 
     def __call__(self, lists: Sequence[ScoredList]) -> dict[str, Any]:
-        tokens = self.list_forward.tokens(
+        task = one_task(lists)
+        forward = self.list_forward if task is None else self.forwards.get(task, self.list_forward)
+        tokens = forward.tokens(
             [drawn.query for drawn in lists], [len(drawn.documents) for drawn in lists]
         )
         return {

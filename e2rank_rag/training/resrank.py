@@ -38,7 +38,7 @@ from e2rank_rag.recipe import (
 from e2rank_rag.rerankers import ResidualReranker
 from e2rank_rag.tokenization import TextTokenizer, pad_id, plain_tokenizer
 from e2rank_rag.training.arguments import training_arguments
-from e2rank_rag.training.batches import SourceBatches
+from e2rank_rag.training.batches import SourceBatches, groups_of, tell_small
 from e2rank_rag.training.config import ResRankConfig
 from e2rank_rag.training.dev_sets import DevSet
 from e2rank_rag.training.live import LiveEncoder, evaluating
@@ -52,6 +52,7 @@ from e2rank_rag.training.runs import (
     open_base,
     query_vectors,
     save_merged,
+    task_tokenizers,
     trainable_model,
     without_adapter,
 )
@@ -269,12 +270,15 @@ def _trainer(
     if encoder is not None:
         live = LiveEncoder(encoder, texts, base.recipe, pad_id=padding, base=None)
     judge = ResidualReranker(LiveResRank(live, forward), stored_vectors="trust")
-    dataset = PassageDataset(train, config, seed=arguments.seed)
+    groups = groups_of(train)
+    tell_small(groups, arguments.per_device_train_batch_size)
+    dataset = PassageDataset(groups, config, seed=arguments.seed)
+    readers = task_tokenizers(begin.folder, begin.recipe, train)
     return ResRankTrainer(
         config=config,
         truncate_dim=base.recipe.truncate_dim,
         batches=SourceBatches(
-            [len(part) for part in train],
+            [len(group) for group in groups],
             arguments.per_device_train_batch_size,
             balance=config.balance,
             seed=arguments.seed,
@@ -290,6 +294,11 @@ def _trainer(
             pad_id=padding,
             vectors=known,
             query_vectors=None if known is None else query_vectors(base, train),
+            tasks=task_tokenizers(base.weights_folder, base.recipe, train),
+            forwards={
+                task: ListForward(ranker, reader, forward.padding)
+                for task, reader in readers.items()
+            },
         ),
     )
 

@@ -31,9 +31,11 @@ from e2rank_rag.models.checkpoint import (
 )
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.recipe import Recipe
+from e2rank_rag.tokenization import TextTokenizer, plain_tokenizer
 from e2rank_rag.training.batches import SourceBatches
 from e2rank_rag.training.config import EncoderConfig, StageConfig
 from e2rank_rag.training.dev_sets import DevSet, RetrievalSet
+from e2rank_rag.training.pairs import task_recipe
 from e2rank_rag.training.vectors import TextVectors
 from e2rank_rag.types import RankingExample
 
@@ -91,11 +93,31 @@ def known_vectors(base: Encoder, folder: Path | None) -> TextVectors:
     return TextVectors(base.dim, cache=cache)
 
 
-def query_vectors(base: Encoder, train: Sequence[Sequence[RankingExample]]) -> TextVectors:
-    """Of the queries to train on."""
-    vectors = TextVectors(base.dim)
-    vectors.encode([example.query for part in train for example in part], base.encode_queries)
+def query_vectors(
+    base: Encoder, train: Sequence[Sequence[RankingExample]]
+) -> dict[str | None, TextVectors]:
+    """Of the queries to train on, by task, whose instruction a query may have."""
+    queries: dict[str | None, list[str]] = {}
+    for example in (example for part in train for example in part):
+        queries.setdefault(example.task, []).append(example.query)
+    vectors = {task: TextVectors(base.dim) for task in queries}
+    for task, texts in queries.items():
+        with base.with_recipe(task_recipe(base.recipe, task)) as instructed:
+            vectors[task].encode(texts, instructed.encode_queries)
     return vectors
+
+
+def task_tokenizers(
+    folder: Path, recipe: Recipe, train: Sequence[Sequence[RankingExample]]
+) -> dict[str, TextTokenizer]:
+    """For each task of the examples, one that gives its queries and prompts their instructions."""
+    tokenizer = load_tokenizer(folder)
+    plain = plain_tokenizer(tokenizer)
+    tasks = {example.task for part in train for example in part}
+    return {
+        task: TextTokenizer(tokenizer, plain, task_recipe(recipe, task))
+        for task in sorted(filter(None, tasks))
+    }
 
 
 class StageTrainer(Trainer):

@@ -11,6 +11,7 @@ from typing import TypeVar
 from e2rank_rag.documents import read_documents
 from e2rank_rag.evaluation.collections import Collection
 from e2rank_rag.models.encoder import Encoder
+from e2rank_rag.prompts import SOURCE_TASKS
 from e2rank_rag.training.config import Source
 from e2rank_rag.training.dev_sets import DevSet, RetrievalSet
 from e2rank_rag.training.examples import read_examples
@@ -134,7 +135,9 @@ class Judged:
     def read(cls, source: Source, seed: int) -> Judged:
         """Of a folder, or of a file and, where one is named, its corpus."""
         if source.path.exists() and not source.path.is_dir():
-            corpus = [] if source.corpus is None else list(read_documents(source.corpus))
+            # Of lists as they are, a corpus only has the texts.
+            named = source.corpus if source.mine else None
+            corpus = [] if named is None else list(read_documents(named))
             return cls.of(_examples(source, seed), corpus)
         collection = Collection.open(source.path)
         queries = _drawn(collection.queries(source.split), source.limit, seed)
@@ -233,8 +236,19 @@ def _examples(source: Source, seed: int) -> list[RankingExample]:
     if source.corpus is not None:
         corpus = {document.id: document.text for document in read_documents(source.corpus)}
     examples = read_examples(source.path, corpus=corpus)
-    drawn = _drawn(dict(enumerate(examples)), source.limit, seed).values()
-    return [example if example.task else replace(example, task=source.task) for example in drawn]
+    named: dict[str | None, dict[int, RankingExample]] = {}
+    for number, example in enumerate(examples):
+        named.setdefault(example.source, {})[number] = example
+    drawn: dict[int, RankingExample] = {}
+    for part in named.values():
+        drawn |= _drawn(part, source.limit, seed)
+    return [replace(drawn[number], task=_task(drawn[number], source)) for number in sorted(drawn)]
+
+
+def _task(example: RankingExample, source: Source) -> str | None:
+    """What the line says, then what the configuration says, then what its data set is known for."""
+    known = example.source if example.source in SOURCE_TASKS else None
+    return example.task or source.task or known
 
 
 def _encode(

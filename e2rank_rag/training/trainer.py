@@ -21,7 +21,14 @@ from e2rank_rag.recipe import Recipe
 from e2rank_rag.rerankers import ListwiseReranker
 from e2rank_rag.tokenization import TextTokenizer, pad_id, plain_tokenizer
 from e2rank_rag.training.arguments import training_arguments
-from e2rank_rag.training.batches import ListCollator, ListDataset, ListFeedback, SourceBatches
+from e2rank_rag.training.batches import (
+    ListCollator,
+    ListDataset,
+    ListFeedback,
+    SourceBatches,
+    groups_of,
+    tell_small,
+)
 from e2rank_rag.training.config import ListwiseConfig
 from e2rank_rag.training.dev_sets import DevSet
 from e2rank_rag.training.live import LiveEncoder
@@ -35,6 +42,7 @@ from e2rank_rag.training.runs import (
     open_base,
     query_vectors,
     save_merged,
+    task_tokenizers,
     trainable_model,
 )
 from e2rank_rag.training.sources import read_dev, read_training
@@ -132,10 +140,11 @@ def _trainer(
     feedback = None
     if config.feedback is not None and known is not None and queries is not None:
         feedback = ListFeedback(config.feedback, known, queries)
-    dataset = ListDataset(train, config, seed=arguments.seed, feedback=feedback)
-    sizes = [len(part) for part in train]
+    groups = groups_of(train)
+    tell_small(groups, arguments.per_device_train_batch_size)
+    dataset = ListDataset(groups, config, seed=arguments.seed, feedback=feedback)
     batches = SourceBatches(
-        sizes,
+        [len(group) for group in groups],
         arguments.per_device_train_batch_size,
         balance=config.balance,
         seed=arguments.seed,
@@ -162,6 +171,7 @@ def _trainer(
             pad_id=padding,
             vectors=known,
             query_vectors=queries,
+            tasks=task_tokenizers(base.weights_folder, base.recipe, train),
         ),
     )
 

@@ -9,6 +9,7 @@ import pytest
 
 from e2rank_rag.prompts import NAMED_PROMPTS, Prompts
 from e2rank_rag.training.arguments import training_arguments
+from e2rank_rag.training.batches import SourceBatches
 from e2rank_rag.training.config import (
     ADAPTER_CONFIG,
     ContrastiveConfig,
@@ -171,8 +172,24 @@ def test_stage_2_begins_from_what_stage_1_writes():
     )
     assert Path(two.init_from) == one.output
     assert one.trainer["per_device_train_batch_size"] == 512
+    # On the paper's 8 GPUs.
     steps = two.trainer["gradient_accumulation_steps"]
-    assert two.trainer["per_device_train_batch_size"] * steps == 128
+    assert 8 * two.trainer["per_device_train_batch_size"] * steps == 128
+
+
+def test_stage_2_takes_as_many_updates_as_its_file_says():
+    """The sources of the released lists as the paper counts them (appendix B), each up to its
+    limit, for 8 processes that take batches in turn."""
+    path = ADAPTER_CONFIG.parent / "stage2-joint-qwen3.yaml"
+    two = read_config(path)
+    counts = [20_000] * 7 + [13_483, 3_837]
+    (source,) = two.data
+    sizes = [min(count, source.limit) for count in counts]
+    batches = SourceBatches(
+        sizes, two.trainer["per_device_train_batch_size"], balance=1.0, seed=0, dataset=None
+    )
+    updates = -(-(len(batches) // 8) // two.trainer["gradient_accumulation_steps"])
+    assert f"{sum(sizes):,} lists: {updates} updates" in path.read_text().replace("\n# ", " ")
 
 
 def test_the_configurations_of_the_documentation_are_whole(tmp_path):
