@@ -50,9 +50,12 @@ def by_rule(asked):
 
 
 class ChatServer:
-    """`answer` makes (status, body, headers) of what was asked; `asked` keeps all requests."""
+    """`answer` makes (status, body, headers) of what was asked; `asked` keeps all requests.
 
-    def __init__(self, answer=by_rule, *, delay_s=0.0):
+    dripping: seconds between one byte of an answer and the next.
+    """
+
+    def __init__(self, answer=by_rule, *, delay_s=0.0, dripping=0.0):
         self.asked = []
         self.most_at_once = 0
         now = 0
@@ -80,7 +83,11 @@ class ChatServer:
                 for name, value in {**headers, "Content-Length": str(len(content))}.items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(content)
+                for byte in content if dripping else ():
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(dripping)
+                if not dripping:
+                    self.wfile.write(content)
 
             def log_message(self, *args):
                 pass

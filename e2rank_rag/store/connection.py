@@ -14,6 +14,7 @@ import pickle
 import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -25,16 +26,27 @@ from tenacity import (
     Retrying,
     retry_if_exception,
     stop_after_attempt,
+    stop_before_delay,
     wait_exponential,
     wait_random,
 )
+from tenacity.stop import stop_base
 
 from e2rank_rag.errors import StoreError
 from e2rank_rag.locks import ForkAware, Lock
-from e2rank_rag.store.failures import FAILURES, asked_wait_s, explain, is_transient, says_missing
+from e2rank_rag.remote import within
+from e2rank_rag.store.failures import (
+    FAILURES,
+    MALFORMED,
+    explain,
+    is_transient,
+    says_missing,
+    wait_asked_by,
+)
 from e2rank_rag.store.local_guard import guard
 from e2rank_rag.store.opening import MEMORY, open_client, size_warning_silenced
 from e2rank_rag.store.requests import Request
+from e2rank_rag.store.server import async_server_client, server_client
 
 R = TypeVar("R")
 
@@ -99,13 +111,17 @@ class Connection(ForkAware):
         return self._options
 
     def send(self, request: Request[R]) -> R:
-        """StoreError where Qdrant refuses, or is not there after retries."""
+        """StoreError where Qdrant refuses, is not there, or answers what cannot be read.
+
+        A server has the `timeout` of its client for all of it, retries and waits included.
+        """
         self._refuse_closed()
+        tries = Tries(self._timeout_s)
         try:
-            answer = self._call(request)
-        except FAILURES as error:
-            raise self._explained(error, request) from error
-        return request.parse(answer)
+            answer = self._call(request, tries)
+        except self._failures as error:
+            raise self._explained(error, request, tries) from error
+        return self._parsed(request, answer)
 
     async def asend(self, request: Request[R]) -> R:
         """As `send`, without blocking the event loop."""
@@ -113,13 +129,15 @@ class Connection(ForkAware):
         client = self._async()
         if client is None:
             return await asyncio.to_thread(self.send, request)
+        tries = Tries(self._timeout_s)
         try:
-            answer: Any = await AsyncRetrying(**_retry_policy())(
-                getattr(client, request.method), **request.arguments
-            )
-        except FAILURES as error:
-            raise await asyncio.to_thread(self._explained, error, request) from error
-        return request.parse(answer)
+            async with asyncio.timeout(self._timeout_s):
+                answer: Any = await AsyncRetrying(**tries.policy())(
+                    getattr(client, request.method), **request.arguments
+                )
+        except self._failures as error:
+            raise await asyncio.to_thread(self._explained, error, request, tries) from error
+        return self._parsed(request, answer)
 
     def close(self) -> None:
         """Close what this connection opened; a second call does nothing."""
@@ -186,10 +204,11 @@ class Connection(ForkAware):
     def _lock(self) -> AbstractContextManager[Any]:
         return guard(self.client) if self.local else nullcontext()
 
-    def _call(self, request: Request[R]) -> Any:
+    def _call(self, request: Request[R], tries: Tries) -> Any:
         method = getattr(self.client, request.method)
         if not self.local:
-            return Retrying(**_retry_policy())(method, **request.arguments)
+            retrying = Retrying(**tries.policy())
+            return within(self._timeout_s, partial(retrying, method, **request.arguments))
         quiet = size_warning_silenced() if request.method == "upsert" else nullcontext()
         with self._lock, quiet:
             return method(**request.arguments)
@@ -202,25 +221,43 @@ class Connection(ForkAware):
         loop = asyncio.get_running_loop()
         client = self._per_loop.get(loop)
         if client is None:
-            client = self._per_loop[loop] = AsyncQdrantClient(
-                **{**self._options, "check_compatibility": False}
-            )
+            client = self._per_loop[loop] = async_server_client(self._options)
         return client
 
-    def _explained(self, error: Exception, request: Request[R]) -> StoreError:
+    @property
+    def _timeout_s(self) -> float | None:
+        """What one call may take; None in local mode, and where a client was given without it."""
+        timeout: float | None = self._options.get("timeout")
+        return None if self.local else timeout
+
+    @property
+    def _failures(self) -> tuple[type[Exception], ...]:
+        return FAILURES if self.local else (*FAILURES, *MALFORMED)
+
+    def _parsed(self, request: Request[R], answer: Any) -> R:
+        try:
+            return request.parse(answer)
+        except (ValueError, *MALFORMED) as error:
+            raise StoreError(
+                f"Qdrant {self.where} gave an answer to {request.method} that cannot be read "
+                f"({type(error).__name__}: {error})"
+            ) from error
+
+    def _explained(self, error: Exception, request: Request[R], tries: Tries) -> StoreError:
         if says_missing(error):
             collection = request.arguments.get("collection_name")
             return StoreError(
                 f"collection {collection!r} is not there {self.where}: index documents first. "
                 f"{self._collections()}"
             )
-        return explain(error, self.where, tries=1 if self.local else TRIES)
+        return explain(error, self.where, tries=tries.count, seconds=tries.seconds)
 
     def _collections(self) -> str:
         try:
             with self._lock:
-                names = sorted(c.name for c in self.client.get_collections().collections)
-        except FAILURES:  # a key for one collection may not list the others
+                answer = within(self._timeout_s, self.client.get_collections)
+            names = sorted(collection.name for collection in answer.collections)
+        except self._failures:  # a key for one collection may not list the others
             return "The collections that are there cannot be listed."
         return f"Collections that are there: {', '.join(map(repr, names)) or 'none'}."
 
@@ -271,20 +308,35 @@ def _shared(client: QdrantClient) -> _Shared:
 def _opened(options: Mapping[str, Any]) -> QdrantClient:
     if options.get("path") is not None:
         return open_client(options["path"], api_key=None, prefer_grpc=False, timeout=0)
-    return QdrantClient(**{**options, "check_compatibility": False})
+    return server_client(options)
 
 
-def _retry_policy() -> dict[str, Any]:
-    return {
-        "stop": stop_after_attempt(TRIES),
-        "wait": _wait_s,
-        "retry": retry_if_exception(is_transient),
-        "reraise": True,
-    }
+class Tries:
+    """The tries of one call. count: made so far; seconds: for all of them, None where any."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self.seconds = seconds
+        self.count = 0
+
+    def policy(self) -> dict[str, Any]:
+        """Of tenacity's `Retrying` and `AsyncRetrying`."""
+        stop: stop_base = stop_after_attempt(TRIES)
+        if self.seconds is not None:
+            stop = stop | stop_before_delay(self.seconds)
+        return {
+            "before": self._count,
+            "stop": stop,
+            "wait": _wait_s,
+            "retry": retry_if_exception(is_transient),
+            "reraise": True,
+        }
+
+    def _count(self, state: RetryCallState) -> None:
+        self.count = state.attempt_number
 
 
 def _wait_s(state: RetryCallState) -> float:
     backoff = wait_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S)
     seconds = (backoff + wait_random(0, FIRST_WAIT_S))(state)
     error = state.outcome.exception() if state.outcome is not None else None
-    return min(max(seconds, asked_wait_s(error)), LONGEST_WAIT_S + FIRST_WAIT_S)
+    return max(seconds, wait_asked_by(error))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
+from json import JSONDecodeError
+from typing import Any
 
 import grpc
 import httpx
+from pydantic import ValidationError
 from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
 from qdrant_client.http.exceptions import (
     ApiException,
@@ -14,6 +17,7 @@ from qdrant_client.http.exceptions import (
 )
 
 from e2rank_rag.errors import StoreError
+from e2rank_rag.remote import UnreadableReply, asked_wait_s
 
 FAILURES = (
     ApiException,  # REST
@@ -26,15 +30,21 @@ FAILURES = (
 )
 """What a request can raise that is about the store and not a mistake in this library."""
 
+MALFORMED = (AssertionError, LookupError, TypeError, AttributeError, RecursionError)
+"""What the client raises, or reading its answer, where a reply is not of Qdrant's form."""
+
 TRANSIENT_STATUS = (429, 502, 503, 504)
 TRANSIENT_CODES = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 REFUSED_KEY_STATUS = (401, 403)
 SHOWN_CHARACTERS = 500
 
+# The client takes a number of seconds only; of a date it keeps this message.
+NO_INTEGER = "Retry-After header value is not a valid integer: "
+
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same request may succeed a moment later. Requests here can all be repeated."""
-    if isinstance(error, ResourceExhaustedResponse):
+    if _retry_after(error) is not None:
         return True
     if isinstance(error, UnexpectedResponse):
         return error.status_code in TRANSIENT_STATUS
@@ -45,9 +55,9 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, grpc.RpcError) and _grpc_code(error) in TRANSIENT_CODES
 
 
-def asked_wait_s(error: BaseException | None) -> float:
+def wait_asked_by(error: BaseException | None) -> float:
     """Seconds that a busy server asked to wait; 0 where it did not say."""
-    return float(error.retry_after_s) if isinstance(error, ResourceExhaustedResponse) else 0.0
+    return asked_wait_s(None if error is None else _retry_after(error))
 
 
 def says_missing(error: BaseException) -> bool:
@@ -61,14 +71,25 @@ def says_missing(error: BaseException) -> bool:
     return missing and "ollection" in text and ("doesn't exist" in text or "not found" in text)
 
 
-def explain(error: BaseException, where: str, *, tries: int) -> StoreError:
-    """The same in words: which store, what it said, what to do where that is known."""
+def explain(error: BaseException, where: str, *, tries: int, seconds: float | None) -> StoreError:
+    """The same in words: which store, what it said, what to do where that is known.
+
+    tries: how many were made. seconds: that they had together; None: no limit.
+    """
     after = f" after {tries} tries" if tries > 1 and is_transient(error) else ""
     source = error.source if isinstance(error, ResponseHandlingException) else None
-    if isinstance(source, httpx.TimeoutException) and not isinstance(source, httpx.ConnectTimeout):
+    if _is_late(error, source):
+        limit = "" if seconds is None else f" ({seconds:g} s)"
         return StoreError(
-            f"Qdrant {where} did not answer in time{after} ({type(source).__name__}): raise "
-            f"timeout=, or write smaller batches"
+            f"Qdrant {where} did not answer in time{limit}{after}: raise timeout=, or write "
+            f"smaller batches"
+        )
+    if isinstance(source, UnreadableReply):
+        return StoreError(f"Qdrant {where}: {source}; ask for fewer documents at a time")
+    if isinstance(error, (*MALFORMED, JSONDecodeError)) or isinstance(source, ValidationError):
+        return StoreError(
+            f"Qdrant {where} gave an answer that is not of Qdrant's form, is it another server? "
+            f"({type(source or error).__name__}: {str(source or error)[:SHOWN_CHARACTERS]})"
         )
     if isinstance(source, httpx.TransportError) or (
         isinstance(error, grpc.RpcError) and _grpc_code(error) == grpc.StatusCode.UNAVAILABLE
@@ -81,7 +102,33 @@ def explain(error: BaseException, where: str, *, tries: int) -> StoreError:
     hint = ""
     if isinstance(error, UnexpectedResponse) and error.status_code in REFUSED_KEY_STATUS:
         hint = "; check api_key="
-    return StoreError(f"Qdrant {where} refused{after}{status}: {_server_text(error)}{hint}")
+    wait_s = wait_asked_by(error)
+    asked = f"; it asks to wait {wait_s:,.0f} s" if wait_s else ""
+    return StoreError(f"Qdrant {where} refused{after}{status}: {_server_text(error)}{hint}{asked}")
+
+
+def _is_late(error: BaseException, source: Any) -> bool:
+    if isinstance(error, grpc.RpcError):
+        return bool(_grpc_code(error) == grpc.StatusCode.DEADLINE_EXCEEDED)
+    if isinstance(source, httpx.ConnectTimeout):
+        return False  # nobody was there
+    return isinstance(error, TimeoutError) or isinstance(source, httpx.TimeoutException)
+
+
+def _retry_after(error: BaseException) -> str | None:
+    """What a busy server says of the next try."""
+    if isinstance(error, ResourceExhaustedResponse):
+        return str(error.retry_after_s)
+    if isinstance(error, QdrantException) and str(error).startswith(NO_INTEGER):
+        return str(error).removeprefix(NO_INTEGER)
+    if isinstance(error, UnexpectedResponse) and error.status_code in TRANSIENT_STATUS:
+        asked: str | None = error.headers.get("Retry-After")
+        return asked
+    if isinstance(error, grpc.RpcError) and _grpc_code(error) == grpc.StatusCode.RESOURCE_EXHAUSTED:
+        # Only errors of a finished call have metadata.
+        metadata: Any = getattr(error, "trailing_metadata", tuple)() or ()
+        return next((str(value) for key, value in metadata if key == "retry-after"), None)
+    return None
 
 
 def _server_text(error: BaseException) -> str:

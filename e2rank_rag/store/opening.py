@@ -17,6 +17,7 @@ from qdrant_client import QdrantClient
 from e2rank_rag.errors import StoreError
 from e2rank_rag.locks import Lock
 from e2rank_rag.store.folder_pickles import check_folder
+from e2rank_rag.store.server import server_client
 
 MEMORY = ":memory:"
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -30,7 +31,7 @@ _warnings_lock = Lock()
 
 
 def open_client(
-    location: str | Path, *, api_key: str | None, prefer_grpc: bool, timeout: int
+    location: str | Path, *, api_key: str | None, prefer_grpc: bool, timeout: float
 ) -> QdrantClient:
     """A client for `location`; ValueError where it is none, StoreError where it will not open.
 
@@ -40,14 +41,10 @@ def open_client(
     place = str(location)
     kind = kind_of(location)
     if kind == "server":
-        # check_compatibility asks the server in a thread, where failure is a stray warning; the
-        # first request tells the same as an error.
-        return QdrantClient(
-            url=place,
-            api_key=api_key,
-            prefer_grpc=prefer_grpc,
-            timeout=timeout,
-            check_compatibility=False,
+        if not timeout > 0:
+            raise ValueError(f"timeout must be > 0 seconds, got {timeout}")
+        return server_client(
+            {"url": place, "api_key": api_key, "prefer_grpc": prefer_grpc, "timeout": timeout}
         )
     if api_key is not None:
         raise ValueError(f"api_key is for servers, and {place!r} is none")

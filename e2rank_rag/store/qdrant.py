@@ -86,14 +86,15 @@ class QdrantStore:
         *,
         api_key: str | None = None,
         prefer_grpc: bool = False,
-        timeout: int = DEFAULT_TIMEOUT_S,
+        timeout: float = DEFAULT_TIMEOUT_S,
         layout: Layout = DEFAULT_LAYOUT,
         vector_name: str | None = None,
         collection_options: Mapping[str, Any] | None = None,
     ) -> QdrantStore:
         """`location`: ":memory:", a folder, or the URL of a server (contacted at first use).
 
-        timeout: seconds that one request to a server may take.
+        timeout: seconds that one request to a server may take, from connecting to the last byte of
+            the reply, other tries and their waits included.
         StoreError where a folder is locked, read-only, or not a folder, or holds a pickle that
         Qdrant did not write and that could run code.
         """

@@ -144,7 +144,11 @@ class CollectionRequests:
         ]
         at_once = max(1, NUMBERS_PER_ANSWER // (top_k * schema.dim))
         return [
-            self._request("query_batch_points", {"requests": batch}, self._rankings)
+            self._request(
+                "query_batch_points",
+                {"requests": batch},
+                partial(self._rankings, queries=len(batch), top_k=top_k),
+            )
             for batch in _batches(queries, at_once)
         ]
 
@@ -163,7 +167,7 @@ class CollectionRequests:
         if self.exact:
             # An approximate index might leave some of them out.
             arguments["search_params"] = models.SearchParams(exact=True)
-        return self._request("query_points", arguments, self._ranking)
+        return self._request("query_points", arguments, partial(self._ranking, top_k=len(points)))
 
     def retrieve(
         self, ids: Sequence[str], *, vectors: bool = False, payload: bool = True
@@ -209,7 +213,7 @@ class CollectionRequests:
             "with_payload": False if key is None else [key],
             "with_vectors": False,
         }
-        return self._request("scroll", arguments, self._page)
+        return self._request("scroll", arguments, partial(self._page, offset=offset))
 
     def delete(self, ids: Sequence[str]) -> list[Request[None]]:
         points = list(dict.fromkeys(map(self.layout.point_id, ids)))
@@ -239,10 +243,14 @@ class CollectionRequests:
     def _with_vectors(self) -> bool | list[str]:
         return self.vector_name is None or self.layout.all_vectors or [self.vector_name]
 
-    def _rankings(self, answers: Iterable[Any]) -> list[list[Hit]]:
-        return [self._ranking(answer) for answer in answers]
+    def _rankings(self, answers: Sequence[Any], *, queries: int, top_k: int) -> list[list[Hit]]:
+        if len(answers) != queries:
+            raise ValueError(f"{len(answers)} rankings for {queries} queries")
+        return [self._ranking(answer, top_k=top_k) for answer in answers]
 
-    def _ranking(self, answer: Any) -> list[Hit]:
+    def _ranking(self, answer: Any, *, top_k: int) -> list[Hit]:
+        if len(answer.points) > top_k:
+            raise ValueError(f"{len(answer.points)} points where {top_k} were asked for")
         return [
             Hit(
                 self.layout.document(point),
@@ -253,9 +261,11 @@ class CollectionRequests:
             for point in answer.points
         ]
 
-    def _page(self, answer: tuple[Points, Any]) -> tuple[list[str], Any]:
-        points, offset = answer
-        return [self.layout.document_id(point) for point in points], offset
+    def _page(self, answer: tuple[Points, Any], *, offset: Any) -> tuple[list[str], Any]:
+        points, following = answer
+        if following is not None and (not points or following == offset):
+            raise ValueError(f"a page of {len(points)} points which the same page follows")
+        return [self.layout.document_id(point) for point in points], following
 
 
 def _nothing(answer: Any) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
@@ -15,18 +14,17 @@ from tenacity import (
     RetryCallState,
     retry_if_exception,
     stop_after_attempt,
+    stop_before_delay,
     wait_exponential,
     wait_random,
 )
 
+from e2rank_rag.remote import UnreadableReply, asked_wait_s, async_reply_limits
 from e2rank_rag.training.labeling import TeacherError
 
 TRIES = 6
 FIRST_WAIT_S = 1.0
 LONGEST_BACKOFF_S = 30.0
-LONGEST_ASKED_WAIT_S = 300.0
-"""A server that asks to wait longer ends the run."""
-
 CONNECT_S = 10.0
 SHOWN_CHARACTERS = 300
 
@@ -76,12 +74,16 @@ class ChatEndpoint:
     """`completion = await ChatEndpoint("http://localhost:8000/v1").complete({"model": ...})`
 
     key_env: name of the environment variable that holds the API key; None sends no key.
-    timeout_s: how long one answer may take.
+    timeout_s: how long one answer may take, from connecting to its last byte, other tries and their
+        waits included. A server that asks to wait longer ends the run.
     """
 
     def __init__(
         self, address: str, *, key_env: str | None = None, timeout_s: float = 300.0
     ) -> None:
+        if not timeout_s > 0:
+            raise ValueError(f"timeout_s must be > 0, got {timeout_s}")
+        self._timeout_s = timeout_s
         self._url = _completions_url(address)
         self._key = None if key_env is None else _key_of(key_env)
         self._client = httpx.AsyncClient(
@@ -89,6 +91,7 @@ class ChatEndpoint:
             timeout=httpx.Timeout(timeout_s, connect=CONNECT_S),
             # The caller bounds how many there are; to wait for one here would time out.
             limits=httpx.Limits(max_connections=None),
+            event_hooks=async_reply_limits(),
         )
 
     async def complete(self, content: Mapping[str, Any]) -> Completion:
@@ -99,13 +102,18 @@ class ChatEndpoint:
             TeacherError: others will have none either.
         """
         retrying = AsyncRetrying(
-            stop=stop_after_attempt(TRIES),
+            stop=stop_after_attempt(TRIES) | stop_before_delay(self._timeout_s),
             wait=_wait_s,
             retry=retry_if_exception(_is_transient),
             reraise=True,
         )
         try:
-            response: httpx.Response = await retrying(self._post, content)
+            async with asyncio.timeout(self._timeout_s):
+                response: httpx.Response = await retrying(self._post, content)
+        except TimeoutError as error:
+            raise Refused("no answer in time", f"none within {self._timeout_s:g} s") from error
+        except UnreadableReply as error:
+            raise Refused("answer that is not read", str(error)) from error
         except httpx.HTTPStatusError as error:
             raise self._explained_status(error.response) from error
         except httpx.HTTPError as error:
@@ -146,8 +154,8 @@ class ChatEndpoint:
     def _explained_status(self, response: httpx.Response) -> Exception:
         status = response.status_code
         said = self.presentable(response.text)
-        wait_s = asked_wait_s(response)
-        if status in REFUSED_REQUEST_STATUS or (status >= 500 and wait_s <= LONGEST_ASKED_WAIT_S):
+        wait_s = _asked_wait_s(response)
+        if status in REFUSED_REQUEST_STATUS or (status >= 500 and wait_s <= self._timeout_s):
             return Refused(f"refused with status {status}", said)
         asked = f"; it asks to wait {wait_s:,.0f} s" if wait_s else ""
         return TeacherError(
@@ -160,26 +168,14 @@ class ChatEndpoint:
         return self._url.copy_with(query=None)
 
 
-def asked_wait_s(response: httpx.Response) -> float:
-    """Seconds that the server asks to wait, from `Retry-After` (seconds or a date); 0: none."""
-    value = response.headers.get("Retry-After", "")
-    try:
-        return max(float(value), 0.0)
-    except ValueError:
-        pass
-    try:
-        until = parsedate_to_datetime(value)
-    except ValueError:
-        return 0.0
-    until = until if until.tzinfo else until.replace(tzinfo=UTC)
-    return max((until - datetime.now(UTC)).total_seconds(), 0.0)
+def _asked_wait_s(response: httpx.Response) -> float:
+    return asked_wait_s(response.headers.get("Retry-After"))
 
 
 def _is_transient(error: BaseException) -> bool:
     if isinstance(error, httpx.HTTPStatusError):
         status = error.response.status_code
-        busy = status in BUSY_STATUS or status >= 500
-        return busy and asked_wait_s(error.response) <= LONGEST_ASKED_WAIT_S
+        return status in BUSY_STATUS or status >= 500
     return isinstance(
         error, httpx.TimeoutException | httpx.NetworkError | httpx.RemoteProtocolError
     )
@@ -189,7 +185,7 @@ def _wait_s(state: RetryCallState) -> float:
     backoff = wait_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_BACKOFF_S)
     seconds = (backoff + wait_random(0, FIRST_WAIT_S))(state)
     error = state.outcome.exception() if state.outcome is not None else None
-    asked = asked_wait_s(error.response) if isinstance(error, httpx.HTTPStatusError) else 0.0
+    asked = _asked_wait_s(error.response) if isinstance(error, httpx.HTTPStatusError) else 0.0
     return max(seconds, asked)
 
 

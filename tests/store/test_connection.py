@@ -10,6 +10,8 @@ import sys
 import tempfile
 import threading
 import time
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime, parsedate_to_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -28,7 +30,7 @@ COUNTED = (200, {"result": {"count": 3}, "status": "ok", "time": 0.0})
 class TinyServer:
     """Answers every request with the next of `answers` (status, JSON), the last one for ever."""
 
-    def __init__(self, answers, *, delay_s=0.0):
+    def __init__(self, answers, *, delay_s=0.0, retry_after=None):
         self.paths = []
         outer = self
 
@@ -42,8 +44,8 @@ class TinyServer:
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(content)))
-                if status == 429:
-                    self.send_header("Retry-After", "1")
+                if retry_after is not None:
+                    self.send_header("Retry-After", retry_after)
                 self.end_headers()
                 self.wfile.write(content)
 
@@ -162,15 +164,36 @@ def test_missing_point_is_not_taken_for_a_missing_collection():
         store.close()
 
 
-def test_slow_answers_are_tried_again_and_then_said():
-    with TinyServer([COUNTED], delay_s=1.2) as server:
-        store = QdrantStore.open(server.url, "c", timeout=1)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(connection, "TRIES", 2)
-            with pytest.raises(StoreError, match="did not answer in time after 2 tries"):
-                store.count()
+@pytest.mark.parametrize("status", [429, 503])
+async def test_the_wait_that_a_busy_server_asks_for_is_kept(status):
+    with TinyServer([refused(status), COUNTED] * 2, retry_after="0.3") as server:
+        store = QdrantStore.open(server.url, "c")
+        started = time.monotonic()
+        assert store.count() == 3
+        between = time.monotonic()
+        server.paths.clear()
+        assert await store.acount() == 3
+        assert min(between - started, time.monotonic() - between) >= 0.3
+        await store.aclose()
+
+
+def test_a_busy_server_may_name_the_date_of_the_next_try():
+    until = format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True)
+    with TinyServer([refused(429), COUNTED], retry_after=until) as server:
+        store = QdrantStore.open(server.url, "c")
+        assert store.count() == 3
+        assert datetime.now(UTC) >= parsedate_to_datetime(until)
         store.close()
-    assert len(server.paths) == 2
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_wait_beyond_the_deadline_ends_the_call_at_once(status):
+    with TinyServer([refused(status, "busy")], retry_after="60") as server:
+        store = QdrantStore.open(server.url, "c")
+        with pytest.raises(StoreError, match="busy; it asks to wait 60 s"):
+            store.count()
+        store.close()
+    assert len(server.paths) == 1
 
 
 def test_unreachable_server_is_said_at_first_use():

@@ -5,14 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import aclosing
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 
-import httpx
 import pytest
 
+from e2rank_rag import remote
 from e2rank_rag.training import chat_endpoint
-from e2rank_rag.training.chat_endpoint import ChatEndpoint, Refused, asked_wait_s
+from e2rank_rag.training.chat_endpoint import ChatEndpoint, Refused
 from e2rank_rag.training.labeling import TeacherError
 from tests.chat_server import ChatServer, said
 
@@ -71,22 +69,6 @@ async def test_a_longer_wait_than_is_sensible_ends_it_and_is_said(status):
     assert len(server.asked) == 1
 
 
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [("", 0.0), ("7", 7.0), ("0.5", 0.5), ("-3", 0.0), ("soon", 0.0), ("Wed, 99 Foo", 0.0)],
-)
-def test_a_wait_is_read_from_its_header(value, seconds):
-    assert asked_wait_s(httpx.Response(429, headers={"Retry-After": value})) == seconds
-
-
-def test_a_wait_until_a_date_is_counted_from_now():
-    assert asked_wait_s(httpx.Response(429)) == 0.0
-    for days, expected in ((1, 86400.0), (-1, 0.0)):
-        date = format_datetime(datetime.now(UTC) + timedelta(days=days), usegmt=True)
-        response = httpx.Response(429, headers={"Retry-After": date})
-        assert asked_wait_s(response) == pytest.approx(expected, abs=2.0)
-
-
 async def test_a_server_error_that_stays_concerns_the_one_request():
     with (
         ChatServer(failing(500, 99)) as server,
@@ -136,15 +118,50 @@ async def test_a_server_that_is_not_there_is_named():
         await complete(url)
 
 
-async def test_an_answer_that_takes_too_long_is_asked_for_again_then_given_up(monkeypatch):
-    monkeypatch.setattr(chat_endpoint, "TRIES", 2)
-    with ChatServer(delay_s=0.3) as server, pytest.raises(Refused, match="no answer in time"):
-        await complete(server.url, timeout_s=0.05)
-    assert len(server.asked) == 2
+async def test_timeout_is_what_an_answer_may_take_with_all_its_tries():
+    for server in (
+        ChatServer(delay_s=2.0),
+        ChatServer(failing(503, 99, Retry_After="0.2")),
+        ChatServer(dripping=0.05),
+    ):
+        started = time.monotonic()
+        with server, pytest.raises(Refused, match=r"no answer in time|status 503"):
+            await complete(server.url, timeout_s=0.5)
+        assert time.monotonic() - started < 1.9
+        assert len(server.asked) <= 3
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, float("nan")])
+def test_a_timeout_that_is_none_is_refused(timeout_s):
+    with pytest.raises(ValueError, match="timeout_s must be > 0"):
+        ChatEndpoint("http://localhost:8000/v1", timeout_s=timeout_s)
+
+
+async def test_an_answer_is_read_up_to_a_limit(monkeypatch):
+    monkeypatch.setattr(remote, "LONGEST_REPLY_BYTES", 100_000)
+    with (
+        ChatServer(lambda asked: (200, b" " * 1_000_000, {})) as server,
+        pytest.raises(Refused, match="answer that is not read") as caught,
+    ):
+        await complete(server.url)
+    assert "longer than 100,000 bytes" in caught.value.said
+    assert len(server.asked) == 1
 
 
 @pytest.mark.parametrize(
-    "body", [b"<html>hello</html>", {"error": "overloaded"}, {"choices": []}, {"choices": [{}]}]
+    "body",
+    [
+        b"<html>hello</html>",
+        b"null",
+        b"[]",
+        b"[" * 100_000,
+        {"error": "overloaded"},
+        {"choices": None},
+        {"choices": []},
+        {"choices": [{}]},
+        {"choices": ["x"]},
+        {"choices": [{"message": {"content": ["x"]}}]},
+    ],
 )
 async def test_an_answer_of_another_form_is_refused_and_shown(body):
     with (
