@@ -55,7 +55,7 @@ def label(
     document_words: Annotated[int | None, _chat("Documents are cut there: 300.", min=1)] = None,
     attempts: Annotated[int | None, _chat("Before a list is dropped: 3.", min=1)] = None,
     timeout: Annotated[
-        float | None, _chat("Seconds for one answer, all tries and waits included: 300.", min=0.1)
+        float | None, _chat("Seconds for one answer, with all tries: 300.", min=0.1)
     ] = None,
     seed: Annotated[int | None, _chat("Of the order in which documents are shown: 0.")] = None,
     concurrency: Annotated[int, _chat("Lists asked for at a time.", min=1)] = 8,
