@@ -27,6 +27,15 @@ def share(items: Sequence[T]) -> Sequence[T]:
     return items[process() :: processes()]
 
 
+def from_first(value: T) -> T:
+    """What the first process gives, in all of them; every process must call it. Not for tensors."""
+    if processes() == 1:
+        return value
+    held = [value]
+    dist.broadcast_object_list(held, src=0)
+    return held[0]
+
+
 def gather_objects(part: T) -> list[T]:
     """What all processes hold, in their order; every process must call it. Not for tensors."""
     if processes() == 1:

@@ -23,6 +23,9 @@ from e2rank_rag.training.settings import as_written, switched, told
 
 logger = logging.getLogger(__name__)
 
+CHECKPOINTS = "checkpoints"
+"""The folder of a run's states, in the run's own."""
+
 
 def _because(reason: str, *names: str) -> dict[str, str]:
     return dict.fromkeys(names, reason)
@@ -74,7 +77,7 @@ REFUSED: Mapping[str, str] = {
 def training_arguments(
     config: StageConfig, run: Path, stage: Mapping[str, Any]
 ) -> TrainingArguments:
-    """Arguments of a stage, under those of the configuration.
+    """Arguments of a stage, under those of the configuration. run: the folder of the run.
 
     Raises ValueError that names the argument, for one that the trainer does not know, that is in
     `REFUSED`, or whose value is none of its type.
@@ -93,7 +96,7 @@ def training_arguments(
     }
     try:
         return TrainingArguments(
-            output_dir=str(run / "checkpoints"), remove_unused_columns=False, **stated
+            output_dir=str(run / CHECKPOINTS), remove_unused_columns=False, **stated
         )
     except (TypeError, ValueError) as error:
         raise ValueError(f"trainer: {error}") from error

@@ -78,11 +78,13 @@ def train(
     ] = False,
 ) -> None:
     """Train a model as a configuration says. With torchrun on several devices."""
+    from e2rank_rag.distributed import process
     from e2rank_rag.training.config import read_config
     from e2rank_rag.training.stages import train_stage
 
     folder = train_stage(read_config(config, settings or ()), resume=resume)
-    out.print(f"the model is in {folder}, the record of the run in {folder / 'run'}")
+    if process() == 0:
+        out.print(f"the model is in {folder}, the record of the run in {folder / 'run'}")
 
 
 def adapt(
@@ -112,6 +114,7 @@ def adapt(
     ] = False,
 ) -> None:
     """Give an embedding model a listwise adapter: its index stays, nothing is indexed again."""
+    from e2rank_rag.distributed import process
     from e2rank_rag.training.config import ADAPTER_CONFIG, listwise_config
     from e2rank_rag.training.trainer import train_listwise
 
@@ -124,7 +127,8 @@ def adapt(
     }
     config = listwise_config(ADAPTER_CONFIG, settings or (), given)
     folder = train_listwise(config, resume=resume)
-    out.print(f"the model is in {folder}: name it where your pipeline names {base}")
+    if process() == 0:
+        out.print(f"the model is in {folder}: name it where your pipeline names {base}")
 
 
 def _refuse_corpus_of_folder(data: Path, corpus: Path | None) -> None:

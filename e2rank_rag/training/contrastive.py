@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
@@ -20,18 +19,15 @@ from e2rank_rag.losses import info_nce_loss
 from e2rank_rag.models.checkpoint import load_tokenizer
 from e2rank_rag.recipe import Recipe
 from e2rank_rag.tokenization import TextTokenizer, pad_id, plain_tokenizer
-from e2rank_rag.training.arguments import training_arguments
 from e2rank_rag.training.batches import SourceBatches, groups_of, tell_small
 from e2rank_rag.training.config import ContrastiveConfig
 from e2rank_rag.training.dev_sets import RetrievalSet
 from e2rank_rag.training.gradcache import embed
 from e2rank_rag.training.live import LiveEncoder
 from e2rank_rag.training.pairs import PairCollator, PairDataset, counted_documents, task_recipe
-from e2rank_rag.training.record import describe_run, plot_run
+from e2rank_rag.training.run import Run
 from e2rank_rag.training.runs import (
-    METRICS_FILE,
     StageTrainer,
-    new_run,
     open_base,
     save_merged,
     trainable_model,
@@ -59,24 +55,21 @@ def train_contrastive(config: ContrastiveConfig, *, resume: bool = False) -> Pat
     Raises before the first step: ValueError for data that cannot be trained on, FileExistsError
     where `run/` is another run's.
     """
-    run = new_run(config.output, resume=resume)
-    arguments = training_arguments(config, run, ARGUMENTS)
-    torch.manual_seed(arguments.seed)
+    run = Run.begin(config, ARGUMENTS, resume=resume)
+    arguments = run.arguments
     with open_base(config, arguments.device) as base:
         mine = config.negatives > 0
         train = read_training(config.data, base, None, seed=arguments.seed, mine=mine)
         dev = read_retrieval(config.dev, base, seed=arguments.seed)
     # The weights of the base are free from here on; what it said of itself stays.
     trainer = _trainer(config, arguments, base.recipe, base.weights_folder, train, dev)
-    if trainer.is_world_process_zero():
-        sizes = [len(part) for part in train]
-        describe_run(run / "run.json", config, base.digest, sizes, negatives=trainer.negatives())
-    trainer.train(resume_from_checkpoint=resume or None)
-    if trainer.is_world_process_zero():
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        save_merged(config.output, model, base.weights_folder, base.recipe)
-        plot_run(run / METRICS_FILE, run / "metrics.png")
-    return config.output
+    return run.finish(
+        trainer,
+        digest=base.digest,
+        examples=[len(part) for part in train],
+        save=lambda model: save_merged(config.output, model, base.weights_folder, base.recipe),
+        negatives=trainer.negatives(),
+    )
 
 
 class ContrastiveTrainer(StageTrainer):

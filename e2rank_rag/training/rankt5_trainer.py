@@ -37,7 +37,6 @@ from e2rank_rag.models.rankt5_checkpoint import (
 from e2rank_rag.recipe import RankT5Recipe
 from e2rank_rag.rerankers import CrossEncoderReranker
 from e2rank_rag.tokenization import MIN_SHARE
-from e2rank_rag.training.arguments import training_arguments
 from e2rank_rag.training.batches import SourceBatches
 from e2rank_rag.training.config import RankT5Config
 from e2rank_rag.training.dev_sets import NDCG, DevSet, whole_run
@@ -50,12 +49,10 @@ from e2rank_rag.training.ranking import (
     ranking_loss,
     target_labels,
 )
-from e2rank_rag.training.record import describe_run, plot_run
+from e2rank_rag.training.run import Run
 from e2rank_rag.training.runs import (
-    METRICS_FILE,
     StageTrainer,
     known_vectors,
-    new_run,
     with_options,
 )
 from e2rank_rag.training.sources import is_mined, read_dev, read_training
@@ -82,23 +79,18 @@ def train_rankt5(config: RankT5Config, *, resume: bool = False) -> Path:
     Raises before the first step: ValueError for data that cannot be trained on, CheckpointError for
     a model that is none, FileExistsError where `run/` is another run's.
     """
-    run = new_run(config.output, resume=resume)
-    arguments = training_arguments(config, run, ARGUMENTS)
+    run = Run.begin(config, ARGUMENTS, resume=resume)
+    arguments = run.arguments
     folder, recipe = _base(config)
     train, dev = _read(config, arguments)
     torch.manual_seed(arguments.seed)  # here, so that a head is drawn alike whatever was mined
     trainer = _trainer(config, arguments, folder, recipe, train, dev)
-    if trainer.is_world_process_zero():
-        sizes = [len(part) for part in train]
-        describe_run(run / "run.json", config, trainer.digest, sizes)
-    trainer.train(resume_from_checkpoint=resume or None)
-    if trainer.is_world_process_zero():
-        model: Any = trainer.accelerator.unwrap_model(trainer.model)
-        if isinstance(model, PeftModel):
-            model = model.merge_and_unload(safe_merge=True)
-        save_ranker(config.output, model, load_tokenizer(folder), recipe)
-        plot_run(run / METRICS_FILE, run / "metrics.png")
-    return config.output
+    return run.finish(
+        trainer,
+        digest=trainer.digest,
+        examples=[len(part) for part in train],
+        save=lambda model: _save(config, model, folder, recipe),
+    )
 
 
 class RankingTrainer(StageTrainer):
@@ -155,6 +147,12 @@ def measure_reranked(dev: DevSet, reranker: CrossEncoderReranker) -> dict[str, f
     run = whole_run(dict(zip(ids, ranked, strict=True)), dev.queries)
     figures = evaluate(run, dev.qrels, list(MEASURES.values()))
     return {name: figures[measure] for name, measure in MEASURES.items()}
+
+
+def _save(config: RankT5Config, model: Any, folder: Path, recipe: RankT5Recipe) -> None:
+    if isinstance(model, PeftModel):
+        model = model.merge_and_unload(safe_merge=True)
+    save_ranker(config.output, model, load_tokenizer(folder), recipe)
 
 
 def _base(config: RankT5Config) -> tuple[Path, RankT5Recipe]:

@@ -37,18 +37,15 @@ from e2rank_rag.recipe import (
 )
 from e2rank_rag.rerankers import ResidualReranker
 from e2rank_rag.tokenization import TextTokenizer, pad_id, plain_tokenizer
-from e2rank_rag.training.arguments import training_arguments
 from e2rank_rag.training.batches import SourceBatches, groups_of, tell_small
 from e2rank_rag.training.config import ResRankConfig
 from e2rank_rag.training.dev_sets import DevSet
 from e2rank_rag.training.live import LiveEncoder, evaluating
 from e2rank_rag.training.passage_lists import PassageCollator, PassageDataset
-from e2rank_rag.training.record import describe_run, plot_run
+from e2rank_rag.training.run import Run
 from e2rank_rag.training.runs import (
-    METRICS_FILE,
     StageTrainer,
     known_vectors,
-    new_run,
     open_base,
     query_vectors,
     save_merged,
@@ -77,24 +74,23 @@ def train_resrank(config: ResRankConfig, *, resume: bool = False) -> Path:
     Raises before the first step: ValueError for data that cannot be trained on, FileExistsError
     where `run/` is another run's.
     """
-    run = new_run(config.output, resume=resume)
-    arguments = training_arguments(config, run, ARGUMENTS)
-    torch.manual_seed(arguments.seed)
+    run = Run.begin(config, ARGUMENTS, resume=resume)
+    arguments = run.arguments
     with open_base(config, arguments.device) as base:
         begin = Beginning.of(config, base)
         known = known_vectors(base, config.vectors) if config.mode == "frozen" else None
         train = read_training(config.data, base, known, seed=arguments.seed)
         dev = read_dev(config.dev, base, known, seed=arguments.seed)
         trainer = _trainer(config, arguments, base, begin, train, dev, known)
-        if trainer.is_world_process_zero():
-            describe_run(run / "run.json", config, base.digest, [len(part) for part in train])
+        digest = base.digest
         if known is None:
             base.close()  # a copy of it is trained
-        trainer.train(resume_from_checkpoint=resume or None)
-        if trainer.is_world_process_zero():
-            _save(config, trainer, base, begin)
-            plot_run(run / METRICS_FILE, run / "metrics.png")
-    return config.output
+        return run.finish(
+            trainer,
+            digest=digest,
+            examples=[len(part) for part in train],
+            save=lambda model: _save(config, model, base, begin),
+        )
 
 
 @dataclass(frozen=True)
@@ -308,8 +304,7 @@ def _tokenizer(folder: Path, recipe: Recipe) -> tuple[TextTokenizer, int]:
     return TextTokenizer(tokenizer, plain_tokenizer(tokenizer), recipe), pad_id(tokenizer)
 
 
-def _save(config: ResRankConfig, trainer: ResRankTrainer, base: Encoder, begin: Beginning) -> None:
-    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+def _save(config: ResRankConfig, model: Any, base: Encoder, begin: Beginning) -> None:
     folder, ranker = config.output, model.ranker
     save_merged(folder / RERANKER_FOLDER, ranker.transformer, begin.folder, begin.recipe)
     if model.encoder is not None:

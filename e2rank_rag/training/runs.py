@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from e2rank_rag.distributed import gather_objects, process
 from e2rank_rag.models.adapter import quiet_peft
 from e2rank_rag.models.checkpoint import (
     load_tokenizer,
@@ -52,17 +54,6 @@ LOADER_ARGUMENTS = (
     "dataloader_in_order",
 )
 """Of TrainingArguments, for the loader of batches."""
-
-
-def new_run(output: Path, *, resume: bool) -> Path:
-    """The folder of a run; FileExistsError where another run has left its record there."""
-    run = output / RUN_FOLDER
-    if (run / METRICS_FILE).exists() and not resume:
-        raise FileExistsError(
-            f"{run} holds the record of a run: go on with it (resume), or choose another output"
-        )
-    run.mkdir(parents=True, exist_ok=True)
-    return run
 
 
 def open_base(config: EncoderConfig, device: torch.device) -> Encoder:
@@ -214,6 +205,15 @@ class StageTrainer(Trainer):
             self.args, self.state, self.control, metrics
         )
         return metrics
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """That of each process, by the first one, which alone writes a checkpoint."""
+        with TemporaryDirectory(prefix="e2rank-") as own:
+            super()._save_rng_state(own)
+            states = gather_objects({path.name: path.read_bytes() for path in Path(own).iterdir()})
+        if process() == 0:
+            for name, state in ((n, s) for part in states for n, s in part.items()):
+                (Path(output_dir) / name).write_bytes(state)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
@@ -20,7 +19,6 @@ from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.recipe import Recipe
 from e2rank_rag.rerankers import ListwiseReranker
 from e2rank_rag.tokenization import TextTokenizer, pad_id, plain_tokenizer
-from e2rank_rag.training.arguments import training_arguments
 from e2rank_rag.training.batches import (
     ListCollator,
     ListDataset,
@@ -33,12 +31,10 @@ from e2rank_rag.training.config import ListwiseConfig
 from e2rank_rag.training.dev_sets import DevSet
 from e2rank_rag.training.live import LiveEncoder
 from e2rank_rag.training.objective import listwise_loss
-from e2rank_rag.training.record import describe_run, plot_run
+from e2rank_rag.training.run import Run
 from e2rank_rag.training.runs import (
-    METRICS_FILE,
     StageTrainer,
     known_vectors,
-    new_run,
     open_base,
     query_vectors,
     save_merged,
@@ -67,23 +63,22 @@ def train_listwise(config: ListwiseConfig, *, resume: bool = False) -> Path:
     Raises before the first step: ValueError for data that cannot be trained on, FileExistsError
     where `run/` is another run's.
     """
-    run = new_run(config.output, resume=resume)
-    arguments = training_arguments(config, run, ARGUMENTS)
-    torch.manual_seed(arguments.seed)
+    run = Run.begin(config, ARGUMENTS, resume=resume)
+    arguments = run.arguments
     with open_base(config, arguments.device) as base:
         base = base.with_recipe(_recipe(base.recipe, config))
         try:
             known = known_vectors(base, config.vectors) if config.mode == "adapter" else None
             train = read_training(config.data, base, known, seed=arguments.seed)
             dev = read_dev(config.dev, base, known, seed=arguments.seed)
-            describe_run(run / "run.json", config, base.digest, [len(part) for part in train])
-            trainer = _trainer(config, arguments, base, train, dev, known)
-            trainer.train(resume_from_checkpoint=resume or None)
-            _save(config, trainer, base)
+            return run.finish(
+                _trainer(config, arguments, base, train, dev, known),
+                digest=base.digest,
+                examples=[len(part) for part in train],
+                save=lambda model: _save(config, model, base),
+            )
         finally:
             base.close()
-    plot_run(run / METRICS_FILE, run / "metrics.png")
-    return config.output
 
 
 class ListTrainer(StageTrainer):
@@ -176,10 +171,7 @@ def _trainer(
     )
 
 
-def _save(config: ListwiseConfig, trainer: ListTrainer, base: Encoder) -> None:
-    if not trainer.is_world_process_zero():
-        return
-    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+def _save(config: ListwiseConfig, model: Any, base: Encoder) -> None:
     if config.mode == "adapter":
         save_adapter(config.output, model, base.recipe, base=base.name, digest=base.digest)
         return

@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import numpy as np
 
+from e2rank_rag.distributed import process
 from e2rank_rag.types import Embeddings
 
 
@@ -17,7 +18,8 @@ class TextVectors:
     """Vectors of texts, each encoded once: float32 [n, dim], and the row of each text.
 
     cache: a file that keeps them between runs, by the hash of the text: one file per way of
-        encoding (`Encoder.fingerprint`). None: they are forgotten.
+        encoding (`Encoder.fingerprint`). Of several processes the first one writes it. None: they
+        are forgotten.
     """
 
     def __init__(self, dim: int, *, cache: Path | None = None) -> None:
@@ -49,7 +51,7 @@ class TextVectors:
         return self.values[[self.rows[text] for text in texts]]
 
     def _write(self) -> None:
-        if self.cache is None:
+        if self.cache is None or process() != 0:
             return
         self.cache.parent.mkdir(parents=True, exist_ok=True)
         keys = np.stack([np.frombuffer(key, dtype=np.uint8) for key in self._kept])
