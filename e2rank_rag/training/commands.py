@@ -30,7 +30,9 @@ def mine(
         Path, typer.Argument(help="A BEIR folder (corpus, queries, qrels), or a file of pairs.")
     ],
     output: Annotated[Path, typer.Argument(help="The lists: .jsonl or .jsonl.gz.")],
-    split: Annotated[str, typer.Option(help="Which judgements to use.")] = "train",
+    split: Annotated[
+        str | None, typer.Option(help="Which judgements of a folder to use; default: train.")
+    ] = None,
     model: Annotated[
         str, typer.Option("--model", "-m", help='Finds the candidates: folder, hub id, "minilm".')
     ] = "minilm",
@@ -53,9 +55,11 @@ def mine(
     from e2rank_rag.training.sources import Judged, mined
 
     _refuse_corpus_of_folder(folder, corpus)
+    if split is not None and not folder.is_dir():
+        raise typer.BadParameter(f"--split {split}: {folder} is no BEIR folder; leave it out")
     source = Source(
         path=folder,
-        split=split,
+        **({} if split is None else {"split": split}),
         corpus=corpus,
         mine=folder.is_file(),
         depth=depth,

@@ -199,6 +199,9 @@ def _read(
 def _retriever(config: RankT5Config, device: torch.device) -> Iterator[Any]:
     """The encoder that finds candidates; None where every source is a list already."""
     if not any(is_mined(source) for source in (*config.data, *config.dev)):
+        for name in ("retriever", "vectors"):
+            if name in config.model_fields_set and getattr(config, name) is not None:
+                raise ValueError(f"{name}: no source is mined, so it is not used; leave it out")
         yield None
         return
     with Encoder.from_pretrained(config.retriever, device=str(device)) as encoder:

@@ -263,12 +263,8 @@ def with_options(
 
     left_alone: modules without LoRA layers. heads: those that are trained whole beside them.
     """
-    if config.dropout is not None:
-        for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = config.dropout
-            elif isinstance(getattr(module, "dropout", None), float):  # a T5's attention
-                module.dropout = config.dropout  # type: ignore[assignment]
+    if config.dropout is not None and not _set_dropout(model, config.dropout) and config.dropout:
+        raise ValueError(f"dropout: {type(model).__name__} has none; leave it out")
     if config.lora is None:
         return model
     targets = config.lora.targets
@@ -283,6 +279,20 @@ def with_options(
     with quiet_peft():
         adapted: PeftModel = get_peft_model(model, options)
     return adapted
+
+
+def _set_dropout(model: nn.Module, share: float) -> bool:
+    """Whether there is any dropout to set."""
+    found = False
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = share
+            found = True
+        for name in ("dropout", "attention_dropout"):  # in attention, numbers in place of modules
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, share)
+                found = True
+    return found
 
 
 def save_merged(folder: Path, model: Any, weights: Path, recipe: Recipe) -> str:

@@ -211,7 +211,7 @@ def test_dropout_of_the_configuration_is_that_of_every_layer(tiny_t5, lists, tmp
 
     home = "e2rank_rag.training.rankt5_trainer"
     monkeypatch.setattr(f"{home}.RankingTrainer.train", watched)
-    monkeypatch.setattr(f"{home}.plot_run", lambda *paths: None)
+    monkeypatch.setattr("e2rank_rag.training.run.plot_run", lambda *paths: None)
     train_rankt5(configured(tiny_t5, lists, tmp_path / "model", dropout=0.25))
     assert seen == {"Dropout": {0.25}, "T5Attention": {0.25}}
 
@@ -261,3 +261,10 @@ def test_an_adapter_is_not_trained_on(lists, tmp_path):
     assert (ADAPTED_FOLDER / "e2rank.json").is_file()
     with pytest.raises(ValueError, match=r"has a listwise adapter.*begin from its base, 'minilm'"):
         train_rankt5(configured("e2rank-minilm", lists, tmp_path / "model"))
+
+
+@pytest.mark.parametrize("given", [{"retriever": "minilm"}, {"vectors": "kept"}])
+def test_what_is_of_mined_sources_is_refused_without_one(tiny_t5, lists, tmp_path, given):
+    (name,) = given
+    with pytest.raises(ValueError, match=f"{name}: no source is mined"):
+        train_rankt5(configured(tiny_t5, lists, tmp_path / "model", **given))

@@ -1,0 +1,38 @@
+"""What the stages share: options of the model in training."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from e2rank_rag.models.checkpoint import load_transformer
+from e2rank_rag.training.config import ContrastiveConfig
+from e2rank_rag.training.runs import trainable_model, with_options
+
+
+def configured(tmp_path, **changes):
+    data = [{"path": tmp_path / "x.jsonl"}]
+    return ContrastiveConfig(init_from="x", output=tmp_path / "out", data=data, **changes)
+
+
+@pytest.mark.parametrize("folder", ["tiny_bert", "tiny_qwen3", "tiny_xlmr"])
+def test_a_dropout_that_is_given_is_used(request, tmp_path, folder):
+    weights = request.getfixturevalue(folder)
+    torch.manual_seed(0)
+    ids = torch.randint(10, 60, (2, 8))
+    for share, same in ((0.0, True), (0.5, False)):
+        model = trainable_model(configured(tmp_path, dropout=share), weights).train()
+        one, two = (model(input_ids=ids).last_hidden_state for _ in range(2))
+        assert torch.equal(one, two) == same
+
+
+def test_a_dropout_that_a_model_does_not_have_is_refused(tiny_bert, tmp_path):
+    model = load_transformer(tiny_bert, dtype=torch.float32)
+    for module in list(model.modules()):
+        for name, part in list(module.named_children()):
+            if isinstance(part, nn.Dropout):
+                setattr(module, name, nn.Identity())
+    with pytest.raises(ValueError, match="dropout: BertModel has none; leave it out"):
+        with_options(model, configured(tmp_path, dropout=0.1))
+    with_options(model, configured(tmp_path, dropout=0.0))
