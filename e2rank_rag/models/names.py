@@ -7,18 +7,17 @@ folder, else an id of the model hub.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from e2rank_rag.errors import CheckpointError
-from e2rank_rag.models.minilm import ADAPTED_FOLDER, DEFAULT_MODEL, installed_folder, minilm_folder
-
-SHIPPED: Mapping[str, Callable[[], Path]] = {
-    DEFAULT_MODEL: lambda: ADAPTED_FOLDER,
-    "minilm": minilm_folder,
-}
-"""Names of models that need no folder and no hub, and where each is."""
+from e2rank_rag.models.minilm import (
+    ADAPTED_FOLDER,
+    DEFAULT_MODEL,
+    SHIPPED_MODELS,
+    installed_folder,
+    minilm_folder,
+)
 
 _MODEL_FILES = ("e2rank.json", "config.json", "modules.json")
 
@@ -58,8 +57,8 @@ def find_model(
     name = model_name(model)
     if not name.strip():
         raise CheckpointError("the name of the model is empty: give a folder or a hub id")
-    if name in SHIPPED:
-        folder = SHIPPED[name]()
+    if name in SHIPPED_MODELS:
+        folder = _shipped_folder(name)
         _refuse_namesake(name, folder)
         return FoundModel(name, folder)
     folder = _expanded(name)
@@ -101,7 +100,7 @@ def name_beside(model: str, folder: Path) -> str:
 def name_of_base(base: str, folder: Path) -> str:
     """The other way: what `folder` names as `base`, by the name that `find_model` takes."""
     here = folder.resolve()
-    if base in SHIPPED or not (_is_path(base) or (here / base).is_dir()):
+    if base in SHIPPED_MODELS or not (_is_path(base) or (here / base).is_dir()):
         return base
     return os.path.normpath(here / _expanded(base))
 
@@ -111,8 +110,8 @@ def find_base(base: str, folder: Path, *, local_files_only: bool = False) -> Pat
 
     Raises CheckpointError, which says how to make a copy that needs no other folder.
     """
-    if base in SHIPPED:
-        return SHIPPED[base]()
+    if base in SHIPPED_MODELS:
+        return _shipped_folder(base)
     name = name_of_base(base, folder)
     if os.path.isabs(name) and not Path(name).is_dir():
         raise CheckpointError(
@@ -134,6 +133,10 @@ def _expanded(name: str) -> Path:
         return Path(name).expanduser()
     except RuntimeError as error:
         raise CheckpointError(f"there is no model folder {name}: {error}") from error
+
+
+def _shipped_folder(name: str) -> Path:
+    return ADAPTED_FOLDER if name == DEFAULT_MODEL else minilm_folder()
 
 
 def _shipped_name(folder: Path) -> str | None:

@@ -57,9 +57,10 @@ def mine(
     _refuse_corpus_of_folder(folder, corpus)
     if split is not None and not folder.is_dir():
         raise typer.BadParameter(f"--split {split}: {folder} is no BEIR folder; leave it out")
+    of_folder: dict[str, Any] = {} if split is None else {"split": split}
     source = Source(
         path=folder,
-        **({} if split is None else {"split": split}),
+        **of_folder,
         corpus=corpus,
         mine=folder.is_file(),
         depth=depth,
