@@ -62,6 +62,8 @@ class RankingExample:
     judged: where the labels are a teacher's order (n to 1), what people judged, one label for each
         document, or nothing: (). None: the labels are the judgements.
     source: the data set that the query is from, where several share a file.
+    copies: texts under which the query is a document of its collection, beside its own text: with a
+        title before it.
     """
 
     query: str
@@ -72,6 +74,7 @@ class RankingExample:
     positive: int | None = None
     judged: tuple[float, ...] | None = None
     source: str | None = None
+    copies: tuple[str, ...] = ()
 
 
 class StoredDocument(NamedTuple):

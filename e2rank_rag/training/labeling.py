@@ -22,7 +22,7 @@ from typing import Any, Protocol, TextIO
 
 from e2rank_rag.progress import ProgressReport
 from e2rank_rag.training.examples import named
-from e2rank_rag.training.relevance import judgements
+from e2rank_rag.training.relevance import judgements, without_query
 from e2rank_rag.types import RankingExample
 
 DROPPED_IN_A_ROW = 20
@@ -208,8 +208,9 @@ def _check_at_least(least: int, **values: int | None) -> None:
 
 
 def _shortened(examples: Sequence[RankingExample], size: int) -> Iterator[RankingExample]:
-    """With what people judged as labels; `labels` is empty where nobody did."""
-    for example in examples:
+    """With what people judged as labels; `labels` is empty where nobody did. Without the query
+    itself, which any teacher would put first."""
+    for example in map(without_query, examples):
         judged = _judged(example)
         places = chosen_places(judged or example.labels, size)
         yield replace(

@@ -94,11 +94,8 @@ def mine_lists(
     examples = {}
     for query, places in zip(asked, found, strict=True):
         grades = judged[query]
-        found_else = [
-            row
-            for row in places
-            if row in grades or not is_query(embedded.documents[row], queries[query])
-        ]
+        own = {row for row in places if is_query(embedded.documents[row], queries[query])}
+        found_else = [row for row in places if row in grades or row not in own]
         kept = _without_doubtful(found_else, grades, embedded.embeddings, first_negative)
         if add_missing and not any(grades.get(row, 0) > 0 for row in kept):
             kept += [row for row, grade in grades.items() if grade > 0]
@@ -108,6 +105,7 @@ def mine_lists(
             tuple(float(max(grades.get(row, 0), 0)) for row in kept),
             tuple(embedded.documents[row].id for row in kept),
             task,
+            copies=tuple(embedded.documents[row].text for row in sorted(own - grades.keys())),
         )
     return examples
 

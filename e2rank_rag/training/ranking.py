@@ -24,7 +24,7 @@ from e2rank_rag.models.encoder import batches_by_length
 from e2rank_rag.pair_tokenization import PairTokenizer
 from e2rank_rag.tokenization import Tokens
 from e2rank_rag.training.config import RankingLoss, RankT5Config, Targets
-from e2rank_rag.training.relevance import is_order, relevant_places
+from e2rank_rag.training.relevance import is_order, own_texts, relevant_places
 from e2rank_rag.types import RankingExample
 
 _PADDING = -1
@@ -116,7 +116,8 @@ def drawn_places(
     known = {texts[place] for place in relevant}
     graded = not is_order(example) and len({labels[place] for place in relevant}) > 1
     first = draw.choice(relevant)
-    barred = {example.query} - known if graded else {example.query} | known
+    own = own_texts(example)
+    barred = own - known if graded else own | known
     others = [
         place
         for place in range(len(texts))[:candidates]

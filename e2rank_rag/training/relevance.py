@@ -8,6 +8,7 @@ are above 0. There the relevant documents are those that people judged so, and t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from e2rank_rag.types import RankingExample
 
@@ -49,8 +50,10 @@ def relevant_places(example: RankingExample, *, best: bool = True) -> list[int]:
 
 
 def relevant_texts(example: RankingExample, *, best: bool = True) -> frozenset[str]:
-    """Texts that are no negatives for this query; see `relevant_places`."""
-    return frozenset(example.documents[place] for place in relevant_places(example, best=best))
+    """Texts that are no negatives for this query; see `relevant_places`. The query itself is none
+    either."""
+    relevant = (example.documents[place] for place in relevant_places(example, best=best))
+    return frozenset([*relevant, *example.copies])
 
 
 def other_places(example: RankingExample, relevant: Sequence[int]) -> list[int]:
@@ -58,17 +61,44 @@ def other_places(example: RankingExample, relevant: Sequence[int]) -> list[int]:
 
     Where queries are documents (duplicate questions), a search finds the query itself first.
     """
-    taken = set(relevant)
+    taken, own = set(relevant), own_texts(example)
     return [
         place
         for place, text in enumerate(example.documents)
-        if place not in taken and text != example.query
+        if place not in taken and text not in own
     ]
 
 
+def own_texts(example: RankingExample) -> frozenset[str]:
+    """The query as a document."""
+    return frozenset([example.query, *example.copies])
+
+
 def best_place(example: RankingExample) -> int:
-    """The document with the highest label."""
-    return max(range(len(example.labels)), key=example.labels.__getitem__)
+    """The document with the highest label that is not the query itself, which a teacher puts
+    first."""
+    own = own_texts(example)
+    places = [place for place, text in enumerate(example.documents) if text not in own]
+    return max(places or range(len(example.labels)), key=example.labels.__getitem__)
+
+
+def without_query(example: RankingExample) -> RankingExample:
+    """The same list without copies of the query that nobody judged relevant."""
+    relevant = relevant_places(example)
+    places = sorted([*relevant, *other_places(example, relevant)])
+    if len(places) == len(example.documents):
+        return example
+    judged = None
+    if is_order(example):
+        judged = tuple(example.judged[place] for place in places) if example.judged else ()
+    return replace(
+        example,
+        documents=tuple(example.documents[place] for place in places),
+        labels=tuple(example.labels[place] for place in places),
+        ids=tuple(example.ids[place] for place in places if example.ids),
+        positive=None if example.positive is None else places.index(example.positive),
+        judged=judged,
+    )
 
 
 def judgements(example: RankingExample) -> tuple[float, ...]:

@@ -15,8 +15,8 @@ from e2rank_rag.prompts import SOURCE_TASKS
 from e2rank_rag.training.config import Source
 from e2rank_rag.training.dev_sets import DevSet, RetrievalSet
 from e2rank_rag.training.examples import read_examples
-from e2rank_rag.training.mining import Embedded, collection_documents, mine_lists
-from e2rank_rag.training.relevance import grades, judgements
+from e2rank_rag.training.mining import Embedded, collection_documents, is_query, mine_lists
+from e2rank_rag.training.relevance import grades, judgements, without_query
 from e2rank_rag.training.vectors import TextVectors
 from e2rank_rag.types import Document, RankingExample
 
@@ -147,9 +147,10 @@ class Judged:
     def of(cls, examples: Sequence[RankingExample], corpus: Sequence[Document] = ()) -> Judged:
         """All documents of a corpus and of these examples together, each text once; a query of
         several examples has the labels of all."""
-        ids: dict[str, str] = {}
+        documents: dict[str, Document] = {}
         for document in corpus:
-            ids.setdefault(document.text, document.id)
+            documents.setdefault(document.text, document)
+        ids = {text: document.id for text, document in documents.items()}
         taken = set(ids.values())
         if len(taken) < len(ids):
             twice = Counter(ids.values()).most_common(1)[0][0]
@@ -161,6 +162,7 @@ class Judged:
                     name += "+"
                 taken.add(name)
                 ids[text] = name
+                documents[text] = Document(name, text)
         labels: dict[str, dict[str, float]] = {}
         first: dict[str, RankingExample] = {}
         for example in examples:
@@ -168,24 +170,27 @@ class Judged:
             first.setdefault(example.query, example)
             for text, grade in zip(example.documents, grades(example), strict=True):
                 judged[ids[text]] = max(grade, judged.get(ids[text], grade))
-        documents = [Document(id, text) for text, id in ids.items()]
-        return cls(documents, {query: query for query in labels}, labels, first)
+        return cls(list(documents.values()), {query: query for query in labels}, labels, first)
 
     def relevant(self, task: str | None) -> list[RankingExample]:
         """The relevant documents of each query that has any in the collection."""
-        texts = {document.id: document.text for document in self.documents}
+        documents = {document.id: document for document in self.documents}
         examples = []
         for id, query in self.queries.items():
             graded = self.labels[id].items()
-            found = [(name, grade) for name, grade in graded if grade > 0 and name in texts]
+            found = [(name, grade) for name, grade in graded if grade > 0 and name in documents]
+            # Where queries are documents, both have one id.
+            own = documents.get(id)
+            copied = own is not None and own.text != query and is_query(own, query)
             if found:
                 examples.append(
                     RankingExample(
                         query=query,
-                        documents=tuple(texts[name] for name, _ in found),
+                        documents=tuple(documents[name].text for name, _ in found),
                         labels=tuple(float(grade) for _, grade in found),
                         ids=tuple(name for name, _ in found),
                         task=task,
+                        copies=(own.text,) if own is not None and copied else (),
                     )
                 )
         return examples
@@ -242,7 +247,10 @@ def _examples(source: Source, seed: int) -> list[RankingExample]:
     drawn: dict[int, RankingExample] = {}
     for part in named.values():
         drawn |= _drawn(part, source.limit, seed)
-    return [replace(drawn[number], task=_task(drawn[number], source)) for number in sorted(drawn)]
+    return [
+        replace(without_query(drawn[number]), task=_task(drawn[number], source))
+        for number in sorted(drawn)
+    ]
 
 
 def _task(example: RankingExample, source: Source) -> str | None:

@@ -25,6 +25,7 @@ from e2rank_rag.training.relevance import (
     other_places,
     relevant_places,
     relevant_texts,
+    without_query,
 )
 from e2rank_rag.training.runs import query_vectors
 from e2rank_rag.training.vectors import TextVectors
@@ -165,6 +166,40 @@ def test_the_query_itself_stands_against_nothing():
     judged = RankingExample("q", ("a", "q", "b"), (0.0, 1.0, 0.0))
     assert relevant_places(judged) == [1]
     assert other_places(judged, [1]) == [0, 2]
+
+
+def test_a_list_is_left_without_the_query_itself(tmp_path):
+    grown = [*DOCUMENTS[:3], "q", *DOCUMENTS[3:]]
+    labels = [0, 2, 0, 0, *[0] * 13]
+    line = {"query": "q", "documents": grown, "labels": labels, "ids": [*map(str, range(17))]}
+    for more in ({}, {"ranking": [4, *range(1, 4), *range(5, 18)]}):
+        (tmp_path / "lists.jsonl").write_text(json.dumps({**line, **more}) + "\n")
+        (example,) = read_examples(tmp_path / "lists.jsonl")
+        kept = without_query(example)
+        assert kept.documents == tuple(DOCUMENTS)
+        assert kept.ids == ("0", "1", "2", *map(str, range(4, 17)))
+        assert relevant_texts(kept, best=False) == {"document 1"}
+        assert is_order(kept) == bool(more)
+        assert without_query(kept) is kept
+    judged = RankingExample("q", ("a", "q"), (0.0, 1.0))
+    assert without_query(judged) is judged
+
+
+def test_the_best_of_an_order_is_not_the_query_itself(tmp_path):
+    (example,) = ranked(tmp_path, query=DOCUMENTS[6])
+    assert relevant_texts(example) == {"document 0"}
+    kept = without_query(example)
+    assert len(kept.documents) == 15
+    assert is_order(kept)
+    assert relevant_texts(kept) == {"document 0"}
+
+
+def test_a_teacher_is_not_asked_about_the_query_itself(tmp_path):
+    lists = [RankingExample("q", ("a", "q", "b"), (1.0, 0.0, 0.0))]
+    asyncio.run(label_lists(lists, BackwardTeacher(), tmp_path / "labelled.jsonl"))
+    (example,) = read_examples(tmp_path / "labelled.jsonl")
+    assert example.documents == ("a", "b")
+    assert example.judged == (1.0, 0.0)
 
 
 @pytest.mark.parametrize("system", ["joint", "adapter", "resrank"])

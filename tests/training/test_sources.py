@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from e2rank_rag.training.config import Source
+from e2rank_rag.training.pairs import PairDataset
 from e2rank_rag.training.sources import read_dev, read_retrieval, read_training
 from e2rank_rag.training.vectors import TextVectors
 from tests.encoders import CountingEncoder
@@ -164,6 +165,22 @@ def test_the_query_itself_is_not_mined(folder, tmp_path, bert):
         file.write("1\tsame\t1\n")
     (examples,) = read_training([Source(path=folder)], bert, None, seed=0)
     assert "purring" in examples[0].documents
+
+
+@pytest.mark.parametrize("mine", [True, False])
+def test_the_query_itself_is_no_in_batch_negative_under_its_title(folder, bert, mine):
+    lines = [
+        {"_id": "1", "title": "On", "text": "purring"},
+        {"_id": "2", "title": "On", "text": "barking"},
+    ]
+    with (folder / "corpus.jsonl").open("a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+    (examples,) = read_training([Source(path=folder)], bert, None, seed=0, mine=mine)
+    assert [example.copies for example in examples] == [("On purring",), ("On barking",)]
+    pairs = PairDataset([examples], negatives=9, seed=0)
+    for pair, own in zip((pairs[0], pairs[1]), ("On purring", "On barking"), strict=True):
+        assert own in pair.relevant
+        assert own not in pair.negatives
 
 
 def test_pairs_that_are_duplicate_questions_have_no_query_as_a_negative(tmp_path, bert):
