@@ -118,8 +118,12 @@ def test_a_second_writer_of_a_folder_is_refused_and_the_first_goes_on(
         assert first.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    second = indexing(corpus, index, tiny_bert)
-    _, errors = second.communicate(timeout=120)
+    first.send_signal(signal.SIGSTOP)  # the second must begin before the first has ended
+    try:
+        second = indexing(corpus, index, tiny_bert)
+        _, errors = second.communicate(timeout=120)
+    finally:
+        first.send_signal(signal.SIGCONT)
     assert second.returncode == 1
     assert "open already" in errors
     _, errors = first.communicate(timeout=120)
