@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -15,10 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
+from typer.core import TyperGroup
 
+from e2rank_rag.conditions import parse_filters
 from e2rank_rag.models.minilm import DEFAULT_MODEL, SHIPPED_MODELS
 from e2rank_rag.recipe import System, system_of
+from e2rank_rag.terminal import json_text, printable_lines, printable_logs, printable_usage, say
 from e2rank_rag.training import commands
 
 if TYPE_CHECKING:
@@ -31,8 +33,22 @@ if TYPE_CHECKING:
     from e2rank_rag.store import QdrantStore
     from e2rank_rag.types import Hit
 
+
+class _Group(TyperGroup):
+    """Wrong usage is told in the words of the command line, which may hold anything too."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with printable_usage():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        with printable_usage():
+            return super().invoke(ctx)
+
+
 app = typer.Typer(
     name="e2rank",
+    cls=_Group,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -102,12 +118,12 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     try:
-        app(arguments, prog_name="e2rank")
+        with printable_logs():
+            app(arguments, prog_name="e2rank")
     except Exception as error:
         if debug:
-            traceback.print_exc()
-        message = " ".join(str(error).split()) or type(error).__name__
-        err.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+            err.print(Text(printable_lines(traceback.format_exc())), soft_wrap=True, end="")
+        say(err, " ".join(str(error).split()) or type(error).__name__, label="error:")
         sys.exit(1)
 
 
@@ -163,10 +179,8 @@ def index(
                 progress=True,
             )
         except KeyboardInterrupt:
-            err.print(
-                f"interrupted: {store.count():,} documents are stored; the same command goes on",
-                highlight=False,
-            )
+            said = f"interrupted: {store.count():,} documents are stored"
+            say(err, f"{said}; the same command goes on")
             raise typer.Exit(1) from None
         finally:
             store.close()
@@ -300,56 +314,10 @@ def verify(
     difference = f"largest difference {result.largest_difference:.4f}, tolerance {TOLERANCE}"
     if not result.agrees:
         raise ValueError(f"the cosines are not the published ones: {difference}")
-    out.print(f"agrees with the published cosines: {difference}", highlight=False)
+    say(out, f"agrees with the published cosines: {difference}")
 
 
 commands.register(app)
-
-
-def parse_filters(conditions: list[str]) -> dict[str, Any]:
-    """`key=value`, `key>=5`, ... as a filter; a key given twice is any-of (=) or a range.
-
-    A value is read as JSON where it is some (5, true, "5"), else as text.
-    """
-    names = {">=": "gte", "<=": "lte", ">": "gt", "<": "lt", "=": ""}
-    parsed: dict[str, Any] = {}
-    for condition in conditions:
-        places = [(condition.find(sign), -len(sign), sign) for sign in names if sign in condition]
-        if not places or min(places)[0] < 1:
-            raise typer.BadParameter(f"--filter takes key=value or key>=5, got {condition!r}")
-        sign = min(places)[2]
-        key, value = (part.strip() for part in condition.split(sign, 1))
-        if not key or key.endswith("!"):
-            raise typer.BadParameter(f"--filter takes key=value or key>=5, got {condition!r}")
-        read = _json_or_text(value)
-        known = parsed.get(key)
-        if names[sign]:
-            if known is not None and not isinstance(known, dict):
-                raise typer.BadParameter(f"--filter {key}: = and {sign} cannot be combined")
-            if known is not None and names[sign] in known:
-                raise typer.BadParameter(f"--filter {key}: {sign} is given twice")
-            parsed[key] = {**(known or {}), names[sign]: read}
-        elif isinstance(known, dict):
-            raise typer.BadParameter(f"--filter {key}: = cannot be combined with a range")
-        else:
-            parsed[key] = read if key not in parsed else [*_as_list(known), read]
-    return parsed
-
-
-def _json_or_text(value: str) -> Any:
-    try:
-        read = json.loads(value, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        return value
-    return value if isinstance(read, dict) else read
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
 
 
 def _systems(systems: str | None, model: str, reranker: str | None) -> list[str]:
@@ -410,7 +378,7 @@ def _check_expand(expand: bool, reranker: str, stated: System | None) -> None:
 
 
 def _say_bad(record: BadRecord) -> None:
-    err.print(f"line {record.line}: {escape(record.reason)}", highlight=False, soft_wrap=True)
+    say(err, f"line {record.line}: {record.reason}")
 
 
 def _say_hits(hits: Sequence[Hit], query: str, *, as_json: bool) -> None:
@@ -428,7 +396,7 @@ def _say_hits(hits: Sequence[Hit], query: str, *, as_json: bool) -> None:
         }
         for hit in hits
     ]
-    typer.echo(json.dumps(records, ensure_ascii=False, indent=2))
+    typer.echo(json_text(records))
 
 
 def _say_results(
@@ -446,16 +414,11 @@ def _say_results(
     title = f"{experiment.name} {experiment.split}, {count} queries, {model}{by}"
     out.print(systems_table(results, title=title))
     if experiment.unread:
-        out.print(
-            f"{len(experiment.unread):,} of the queries could not be read and count as zero",
-            highlight=False,
-        )
+        unread = len(experiment.unread)
+        say(out, f"{unread:,} of the queries could not be read and count as zero")
     if left_out := max(result.left_out for result in results.values()):
-        out.print(
-            f"{left_out:,} queries are documents of the collection themselves, by id and text: "
-            "these documents were left out of their rankings",
-            highlight=False,
-        )
+        said = f"{left_out:,} queries are documents of the collection themselves, by id and text"
+        say(out, f"{said}: these documents were left out of their rankings")
     if json_file is not None:
         experiment.write_json(json_file, results, model=model, reranker=reranker)
     if run_dir is not None:
@@ -472,12 +435,10 @@ def _say_indexed(report: IndexReport) -> None:
         "pruned": report.pruned,
     }
     said = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
-    out.print(f"{said} in {report.seconds:.1f} s", highlight=False)
+    say(out, f"{said} in {report.seconds:.1f} s")
     if report.cut:
-        out.print(
-            f"{report.cut:,} documents were longer than {report.cut_at} tokens and were cut there",
-            highlight=False,
-        )
+        said = f"{report.cut:,} documents were longer than {report.cut_at} tokens"
+        say(out, f"{said} and were cut there")
 
 
 def _corpus(path: Path) -> Path:

@@ -22,6 +22,7 @@ from e2rank_rag.pipeline import SearchPipeline
 from e2rank_rag.rendering import before_after_table, systems_table
 from e2rank_rag.rerankers import ListwiseReranker
 from e2rank_rag.store import QdrantStore
+from e2rank_rag.terminal import printable
 
 # One that gains much, one that gains a little, one that loses.
 SHOWN_QUERIES = ("644", "1", "800")
@@ -49,7 +50,8 @@ def run_demo(
     if collection is not None:
         about = f"Collection: {collection.name}"
     place = _from_home(folder)
-    console.print(f"{about}. Model: {model}. Qdrant in {place}", highlight=False, markup=False)
+    start = printable(f"{about}. Model: {model}. Qdrant in {place}")
+    console.print(start, highlight=False, markup=False)
     shown = SHOWN_QUERIES if collection is None else _first_queries(collection)
     collection = shipped_collection("scifact") if collection is None else collection
     with Encoder.from_pretrained(model) as encoder:

@@ -18,6 +18,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from e2rank_rag.terminal import printable
+
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -40,7 +42,7 @@ class ProgressReport:
         shown: bool = True,
         console: Console | None = None,
     ) -> None:
-        self.description = description
+        self.description = printable(description)
         self.total = total
         self._shown = shown
         self._console = console or Console(stderr=True)
@@ -52,7 +54,7 @@ class ProgressReport:
         self._started = self._last_line = time.monotonic()
         if self._shown and self._console.is_terminal:
             self._bar = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 _Rate(),
@@ -63,7 +65,7 @@ class ProgressReport:
             self._bar.start()
             self._bar.add_task(self.description, total=self.total)
         elif self._shown:
-            self._console.print(self._line())
+            self._console.print(self._line(), markup=False)
         return self
 
     def __exit__(
@@ -82,7 +84,7 @@ class ProgressReport:
             self._bar.advance(self._bar.tasks[0].id, count)
         elif self._shown and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            self._console.print(self._line())
+            self._console.print(self._line(), markup=False)
 
     def _line(self) -> str:
         rate = self._done / max(time.monotonic() - self._started, 1e-9)

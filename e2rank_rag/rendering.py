@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from e2rank_rag.evaluation.systems import SystemResult
+from e2rank_rag.terminal import printable
 from e2rank_rag.types import Hit
 from e2rank_rag.verify import PUBLISHED, Verification
 
@@ -18,18 +19,20 @@ TITLE_WIDTH = 44
 
 def headline(hit: Hit, *, width: int = TITLE_WIDTH) -> str:
     """The title of a document, or how its text begins, on one line."""
-    text = _printable(str(hit.document.meta.get("title") or hit.document.text))
+    text = _one_line(str(hit.document.meta.get("title") or hit.document.text))
     return text if len(text) <= width else text[: width - 1].rstrip() + "…"
 
 
 def hits_table(hits: Sequence[Hit], *, title: str) -> Table:
     """One ranking: place, score, id and headline."""
-    table = Table("#", "score", "id", "document", title=escape(title), title_justify="left")
+    table = Table(
+        "#", "score", "id", "document", title=Text(printable(title)), title_justify="left"
+    )
     for place, hit in enumerate(hits, start=1):
         table.add_row(
             str(place),
             f"{hit.score:.3f}",
-            Text(_printable(hit.document.id)),
+            Text(_one_line(hit.document.id)),
             Text(headline(hit, width=80)),
         )
     return table
@@ -51,7 +54,7 @@ def before_after_table(
     """
     # Borders, padding, places, two scores, moves and marks take the rest.
     each = max(12, min(TITLE_WIDTH, (width - 38) // 2))
-    table = Table(title=Text(title), title_justify="left", title_style="bold")
+    table = Table(title=Text(printable(title)), title_justify="left", title_style="bold")
     for column in ("#", "retrieved", "score", "", "reranked", "score"):
         right = column in ("#", "score")
         table.add_column(column, justify="right" if right else "left", no_wrap=True)
@@ -73,19 +76,22 @@ def systems_table(results: Mapping[str, SystemResult], *, title: str) -> Table:
     """One row per system: measures in points (0 to 100) and milliseconds per query."""
     measures = list(next(iter(results.values())).measures)
     table = Table(
-        "system", *map(escape, measures), "ms/query", title=escape(title), title_justify="left"
+        "system",
+        *(escape(printable(measure)) for measure in measures),
+        "ms/query",
+        title=Text(printable(title)),
+        title_justify="left",
     )
     for column in table.columns[1:]:
         column.justify = "right"
     for name, result in results.items():
         points = (f"{100 * result.measures[measure]:.2f}" for measure in measures)
-        table.add_row(escape(name), *points, f"{1000 * result.seconds_per_query:.0f}")
+        table.add_row(Text(printable(name)), *points, f"{1000 * result.seconds_per_query:.0f}")
     return table
 
 
-def _printable(text: str) -> str:
-    """On one line, without control characters: a document must not steer the terminal."""
-    return "".join(char if char.isprintable() else "�" for char in " ".join(text.split()))
+def _one_line(text: str) -> str:
+    return printable(" ".join(text.split()))
 
 
 def _marked(hit: Hit, relevant: Collection[str], width: int) -> Text:

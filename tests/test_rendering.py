@@ -46,7 +46,7 @@ def cells(table):
         (hit("a", text="x" * 45), "x" * 43 + "…"),
         (hit("a", text="x" * 44), "x" * 44),
         (hit("a", text="word " * 20), "word word word word word word word word wor…"),
-        (hit("a", text="nul\x00 and \x1b[31mred"), "nul� and �[31mred"),
+        (hit("a", text="nul\x00 and \x1b[31mred"), r"nul\x00 and \x1b[31mred"),
         (hit("a", text="t", title=7), "7"),
     ],
 )

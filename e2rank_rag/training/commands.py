@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from e2rank_rag.terminal import say
 from e2rank_rag.training.label_command import label
 
 out = Console()
@@ -70,9 +71,7 @@ def mine(
     with Encoder.from_pretrained(model, device=device) as encoder:
         lists = mined(source, judged, encoder, None, add_missing=True)
     write_examples(output, lists.values(), texts=texts)
-    out.print(
-        f"{len(lists):,} lists of {len(judged.queries):,} queries in {output}", highlight=False
-    )
+    say(out, f"{len(lists):,} lists of {len(judged.queries):,} queries in {output}")
 
 
 def train(
@@ -89,7 +88,7 @@ def train(
 
     folder = train_stage(read_config(config, settings or ()), resume=resume)
     if process() == 0:
-        out.print(f"the model is in {folder}, the record of the run in {folder / 'run'}")
+        say(out, f"the model is in {folder}, the record of the run in {folder / 'run'}")
 
 
 def adapt(
@@ -133,7 +132,7 @@ def adapt(
     config = listwise_config(ADAPTER_CONFIG, settings or (), given)
     folder = train_listwise(config, resume=resume)
     if process() == 0:
-        out.print(f"the model is in {folder}: name it where your pipeline names {base}")
+        say(out, f"the model is in {folder}: name it where your pipeline names {base}")
 
 
 def _refuse_corpus_of_folder(data: Path, corpus: Path | None) -> None:

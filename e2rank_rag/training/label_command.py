@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from e2rank_rag.terminal import say
+
 if TYPE_CHECKING:
     from e2rank_rag.training.labeling import LabelReport, Teacher
     from e2rank_rag.types import RankingExample
@@ -148,7 +150,7 @@ def _json_object(text: str) -> dict[str, Any]:
 
 def _tell(report: LabelReport, output: Path, limit: str) -> None:
     for line in _told(report, output, limit):
-        out.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(out, line)
 
 
 def _told(report: LabelReport, output: Path, limit: str) -> Iterator[str]:
