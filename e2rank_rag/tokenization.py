@@ -285,7 +285,13 @@ def special_frame(
     """Special ids before and after a plain text; an end token takes the place of those after it."""
     framed = tokenizer("a")["input_ids"]
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
-    start = next(i for i in range(len(framed)) if framed[i : i + len(bare)] == bare)
+    starts = [i for i in range(len(framed)) if framed[i : i + len(bare)] == bare]
+    if not bare or not starts:
+        raise CheckpointError(
+            "the tokenizer does not put its special tokens around a text: "
+            f"'a' alone has the ids {bare[:9]}, with them {framed[:9]}"
+        )
+    start = starts[0]
     suffix = framed[start + len(bare) :]
     if end_token is not None:
         suffix = [token_id(tokenizer, end_token)]

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
@@ -28,13 +27,24 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from e2rank_rag.errors import CheckpointError
-from e2rank_rag.models.adapter import ADAPTER_FILES
-from e2rank_rag.models.model_config import positions, read_config, read_json, write_json
+from e2rank_rag.models.adapter import ADAPTER_FILES, copy_adapter
+from e2rank_rag.models.families import positions
+from e2rank_rag.models.folder_check import (
+    building,
+    check_config,
+    inside,
+    read_json,
+    weight_files,
+    weight_shapes,
+)
+from e2rank_rag.models.folder_write import new_files, refuse_adapted
+from e2rank_rag.models.model_config import read_config, write_json
 from e2rank_rag.models.names import find_base, name_beside
 from e2rank_rag.models.sentence_transformers_layout import (
     sentence_transformers_files,
     sentence_transformers_recipe,
 )
+from e2rank_rag.models.tokenizer_check import check_tokenizer_files
 from e2rank_rag.prompts import E2RANK, Prompts, SpanListwise
 from e2rank_rag.recipe import (
     ADAPTER_FOLDER,
@@ -140,7 +150,7 @@ def encoder_folder(
         return folder, None
     encoder = read_recipe_file(folder / RECIPE_FILE, ResRankRecipe).encoder
     if encoder.base == ".":
-        return folder / ENCODER_FOLDER, encoder
+        return inside(folder, ENCODER_FOLDER), encoder
     return find_base(encoder.base, folder, local_files_only=local_files_only), encoder
 
 
@@ -160,18 +170,30 @@ def model_folders(
     if recipe.adapter is None:
         return folder, None
     base = recipe.adapter.base
+    adapter = inside(folder, ADAPTER_FOLDER)
     if base == ".":
-        return folder, folder / ADAPTER_FOLDER
+        return folder, adapter
     weights = find_base(base, folder, local_files_only=local_files_only).resolve()
-    return weights, folder / ADAPTER_FOLDER
+    return weights, adapter
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """CheckpointError for one that cannot be read, or asks for more than a table of pieces."""
+    check_config(folder)
+    try:
+        check_tokenizer_files(folder)
+    except CheckpointError as error:
+        raise CheckpointError(f"the tokenizer in {folder} cannot be read: {error}") from None
+    # Stated, because a tokenizer_config.json may name another file.
+    file = folder / "tokenizer.json"
+    stated = {"tokenizer_file": str(file)} if file.is_file() else {}
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True
+            folder, trust_remote_code=False, local_files_only=True, **stated
         )
-    except Exception as error:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of the tokenizers library is no Exception
         raise CheckpointError(f"the tokenizer in {folder} cannot be read: {error}") from error
     return tokenizer
 
@@ -185,6 +207,10 @@ def load_transformer(
     since nothing here reads it.
     """
     config = read_config(folder)
+    if config.is_encoder_decoder:
+        raise CheckpointError(
+            f"{folder} is an encoder-decoder ({config.model_type}), which gives no vector of a text"
+        )
     config.use_cache = False
     transformer, missing = load_weights(
         folder, AutoModel, config, dtype=dtype, attn_implementation=attn_implementation
@@ -208,13 +234,10 @@ def load_weights(
 ) -> tuple[PreTrainedModel, list[str]]:
     """A model of a class of transformers, in evaluation mode, and which of its tensors the files
     lack, sorted. safetensors only; CheckpointError for files that cannot be read."""
-    if not list(folder.glob("*.safetensors")):
-        raise CheckpointError(
-            f"{folder} has no *.safetensors file; pickled weights are not read, convert them with "
-            "from_pretrained(folder).save_pretrained(new_folder) of their class in transformers"
-        )
+    check_config(folder)
+    shapes = weight_shapes(weight_files(folder))
     try:
-        with quiet_transformers():
+        with quiet_transformers(), building(shapes, source=folder):
             model, report = kind.from_pretrained(
                 folder,
                 config=config,
@@ -225,9 +248,34 @@ def load_weights(
                 local_files_only=True,
                 output_loading_info=True,
             )
+    except CheckpointError:
+        raise
     except Exception as error:
         raise CheckpointError(f"the weights in {folder} cannot be read: {error}") from error
+    unread = _unread(model, report["unexpected_keys"])
+    if unread:
+        raise CheckpointError(
+            f"the weights in {folder} hold {len(unread)} tensors that the {type(model).__name__} "
+            f"of its config.json has no place for, among them {unread[0]}"
+        )
     return model.eval(), sorted(report["missing_keys"])
+
+
+_COMPUTED = ("position_ids", "inv_freq", "masked_bias", "attn.bias", "attention.bias")
+"""Tensors of older files that are computed where they are used."""
+
+
+def _unread(model: PreTrainedModel, unexpected: Iterable[str]) -> list[str]:
+    """Tensors without a place in the parts that the model has; heads that it lacks may be there."""
+    prefix = f"{model.base_model_prefix}."
+    parts = {name.removeprefix(prefix).split(".")[0] for name in model.state_dict()}
+    return sorted(
+        name
+        for name in unexpected
+        if name.removeprefix(prefix).split(".")[0] in parts
+        and "pooler" not in name
+        and not name.endswith(_COMPUTED)
+    )
 
 
 def weights_digest(transformer: nn.Module, *, pooler: bool = False) -> str:
@@ -263,26 +311,27 @@ def save_checkpoint(
     sentence-transformers knows no listwise prompt and no truncate_dim: only e2rank.json has those.
     adapter: folder of the listwise adapter, copied beside the weights.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    refuse_adapted(folder)
     if adapter is not None and recipe.adapter is not None:
         here = recipe.adapter.model_copy(update={"base": "."})
         recipe = recipe.model_copy(update={"adapter": here})
-        shutil.copytree(adapter, folder / ADAPTER_FOLDER, dirs_exist_ok=True)
-    with quiet_transformers():
-        transformer.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    if recipe.end_token is not None:
-        _append_end_token(folder / "tokenizer.json", tokenizer, recipe.end_token)
-    files = {
-        RECIPE_FILE: recipe.model_dump(mode="json"),
-        **sentence_transformers_files(recipe, transformer.config.hidden_size),
-    }
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(exist_ok=True)
-        write_json(path, content)
-    return folder
+    with new_files(folder) as new:
+        if adapter is not None and recipe.adapter is not None:
+            copy_adapter(adapter, new / ADAPTER_FOLDER)
+        with quiet_transformers():
+            transformer.save_pretrained(new)
+        tokenizer.save_pretrained(new)
+        if recipe.end_token is not None:
+            _append_end_token(new / "tokenizer.json", tokenizer, recipe.end_token)
+        files = {
+            RECIPE_FILE: recipe.model_dump(mode="json"),
+            **sentence_transformers_files(recipe, transformer.config.hidden_size),
+        }
+        for name, content in files.items():
+            path = new / name
+            path.parent.mkdir(exist_ok=True)
+            write_json(path, content)
+    return Path(folder)
 
 
 def save_adapter(
@@ -292,17 +341,17 @@ def save_adapter(
 
     base: its name, see `names.find_model`; digest: see `recipe.AdapterOf`.
     """
-    folder = Path(folder)
-    base = name_beside(base, folder)
-    target = folder / ADAPTER_FOLDER
-    adapted.save_pretrained(str(target))
-    (target / "README.md").unlink(missing_ok=True)  # an empty model card
-    config = read_json(target / ADAPTER_FILES[0])
-    config["base_model_name_or_path"] = base
-    write_json(target / ADAPTER_FILES[0], config)
-    recipe = recipe.model_copy(update={"adapter": AdapterOf(base=base, digest=digest)})
-    write_json(folder / RECIPE_FILE, recipe.model_dump(mode="json"))
-    return folder
+    base = name_beside(base, Path(folder))
+    with new_files(folder) as new:
+        target = new / ADAPTER_FOLDER
+        adapted.save_pretrained(str(target))
+        (target / "README.md").unlink(missing_ok=True)  # an empty model card
+        config = read_json(target / ADAPTER_FILES[0])
+        config["base_model_name_or_path"] = base
+        write_json(target / ADAPTER_FILES[0], config)
+        recipe = recipe.model_copy(update={"adapter": AdapterOf(base=base, digest=digest)})
+        write_json(new / RECIPE_FILE, recipe.model_dump(mode="json"))
+    return Path(folder)
 
 
 def _append_end_token(path: Path, tokenizer: PreTrainedTokenizerBase, end_token: str) -> None:
@@ -332,8 +381,8 @@ R = TypeVar("R", bound=BaseModel)
 def read_recipe_file(path: Path, kind: type[R]) -> R:
     """CheckpointError for one of another version."""
     try:
-        return kind.model_validate_json(path.read_text(encoding="utf-8"))
-    except (ValidationError, UnicodeDecodeError) as error:
+        return kind.model_validate(read_json(path))
+    except (ValidationError, CheckpointError) as error:
         raise CheckpointError(f"{path} is not a recipe this version reads: {error}") from error
 
 

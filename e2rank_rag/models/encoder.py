@@ -28,6 +28,7 @@ from e2rank_rag.models.checkpoint import (
     read_recipe,
     save_checkpoint,
 )
+from e2rank_rag.models.families import positions
 from e2rank_rag.models.loaded import (
     LoadedModel,
     LoadKey,
@@ -37,7 +38,6 @@ from e2rank_rag.models.loaded import (
     release,
     stamp,
 )
-from e2rank_rag.models.model_config import positions
 from e2rank_rag.models.names import find_model
 from e2rank_rag.prompts import Prompts, Task, resolve_prompts, resolve_task
 from e2rank_rag.recipe import EncoderOf, Pooling, Recipe
@@ -337,10 +337,7 @@ class Encoder(ModelUser[LoadedModel]):
                 output = backbone(**{name: part.to(device) for name, part in batch.items()})
                 vectors[rows] = output[:, 0].float().cpu().numpy()
         if not (np.linalg.norm(vectors, axis=1) > 0.5).all():
-            raise FloatingPointError(
-                f"{self.name} gave vectors in {self._key.dtype} that are not finite or zero; "
-                'open it with dtype="float32"'
-            )
+            raise not_finite(f"{self.name} gave vectors", self._key.dtype, "not finite or zero")
         return vectors
 
 
@@ -411,6 +408,15 @@ def torch_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
         raise ValueError(f"dtype must be one of {list(get_args(Dtype))}, got {dtype!r}")
     found: torch.dtype = getattr(torch, dtype)
     return found
+
+
+def not_finite(what: str, dtype: torch.dtype, how: str = "not finite") -> FloatingPointError:
+    """The error for numbers of a model that nobody can rank by, and what helps."""
+    if dtype == torch.float32:
+        way = "float32 is the widest there is: the weights are damaged, or vectors that were given"
+    else:
+        way = 'open it with dtype="float32"'
+    return FloatingPointError(f"{what} in {dtype} that are {how}; {way}")
 
 
 def _check_base(recipe: Recipe, loaded: LoadedModel, *, name: str) -> None:

@@ -17,6 +17,7 @@ from e2rank_rag.locks import Lock
 from e2rank_rag.models.adapter import with_adapter
 from e2rank_rag.models.checkpoint import load_tokenizer, load_transformer, weights_digest
 from e2rank_rag.models.cpu import use_onednn
+from e2rank_rag.models.tokenizer_check import check_ids
 from e2rank_rag.models.worker import Worker, in_passing_thread
 from e2rank_rag.tokenization import plain_tokenizer
 from e2rank_rag.types import Embeddings, T
@@ -183,6 +184,8 @@ def load_encoder(key: LoadKey) -> LoadedModel:
     tokenizer = load_tokenizer(key.folder)
     load = partial(load_transformer, key.folder, attn_implementation=key.attn_implementation)
     transformer = load(dtype=key.dtype)
+    plain = plain_tokenizer(tokenizer)
+    check_ids(tokenizer, plain, transformer)
     # The digest is of values in bfloat16, which rounding to float16 first would change.
     rounded = key.dtype == torch.float16
     digest = weights_digest(load(dtype=torch.float32) if rounded else transformer)
@@ -197,7 +200,7 @@ def load_encoder(key: LoadKey) -> LoadedModel:
         transformer=transformer,
         listwise=listwise,
         tokenizer=tokenizer,
-        plain=plain_tokenizer(tokenizer),
+        plain=plain,
         digest=digest,
         worker=Worker(str(key.device)),
     )

@@ -10,38 +10,27 @@ from typing import Any
 from transformers import AutoConfig, PretrainedConfig
 
 from e2rank_rag.errors import CheckpointError
-
-# Families whose position embeddings start behind the pad token's, two rows in.
-_OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "mpnet"}
-
-
-def positions(config: PretrainedConfig) -> int:
-    """How many tokens the model can place."""
-    return int(getattr(config, "max_position_embeddings", 512)) - first_position(config)
-
-
-def first_position(config: PretrainedConfig) -> int:
-    """The number of the first token's position."""
-    return 2 if config.model_type in _OFFSET_POSITIONS else 0
+from e2rank_rag.models.families import why_unserved, why_unusable
+from e2rank_rag.models.folder_check import check_config
 
 
 def read_config(folder: Path) -> PretrainedConfig:
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder} has no config.json; it is no Hugging Face model folder")
+    """CheckpointError for one that says more than how large the model is, and for one of a family
+    that is not served."""
+    check_config(folder)
     try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
     except Exception as error:
         raise CheckpointError(f"{folder / 'config.json'} cannot be read: {error}") from error
+    reason = why_unserved(config.model_type) or why_unusable(config)
+    if reason:
+        raise CheckpointError(
+            f"{folder / 'config.json'} is that of a {config.model_type}, which is not served: "
+            f"{reason}"
+        )
     return config
-
-
-def read_json(path: Path, default: Any = None) -> Any:
-    if default is not None and not path.is_file():
-        return default
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -26,6 +26,7 @@ from e2rank_rag.models.encoder import (
     batch_tokens,
     batches_by_length,
     checked_texts,
+    not_finite,
     torch_device,
     torch_dtype,
 )
@@ -38,6 +39,7 @@ from e2rank_rag.models.rankt5_checkpoint import (
     reads_segments,
     save_ranker,
 )
+from e2rank_rag.models.tokenizer_check import check_ids
 from e2rank_rag.models.worker import Worker
 from e2rank_rag.pair_tokenization import PairTokenizer
 from e2rank_rag.recipe import PairPooling, RankT5Recipe, Structure
@@ -157,10 +159,7 @@ class RankT5(ModelUser[LoadedRanker]):
 
         found = loaded.worker.run(scored)
         if not all(np.isfinite(row).all() for row in found.scores):
-            raise FloatingPointError(
-                f"{self.name} gave scores in {self._key.dtype} that are not finite; "
-                'open it with dtype="float32"'
-            )
+            raise not_finite(f"{self.name} gave scores", self._key.dtype)
         return found
 
     def room(self, query: str) -> int:
@@ -267,6 +266,8 @@ def _load(key: LoadKey, *, recipe: RankT5Recipe) -> LoadedRanker:
     model = load_ranker(
         key.folder, recipe, dtype=key.dtype, attn_implementation=key.attn_implementation
     )
+    plain = plain_tokenizer(tokenizer)
+    check_ids(tokenizer, plain, model, pairs=recipe.input == "segments")
     digest = weights_digest(model, pooler=True)
     to_device: Callable[..., PreTrainedModel] = model.to
     model = to_device(device=key.device)
@@ -275,7 +276,7 @@ def _load(key: LoadKey, *, recipe: RankT5Recipe) -> LoadedRanker:
     return LoadedRanker(
         model=model,
         tokenizer=tokenizer,
-        plain=plain_tokenizer(tokenizer),
+        plain=plain,
         digest=digest,
         worker=Worker(str(key.device)),
     )

@@ -34,10 +34,11 @@ from e2rank_rag.models.checkpoint import (
     read_recipe_file,
     read_system,
 )
-from e2rank_rag.models.model_config import positions, read_config, read_json, write_json
+from e2rank_rag.models.families import T5_FAMILY, positions
+from e2rank_rag.models.folder_check import read_json
+from e2rank_rag.models.folder_write import new_files, refuse_adapted
+from e2rank_rag.models.model_config import read_config, write_json
 from e2rank_rag.recipe import PairPooling, RankT5Recipe, Structure
-
-T5_FAMILY = ("t5", "mt5", "umt5")
 
 RAW_SCORES = {"activation_fn": "torch.nn.modules.linear.Identity"}
 """Without it, sentence-transformers would put a sigmoid on the scores."""
@@ -237,20 +238,20 @@ def save_ranker(
 
     One of segments is opened by `sentence_transformers.CrossEncoder` too, with the same scores.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with quiet_transformers():
-        model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    write_json(folder / RECIPE_FILE, recipe.model_dump(mode="json"))
-    if recipe.input == "segments":
-        limits: dict[str, Any] = {"model_max_length": recipe.max_tokens}
-        if reads_segments(model.config):
-            # Some tokenizers leave the segments out unless they are told.
-            limits["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
-        for name, said in (
-            ("config.json", {"sentence_transformers": RAW_SCORES}),
-            ("tokenizer_config.json", limits),
-        ):
-            write_json(folder / name, {**read_json(folder / name), **said})
-    return folder
+    refuse_adapted(folder)
+    with new_files(folder) as new:
+        with quiet_transformers():
+            model.save_pretrained(new)
+        tokenizer.save_pretrained(new)
+        write_json(new / RECIPE_FILE, recipe.model_dump(mode="json"))
+        if recipe.input == "segments":
+            limits: dict[str, Any] = {"model_max_length": recipe.max_tokens}
+            if reads_segments(model.config):
+                # Some tokenizers leave the segments out unless they are told.
+                limits["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
+            for name, said in (
+                ("config.json", {"sentence_transformers": RAW_SCORES}),
+                ("tokenizer_config.json", limits),
+            ):
+                write_json(new / name, {**read_json(new / name), **said})
+    return Path(folder)

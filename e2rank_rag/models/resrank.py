@@ -22,8 +22,11 @@ from e2rank_rag.closing import OpenModel
 from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.checkpoint import RECIPE_FILE, read_resrank_recipe
 from e2rank_rag.models.cpu import use_onednn
-from e2rank_rag.models.encoder import Dtype, Encoder, batch_tokens, batches_by_length
-from e2rank_rag.models.model_config import positions, write_json
+from e2rank_rag.models.encoder import Dtype, Encoder, batch_tokens, batches_by_length, not_finite
+from e2rank_rag.models.families import positions
+from e2rank_rag.models.folder_check import inside
+from e2rank_rag.models.folder_write import new_files
+from e2rank_rag.models.model_config import write_json
 from e2rank_rag.models.names import resolve_folder
 from e2rank_rag.models.residual import (
     ListTokens,
@@ -131,7 +134,7 @@ class ResRank(OpenModel):
             model, task=task, max_length=max_length, revision=revision, **options
         )
         try:
-            reranker = Encoder.from_pretrained(folder / RERANKER_FOLDER, **options)
+            reranker = Encoder.from_pretrained(inside(folder, RERANKER_FOLDER), **options)
         except BaseException:
             encoder.close()
             raise
@@ -174,8 +177,8 @@ class ResRank(OpenModel):
     def save(self, folder: str | Path) -> Path:
         """Write encoder, reranker and head; the folder needs nothing else."""
         folder = Path(folder)
-        self.encoder.save(folder / ENCODER_FOLDER)
-        self._reranker.save(folder / RERANKER_FOLDER)
+        self.encoder.save(inside(folder, ENCODER_FOLDER))
+        self._reranker.save(inside(folder, RERANKER_FOLDER))
         encoder = EncoderOf(base=".", digest=self.encoder.digest)
         head = self._lists.ranker.head
         return save_head(folder, head, self.recipe.model_copy(update={"encoder": encoder}))
@@ -254,9 +257,8 @@ class ListForward:
             queries, vectors = self.ranker(**{name: t.to(device) for name, t in tensors.items()})
         found = queries.float().cpu().numpy(), vectors.float().cpu().numpy()
         if not np.isfinite(found[0]).all() or not np.isfinite(found[1]).all():
-            raise FloatingPointError(
-                'the reranker gave vectors that are not finite; open it with dtype="float32"'
-            )
+            dtype = next(self.ranker.transformer.parameters()).dtype
+            raise not_finite("the reranker gave vectors", dtype)
         return found
 
 
@@ -268,16 +270,17 @@ def padded_vectors(lists: Sequence[Embeddings]) -> torch.Tensor:
 
 def save_head(folder: Path, head: ResidualHead, recipe: ResRankRecipe) -> Path:
     """Write what a ResRank has beside its two models."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.contiguous().cpu() for k, v in head.state_dict().items()}, folder / HEAD_FILE)
-    write_json(folder / RECIPE_FILE, recipe.model_dump(mode="json"))
+    with new_files(folder) as new:
+        tensors = {name: each.contiguous().cpu() for name, each in head.state_dict().items()}
+        save_file(tensors, new / HEAD_FILE)
+        write_json(new / RECIPE_FILE, recipe.model_dump(mode="json"))
     return folder
 
 
 def read_head(folder: Path, dim: int, width: int) -> ResidualHead:
     """What `save_head` wrote; CheckpointError where it fits no such vectors and states."""
     head = ResidualHead(dim, width, read_resrank_recipe(folder).layout)
-    path = folder / HEAD_FILE
+    path = inside(folder, HEAD_FILE)
     try:
         head.load_state_dict(load_file(path))
     except Exception as error:

@@ -9,7 +9,8 @@ from typing import Any
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from e2rank_rag.errors import CheckpointError
-from e2rank_rag.models.model_config import positions, read_json
+from e2rank_rag.models.families import positions
+from e2rank_rag.models.folder_check import read_json
 from e2rank_rag.prompts import E2RANK, ChatListwise, Prompts, SpanListwise
 from e2rank_rag.recipe import Pooling, Recipe
 

@@ -32,6 +32,7 @@ from e2rank_rag.models.checkpoint import (
     weights_digest,
 )
 from e2rank_rag.models.encoder import Encoder
+from e2rank_rag.models.folder_write import follow_umask
 from e2rank_rag.recipe import Recipe
 from e2rank_rag.tokenization import TextTokenizer, plain_tokenizer
 from e2rank_rag.training.batches import SourceBatches
@@ -129,7 +130,10 @@ class StageTrainer(Trainer):
         decides: Sequence[str] | None = None,
         **arguments: Any,
     ) -> None:
-        callbacks: list[TrainerCallback] = [MetricsFile(config.output / RUN_FOLDER / METRICS_FILE)]
+        callbacks: list[TrainerCallback] = [
+            MetricsFile(config.output / RUN_FOLDER / METRICS_FILE),
+            CheckpointModes(),
+        ]
         if dev and config.patience is not None:
             callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.patience))
         super().__init__(
@@ -221,6 +225,17 @@ class StageTrainer(Trainer):
                 logs[name] = float(torch.stack(values).mean())
             self._parts.clear()
         super().log(logs, start_time)
+
+
+class CheckpointModes(TrainerCallback):
+    """The weights of a checkpoint are readable for whoever may read the other files of the run."""
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        if args.should_save and folder.is_dir():
+            follow_umask(folder)
 
 
 class MetricsFile(TrainerCallback):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 
 from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.adapter import quiet_peft, with_adapter
@@ -155,3 +157,95 @@ def test_an_adapter_of_another_architecture_is_refused(folder, tmp_path):
     path.write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="does not fit"):
         Encoder.from_pretrained(copied)
+
+
+POISONS = {
+    "another method": {"peft_type": "XLORA", "adapters": {"0": "someone/adapter"}},
+    "a method by number": {"peft_type": 7},
+    "a module to import": {"megatron_core": "os", "megatron_config": {"a": 1}},
+    "an expression": {"target_modules": "(a+)+$"},
+    "an expression in a list": {"target_modules": ["(a+)+$"]},
+    "expressions of ranks": {"rank_pattern": {"(a+)+$": 4}},
+    "expressions of alphas": {"alpha_pattern": {"(.*)*x": 4}},
+    "layers by expression": {"layers_to_transform": [0], "layers_pattern": "(a+)+"},
+    "exclusions by expression": {"exclude_modules": "(a+)+$"},
+    "repeated layers": {"layer_replication": [[0, 1], [0, 1]]},
+    "whole modules": {"modules_to_save": ["embeddings"]},
+    "tokens": {"trainable_token_indices": [0, 1]},
+    "other starts": {"init_lora_weights": "pissa"},
+    "a start of its own": {"init_lora_weights": "eva", "eva_config": {"rho": 2}},
+    "quantisation": {"loftq_config": {"loftq_bits": 4}},
+    "biases": {"bias": "all"},
+    "biases of its own": {"lora_bias": True},
+    "a huge rank": {"r": 2_000_000_000},
+    "a rank that is none": {"r": "4"},
+    "a large rank": {"r": 60_000},
+    "an endless alpha": {"lora_alpha": 1e300},
+    "what is to come": {"run_this": "os.system"},
+}
+
+
+@pytest.mark.parametrize("poison", POISONS.values(), ids=POISONS)
+def test_an_adapters_configuration_cannot_steer_anything_but_numbers(folder, tmp_path, poison):
+    copied = shutil.copytree(folder, tmp_path / "model")
+    path = copied / "listwise_adapter/adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **poison}))
+    begin = time.perf_counter()
+    with pytest.raises(CheckpointError):
+        Encoder.from_pretrained(copied)
+    assert time.perf_counter() - begin < 2.0
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", ""])
+def test_an_adapter_is_no_link_to_elsewhere(folder, tmp_path, name):
+    copied = shutil.copytree(folder, tmp_path / "model")
+    linked = copied / "listwise_adapter" / name
+    linked.rename(tmp_path / "elsewhere")
+    linked.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match="outside the model folder"):
+        Encoder.from_pretrained(copied)
+
+
+@pytest.mark.parametrize("change", ["lost", "added", "foreign"])
+def test_an_adapters_weights_are_those_that_it_states(folder, tmp_path, change):
+    copied = shutil.copytree(folder, tmp_path / "model")
+    path = copied / "listwise_adapter/adapter_model.safetensors"
+    weights = load_file(path)
+    name = sorted(weights)[0]
+    if change == "lost":
+        del weights[name]
+    elif change == "added":
+        weights["base_model.model.embeddings.modules_to_save.weight"] = torch.ones(2, 2)
+    else:
+        weights[name] = torch.ones(4, 7)
+    save_file(weights, path)
+    with pytest.raises(CheckpointError, match="does not fit"):
+        Encoder.from_pretrained(copied)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"use_rslora": True},
+        {"use_dora": True},
+        {"rank_pattern": {"0.attention.self.query": 2, "value": 3}, "alpha_pattern": {"value": 5}},
+        {"target_modules": "all-linear"},
+        {"layers_to_transform": [1], "layers_pattern": "layer"},
+    ],
+)
+def test_adapters_of_peft_are_merged_as_peft_merges_them(tiny_bert, tmp_path, options):
+    chosen = LoraConfig(
+        **{"r": 4, "lora_alpha": 8, "target_modules": ["query", "value"], **options}
+    )
+    with quiet_peft():
+        model = get_peft_model(load_transformer(tiny_bert, dtype=torch.float32), chosen).eval()
+    generator = torch.Generator().manual_seed(7)
+    for name, parameter in model.named_parameters():
+        if "lora_A" in name or "lora_B" in name:
+            parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+    model.save_pretrained(tmp_path)
+    merged = model.merge_and_unload(safe_merge=True).state_dict()
+    ours = with_adapter(load_transformer(tiny_bert, dtype=torch.float32), tmp_path).state_dict()
+    assert ours.keys() == merged.keys()
+    for name, tensor in merged.items():
+        torch.testing.assert_close(ours[name], tensor)

@@ -673,10 +673,19 @@ def test_the_bar_of_a_long_call_does_not_change_the_vectors(bert, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_vectors_that_are_not_finite_are_an_error(folder):
-    with Encoder.from_pretrained(folder) as encoder:
+@pytest.mark.parametrize(
+    ("dtype", "advice"),
+    [
+        ("bfloat16", 'open it with dtype="float32"'),
+        ("float32", "float32 is the widest there is: the weights are damaged"),
+    ],
+)
+def test_vectors_that_are_not_finite_are_an_error_with_advice_that_helps(folder, dtype, advice):
+    with Encoder.from_pretrained(folder, dtype=dtype) as encoder:
         encoder.loaded.transformer.embeddings.LayerNorm.bias.data[0] = float("nan")
-        with pytest.raises(FloatingPointError, match=r'not finite or zero.*dtype="float32"'):
+        with pytest.raises(
+            FloatingPointError, match=f"{dtype} that are not finite or zero; {advice}"
+        ):
             encoder.encode_documents(["cats"])
 
 

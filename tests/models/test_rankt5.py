@@ -264,6 +264,8 @@ def test_scores_that_are_no_numbers_are_an_error(tiny_cross, tmp_path):
     model.save_pretrained(broken)
     with (
         RankT5.from_pretrained(broken) as ranker,
-        pytest.raises(FloatingPointError, match=r"float32 that are not finite; open it with dtype"),
+        pytest.raises(
+            FloatingPointError, match=r"float32 that are not finite; .*weights are damaged"
+        ),
     ):
         ranker.score(["cats"], [["dogs"]])

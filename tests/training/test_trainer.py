@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 
 import numpy as np
 import pytest
@@ -100,6 +101,23 @@ def test_joint_training_moves_documents_and_says_so(tiny_bert, lists, tmp_path):
         assert trained.fingerprint != base.fingerprint
         moved = trained.encode_documents(TOPICS) - base.encode_documents(TOPICS)
         assert np.abs(moved).max() > 0.01
+
+
+@pytest.mark.parametrize("mode", ["adapter", "joint"])
+def test_all_files_of_a_run_follow_the_umask(tiny_bert, lists, tmp_path, mode):
+    saving = {"save_strategy": "steps", "save_steps": 1, "max_steps": 2}
+    lora = {"rank": 4} if mode == "adapter" else None
+    config = configured(tiny_bert, lists, tmp_path / "model", mode=mode, lora=lora, trainer=saving)
+    before = os.umask(0o027)
+    try:
+        folder = train_listwise(config)
+    finally:
+        os.umask(before)
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert len([path for path in files if path.suffix == ".safetensors"]) == 3
+    assert {str(path): oct(path.stat().st_mode & 0o777) for path in files} == {
+        str(path): oct(0o640) for path in files
+    }
 
 
 @pytest.mark.parametrize("mode", ["adapter", "joint"])

@@ -1,0 +1,265 @@
+"""What the tokenizer files of a model folder may ask for: see `folder_check`.
+
+A normaliser can double a text forty times, and a regular expression can try every split of it:
+both are looked at before the library that runs them sees them.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from e2rank_rag.errors import CheckpointError
+from e2rank_rag.models.folder_check import MAX_TABLE_BYTES, read_json
+
+_MOST_ADDED_TOKENS = 20_000
+_MOST_STEPS = 64
+_MOST_GROWTH = 1024
+_LONGEST_WORD = 10_000
+_LONGEST_PATTERN = 5_000
+_LONGEST_REPLACEMENT = 256
+"""Bytes of a character's replacement in a table; the longest of Unicode's (NFKC) has 33."""
+
+_MOST_REPEATS = 3
+"""Unbounded quantifiers in one branch: so many nested loops over a text at worst."""
+
+# Each would be handed to the constructor of a tokenizer, which opens what they name.
+_STEERING = ("init_inputs", "gguf_file", "__slow_tokenizer", "tokenizer_object")
+
+
+def check_tokenizer_files(folder: Path) -> None:
+    """CheckpointError for files that ask for more than a table of pieces and how to use it."""
+    config = read_json(folder / "tokenizer_config.json", default={})
+    for name in ("special_tokens_map.json", "added_tokens.json", "generation_config.json"):
+        read_json(folder / name, default={})
+    for key in _STEERING:
+        if isinstance(config, dict) and config.get(key):
+            raise CheckpointError(
+                f"{folder / 'tokenizer_config.json'} says {key} = {str(config[key])[:80]!r}, which "
+                "is not supported"
+            )
+    path = folder / "tokenizer.json"
+    content = read_json(path, default={}, most_bytes=MAX_TABLE_BYTES)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not an object")
+    try:
+        _check_tokenizer(content)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{path} is no tokenizer: {error!r}") from error
+
+
+def check_ids(
+    tokenizer: PreTrainedTokenizerBase,
+    plain: Tokenizer,
+    model: PreTrainedModel,
+    *,
+    pairs: bool = False,
+) -> None:
+    """CheckpointError where a text could get an id that the model has no embedding for.
+
+    plain: see `tokenization.plain_tokenizer`. pairs: whether the model reads pairs of texts.
+    """
+    framed = [tokenizer("a"), *([tokenizer("a", "a")] if pairs else [])]
+    ids = [number for each in framed for number in each["input_ids"]]
+    highest = max(*plain.get_vocab().values(), *ids, tokenizer.pad_token_id or 0)
+    table: Any = model.get_input_embeddings()
+    rows = len(table.weight)
+    if highest >= rows:
+        raise CheckpointError(
+            f"the tokenizer gives ids up to {highest}, but the {type(model).__name__} has "
+            f"embeddings for {rows} ids: this is another model's tokenizer"
+        )
+    segments = int(getattr(model.config, "type_vocab_size", 0) or 0)
+    used = max([max(each.get("token_type_ids") or [0]) for each in framed])
+    if pairs and segments > 1 and used >= segments:
+        raise CheckpointError(
+            f"the tokenizer numbers segments up to {used}, but the {type(model).__name__} has "
+            f"embeddings for {segments}"
+        )
+
+
+def _check_tokenizer(content: dict[str, Any]) -> None:
+    added = content.get("added_tokens") or []
+    if len(added) > _MOST_ADDED_TOKENS:
+        raise CheckpointError(f"{len(added)} added tokens; the limit is {_MOST_ADDED_TOKENS}")
+    model = content.get("model") or {}
+    if (model.get("max_input_chars_per_word") or 0) > _LONGEST_WORD:
+        raise CheckpointError(
+            f"max_input_chars_per_word is {model['max_input_chars_per_word']}; the limit is "
+            f"{_LONGEST_WORD}"
+        )
+    if model.get("dropout"):
+        raise CheckpointError(
+            f"dropout is {model['dropout']}: a text would have other tokens each time"
+        )
+    growth, steps = 1.0, 0
+    for part in ("normalizer", "pre_tokenizer"):
+        for step in _steps(content.get(part)):
+            steps += 1
+            growth *= _growth(step)
+            if steps > _MOST_STEPS:
+                raise CheckpointError(f"more than {_MOST_STEPS} steps before the tokens")
+            if growth > _MOST_GROWTH:
+                raise CheckpointError(
+                    f"its {part} can make a text more than {_MOST_GROWTH} times as long"
+                )
+            for pattern in _patterns(step):
+                check_pattern(pattern)
+
+
+def _steps(part: Any) -> Iterator[dict[str, Any]]:
+    """The steps of a normaliser or pre-tokeniser, those of sequences one by one."""
+    if part is None:
+        return
+    inner = part.get("normalizers") or part.get("pretokenizers") or part.get("pre_tokenizers")
+    if inner is None:
+        yield part
+        return
+    for each in inner:
+        yield from _steps(each)
+
+
+def _growth(step: dict[str, Any]) -> float:
+    """How many times as long a step can make a text, at most."""
+    match step.get("type"):
+        case "Replace":
+            pattern, content = step["pattern"], step["content"]
+            if "String" in pattern:
+                return max(1.0, len(content) / max(len(pattern["String"]), 1))
+            # An expression can match nothing, between any two characters.
+            return 1.0 + len(content)
+        case "Prepend":
+            return 1.0 + len(step["prepend"]) / 64
+        case "ByteLevel":
+            return 2.0
+        case "Precompiled":
+            return _table_growth(step["precompiled_charsmap"])
+    return 1.0
+
+
+def _table_growth(encoded: str) -> float:
+    """Of a table of replacements of sentencepiece: a trie, and the texts, each ended by a 0."""
+    try:
+        table = base64.b64decode(encoded, validate=True)
+    except binascii.Error as error:
+        raise CheckpointError(f"precompiled_charsmap is no base64: {error}") from None
+    texts = table[4 + int.from_bytes(table[:4], "little") :]
+    longest = max(map(len, texts.split(b"\0")), default=0)
+    if longest > _LONGEST_REPLACEMENT:
+        raise CheckpointError(
+            f"precompiled_charsmap replaces a character by {longest} bytes; the limit is "
+            f"{_LONGEST_REPLACEMENT}"
+        )
+    # Twice in a row is twice the growth; once is what every tokenizer of the kind has.
+    return 18.0 if longest else 1.0
+
+
+def _patterns(step: Any) -> Iterator[str]:
+    if isinstance(step, dict):
+        if isinstance(step.get("Regex"), str):
+            yield step["Regex"]
+        for value in step.values():
+            yield from _patterns(value)
+    elif isinstance(step, list):
+        for value in step:
+            yield from _patterns(value)
+
+
+@dataclass
+class _Group:
+    """What was read of a group. varies: it can match a text in several ways."""
+
+    varies: bool = False
+    repeats: int = 0
+
+
+_OPENING = re.compile(r"\((?:\?(?:[:=!>]|<[=!]|<\w+>|[imsx-]+(?P<flags>\))|[imsx-]+:))?")
+_QUANTIFIER = re.compile(r"[*+?][?+]?|\{(?P<low>\d*)(?P<comma>,?)(?P<high>\d*)\}\??")
+_ESCAPE = re.compile(r"\\(?:[pPxuh]\{[^}]*\}|u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|.)", re.DOTALL)
+
+
+def check_pattern(pattern: str) -> None:
+    """CheckpointError for a regular expression that could try a text in exponentially many ways.
+
+    What is repeated must match in one way: a repeated group holds no choice and no repetition of
+    its own, and nothing refers back.
+    """
+    if len(pattern) > _LONGEST_PATTERN:
+        raise CheckpointError(
+            f"an expression of {len(pattern)} characters; the limit is {_LONGEST_PATTERN}"
+        )
+    groups = [_Group()]
+    closed: _Group | None = None  # the group that ends right before this place
+    place = 0
+    while place < len(pattern):
+        if found := _QUANTIFIER.match(pattern, place):
+            _repeat(pattern, found, groups[-1], closed)
+            place, closed = found.end(), None
+            if _QUANTIFIER.match(pattern, place):
+                _refuse(pattern, "repeats a repetition")
+        elif pattern[place] in "()|":
+            place, closed = _after_sign(pattern, place, groups)
+        else:
+            place, closed = _after_character(pattern, place), None
+
+
+def _after_sign(pattern: str, place: int, groups: list[_Group]) -> tuple[int, _Group | None]:
+    """Open or close a group, or begin its next branch; returns also the group that has ended."""
+    if pattern[place] == "|":
+        groups[-1].varies, groups[-1].repeats = True, 0
+        return place + 1, None
+    if pattern[place] == ")":
+        closed = groups.pop()
+        if not groups:
+            _refuse(pattern, "has a parenthesis too many")
+        groups[-1].varies |= closed.varies
+        return place + 1, closed
+    opening = _OPENING.match(pattern, place)
+    assert opening is not None  # any parenthesis matches
+    if not opening["flags"]:
+        groups.append(_Group())
+    return opening.end(), None
+
+
+def _repeat(pattern: str, found: re.Match[str], group: _Group, closed: _Group | None) -> None:
+    sign = found[0][0]
+    high = found["high"] if found["comma"] else found["low"]
+    most = {"?": 1.0, "*": float("inf"), "+": float("inf")}.get(sign) or float(high or "inf")
+    fixed = sign == "{" and not found["comma"]
+    if most > 1 and closed is not None and closed.varies:
+        _refuse(pattern, "repeats a group that can match in several ways")
+    group.varies |= not fixed
+    group.repeats += most > _MOST_STEPS
+    if group.repeats > _MOST_REPEATS:
+        _refuse(pattern, f"has more than {_MOST_REPEATS} repetitions in one branch")
+
+
+def _after_character(pattern: str, place: int) -> int:
+    """Behind a character, an escape, or a class of characters, which may hold others."""
+    depth = 0
+    while place < len(pattern):
+        if pattern[place] == "\\":
+            if re.match(r"\\[1-9kg]", pattern[place : place + 2]):
+                _refuse(pattern, "refers back to what it matched")
+            found = _ESCAPE.match(pattern, place)
+            place = len(pattern) if found is None else found.end()
+        else:
+            depth += {"[": 1, "]": -1 if depth else 0}.get(pattern[place], 0)
+            place += 1
+        if depth == 0:
+            break
+    return place
+
+
+def _refuse(pattern: str, reason: str) -> None:
+    raise CheckpointError(f"the expression {pattern[:120]!r} {reason}, which can take without end")

@@ -1,0 +1,378 @@
+"""Folders that ask for more than a model: each is refused, at once, and opens nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertForSequenceClassification, BertModel
+
+from e2rank_rag.errors import CheckpointError
+from e2rank_rag.models.encoder import Encoder
+from e2rank_rag.models.rankt5 import RankT5
+from e2rank_rag.models.resrank import ResRank
+
+_watched: list[tuple[str, object]] | None = None
+
+
+def _watch(event, arguments):
+    if _watched is not None and event in ("open", "socket.connect", "socket.getaddrinfo"):
+        _watched.append((event, arguments[0]))
+
+
+sys.addaudithook(_watch)
+
+
+@pytest.fixture
+def opened():
+    """What was opened and connected to since."""
+    global _watched
+    _watched = []
+    yield _watched
+    _watched = None
+
+
+def change(path, **values):
+    content = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**content, **values}))
+
+
+def in_config(**values):
+    return lambda folder, outside: change(folder / "config.json", **values)
+
+
+def in_tokenizer_config(**values):
+    return lambda folder, outside: change(folder / "tokenizer_config.json", **values)
+
+
+def in_tokenizer(**values):
+    return lambda folder, outside: change(folder / "tokenizer.json", **values)
+
+
+def in_model_of_tokenizer(**values):
+    def poison(folder, outside):
+        model = json.loads((folder / "tokenizer.json").read_text())["model"]
+        change(folder / "tokenizer.json", model={**model, **values})
+
+    return poison
+
+
+def sharded(name):
+    """An index that names a shard elsewhere, beside a decoy."""
+
+    def poison(folder, outside):
+        shard = name.format(outside=outside, up=os.path.relpath(outside, folder))
+        weights = load_file(folder / "model.safetensors")
+        (folder / "model.safetensors").rename(folder / "decoy.safetensors")
+        torch.save(weights, folder / "pytorch_model.bin")
+        content = {"metadata": {}, "weight_map": dict.fromkeys(weights, shard)}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(content))
+
+    return poison
+
+
+def only_pickles(folder, outside):
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").rename(folder / "decoy.safetensors")
+    torch.save(weights, folder / "pytorch_model.bin")
+
+
+def linked(name):
+    def poison(folder, outside):
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(outside / name)
+
+    return poison
+
+
+def fewer_layers(folder, outside):
+    change(folder / "config.json", num_hidden_layers=1)
+
+
+def another_tensor(folder, outside):
+    weights = load_file(folder / "model.safetensors")
+    weights["encoder.layer.0.attention.gate.weight"] = torch.ones(32, 32)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def another_tokenizer(folder, outside):
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["model"]["vocab"]["zebra"] = 100_000
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+
+
+def special_beyond(folder, outside):
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["post_processor"]["special_tokens"]["[CLS]"]["ids"] = [4_000_000]
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+
+
+def no_text_in_the_frame(folder, outside):
+    content = json.loads((folder / "tokenizer.json").read_text())
+    single = content["post_processor"]["single"]
+    content["post_processor"]["single"] = [each for each in single if "Sequence" not in each]
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+
+
+def deep(name):
+    def poison(folder, outside):
+        (folder / name).write_text('{"a":' * 100_000 + "1" + "}" * 100_000)
+
+    return poison
+
+
+def huge(name):
+    def poison(folder, outside):
+        with (folder / name).open("wb") as file:
+            file.truncate(300 << 20)
+
+    return poison
+
+
+def peft_beside(folder, outside):
+    (folder / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "base_model_name_or_path": str(outside)})
+    )
+
+
+def modules_outside(folder, outside):
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[1]["path"] = os.path.relpath(outside, folder)
+    (folder / "modules.json").write_text(json.dumps(modules))
+
+
+def regex(pattern):
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"}
+    return in_tokenizer(pre_tokenizer={**split, "invert": False})
+
+
+def normalizers(*steps):
+    return in_tokenizer(normalizer={"type": "Sequence", "normalizers": list(steps)})
+
+
+DOUBLE = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
+BETWEEN = {"type": "Replace", "pattern": {"Regex": "x*"}, "content": "abc"}
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+
+POISONS = {
+    "another weights file": in_config(transformers_weights="decoy.safetensors"),
+    "quantisation": in_config(quantization_config={"quant_method": "bitsandbytes"}),
+    "a kernel of the hub": in_config(_attn_implementation="someone/kernel"),
+    "a kernel by another name": in_config(attn_implementation="someone/kernel:flash"),
+    "an internal name of it": in_config(_attn_implementation_internal="flash_attention_2"),
+    "a backbone": in_config(model_type="detr", backbone="someone/backbone"),
+    "a model of parts": in_config(model_type="encoder-decoder"),
+    "images": in_config(model_type="vit"),
+    "200,000 layers": in_config(num_hidden_layers=200_000),
+    "9,999 layers": in_config(num_hidden_layers=9_999),
+    "labels": in_config(num_labels=2_000_000_000),
+    "width": in_config(hidden_size=4_000_000, intermediate_size=4_000_000),
+    "positions": in_config(max_position_embeddings=2_000_000_000),
+    "vocabulary": in_config(vocab_size=2_000_000_000),
+    "no number": in_config(hidden_size="32"),
+    "layers left out": fewer_layers,
+    "another tensor": another_tensor,
+    "other shapes": in_config(vocab_size=17),
+    "a deep config": deep("config.json"),
+    "a huge config": huge("config.json"),
+    "a deep recipe": deep("e2rank.json"),
+    "a huge recipe": huge("e2rank.json"),
+    "deep modules": deep("modules.json"),
+    "a deep tokenizer": deep("tokenizer.json"),
+    "a huge tokenizer": huge("tokenizer.json"),
+    "a deep tokenizer config": deep("tokenizer_config.json"),
+    "deep special tokens": deep("special_tokens_map.json"),
+    "pickled shards": sharded("pytorch_model.bin"),
+    "shards outside": sharded("{up}/model.safetensors"),
+    "shards by an absolute path": sharded("{outside}/model.safetensors"),
+    "pickles beside a decoy": only_pickles,
+    "linked weights": linked("model.safetensors"),
+    "a linked config": linked("config.json"),
+    "a linked tokenizer": linked("tokenizer.json"),
+    "a linked template": linked("chat_template.jinja"),
+    "a linked recipe": linked("e2rank.json"),
+    "pooling outside": modules_outside,
+    "an adapter beside": peft_beside,
+    "arguments of a tokenizer": in_tokenizer_config(init_inputs=["/etc/hostname"]),
+    "a tokenizer of gguf": in_tokenizer_config(gguf_file="weights.gguf"),
+    "an id beyond the vocabulary": another_tokenizer,
+    "a special id beyond it": special_beyond,
+    "no text in the frame": no_text_in_the_frame,
+    "random tokens": in_model_of_tokenizer(type="BPE", vocab={"a": 0}, merges=[], dropout=0.5),
+    "long words": in_model_of_tokenizer(max_input_chars_per_word=10_000_000),
+    "a normaliser that grows": normalizers(*[DOUBLE] * 40),
+    "one that grows between": normalizers(*[BETWEEN] * 40),
+    "one that grows by bytes": normalizers(*[BYTES] * 40),
+    "a growing pre-tokeniser": in_tokenizer(
+        pre_tokenizer={"type": "Sequence", "pretokenizers": [BYTES] * 40}
+    ),
+    "nested repetition": regex("(a+)+$"),
+    "repeated choice": regex("(?:a|aa)+$"),
+    "repetition in a lookahead": regex("(?=(a+)+b)"),
+    "four loops": regex("a*a*a*a*b"),
+    "many steps": normalizers(*[{"type": "NFKC"}] * 1000),
+    "many added tokens": in_tokenizer(
+        added_tokens=[
+            {
+                "id": 500 + number,
+                "content": f"<{number}>",
+                **dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False),
+                "special": True,
+            }
+            for number in range(30_000)
+        ]
+    ),
+}
+
+
+@pytest.fixture
+def outside(tiny_bert, tmp_path):
+    """Files that must not be read, whatever a folder says."""
+    folder = shutil.copytree(tiny_bert, tmp_path / "outside")
+    (folder / "chat_template.jinja").write_text("secret")
+    (folder / "e2rank.json").write_text("{}")
+    (folder / "config.json").write_text((tiny_bert / "config.json").read_text())
+    shutil.copy(folder / "1_Pooling/config.json", folder / "pooling.json")
+    return folder
+
+
+@pytest.mark.parametrize("poison", POISONS.values(), ids=POISONS)
+def test_what_a_model_folders_author_wrote_cannot_steer_anything_but_numbers(
+    tiny_bert, outside, tmp_path, opened, poison
+):
+    folder = shutil.copytree(tiny_bert, tmp_path / "model")
+    poison(folder, outside)
+    del opened[:]
+    begin = time.perf_counter()
+    with pytest.raises(CheckpointError):
+        Encoder.from_pretrained(folder, local_files_only=True)
+    assert time.perf_counter() - begin < 2.0
+    assert not [each for event, each in opened if event != "open"]
+    assert not [each for _, each in opened if str(each).startswith(str(outside))]
+    assert not [each for _, each in opened if str(each).endswith(".bin")]
+
+
+def test_a_tokenizer_config_cannot_name_another_file(tiny_bert, outside, tmp_path, opened):
+    folder = shutil.copytree(tiny_bert, tmp_path / "model")
+    names = ("tokenizer_file", "vocab_file", "special_tokens_map_file", "chat_template_file")
+    change(
+        folder / "tokenizer_config.json",
+        auto_map={"AutoTokenizer": ["someone/code--tokenizer.Evil", None]},
+        **{name: str(outside / "tokenizer.json") for name in names},
+    )
+    change(folder / "config.json", auto_map={"AutoModel": "someone/code--modeling.Evil"})
+    del opened[:]
+    with Encoder.from_pretrained(folder) as encoder, Encoder.from_pretrained(tiny_bert) as other:
+        np.testing.assert_array_equal(
+            encoder.encode_documents(["cats purr"]), other.encode_documents(["cats purr"])
+        )
+    assert not [each for _, each in opened if str(each).startswith(str(outside))]
+
+
+@pytest.fixture
+def cross_encoder(tiny_bert, tmp_path):
+    folder = shutil.copytree(tiny_bert, tmp_path / "cross-encoder")
+    config = BertConfig.from_pretrained(tiny_bert)
+    config.num_labels = 1
+    torch.manual_seed(5)
+    BertForSequenceClassification(config).save_pretrained(folder)
+    return folder
+
+
+OF_EVERY_SYSTEM = [
+    "another weights file",
+    "a kernel of the hub",
+    "200,000 layers",
+    "layers left out",
+    "a deep config",
+    "pickled shards",
+    "shards outside",
+    "pickles beside a decoy",
+    "linked weights",
+    "an adapter beside",
+    "a special id beyond it",
+    "an id beyond the vocabulary",
+    "nested repetition",
+    "a normaliser that grows",
+]
+
+
+@pytest.mark.parametrize("name", OF_EVERY_SYSTEM)
+def test_cross_encoders_are_held_to_the_same(cross_encoder, outside, name):
+    RankT5.from_pretrained(cross_encoder).close()
+    POISONS[name](cross_encoder, outside)
+    with pytest.raises(CheckpointError):
+        RankT5.from_pretrained(cross_encoder)
+
+
+@pytest.mark.parametrize("name", ["200,000 layers", "linked weights", "pickles beside a decoy"])
+@pytest.mark.parametrize("part", ["encoder", "reranker"])
+def test_both_models_of_a_resrank_are_held_to_the_same(tiny_resrank, outside, tmp_path, name, part):
+    folder = shutil.copytree(tiny_resrank, tmp_path / "resrank")
+    POISONS[name](folder / part, outside)
+    with pytest.raises(CheckpointError):
+        ResRank.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("part", ["encoder", "reranker", "head.safetensors"])
+def test_a_part_of_a_resrank_is_no_link_to_elsewhere(tiny_resrank, tmp_path, part):
+    folder = shutil.copytree(tiny_resrank, tmp_path / "resrank")
+    (folder / part).rename(tmp_path / part)
+    (folder / part).symlink_to(tmp_path / part)
+    with pytest.raises(CheckpointError, match="outside the model folder"):
+        ResRank.from_pretrained(folder)
+
+
+def test_segments_beyond_the_models_are_refused(cross_encoder):
+    content = json.loads((cross_encoder / "tokenizer.json").read_text())
+    for part in content["post_processor"]["pair"]:
+        for each in part.values():
+            each["type_id"] *= 7
+    (cross_encoder / "tokenizer.json").write_text(json.dumps(content))
+    change(
+        cross_encoder / "tokenizer_config.json",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+    with pytest.raises(CheckpointError, match="numbers segments up to 7"):
+        RankT5.from_pretrained(cross_encoder)
+
+
+@pytest.mark.parametrize("store", ["models--someone--model/blobs", "blobs/ab"])
+def test_a_snapshot_of_the_hubs_cache_is_links_into_its_blobs(tiny_bert, tmp_path, store):
+    snapshot = tmp_path / "models--someone--model/snapshots/0123"
+    blobs = tmp_path / store
+    blobs.mkdir(parents=True)
+    for number, path in enumerate(sorted(p for p in tiny_bert.rglob("*") if p.is_file())):
+        target = snapshot / path.relative_to(tiny_bert)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, blobs / str(number))
+        target.symlink_to(os.path.relpath(blobs / str(number), target.parent))
+    with Encoder.from_pretrained(snapshot) as encoder:
+        assert encoder.dim == 32
+
+
+def test_shards_in_the_folder_are_read(tiny_bert, tmp_path):
+    folder = shutil.copytree(tiny_bert, tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    BertModel.from_pretrained(tiny_bert).save_pretrained(folder, max_shard_size="30KB")
+    assert len(list(folder.glob("model-*.safetensors"))) > 1
+    with Encoder.from_pretrained(folder) as encoder, Encoder.from_pretrained(tiny_bert) as whole:
+        assert encoder.digest == whole.digest
+
+
+def test_heads_that_nothing_reads_may_lie_beside_the_weights(tiny_bert, tmp_path):
+    folder = shutil.copytree(tiny_bert, tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    weights = {f"bert.{name}": each for name, each in weights.items()}
+    weights["cls.predictions.bias"] = torch.zeros(500)
+    weights["bert.embeddings.position_ids"] = torch.arange(128)[None]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with Encoder.from_pretrained(folder) as encoder, Encoder.from_pretrained(tiny_bert) as other:
+        assert encoder.digest == other.digest
