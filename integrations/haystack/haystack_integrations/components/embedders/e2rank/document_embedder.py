@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @component
-class E2RankDocumentEmbedder:
+class E2RankDocumentEmbedder(_backend.Configured):
     """Embeds documents. The vectors serve retrieval and, later, reranking.
 
     ```python

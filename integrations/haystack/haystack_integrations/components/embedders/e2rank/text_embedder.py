@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @component
-class E2RankTextEmbedder:
+class E2RankTextEmbedder(_backend.Configured):
     """Embeds a query, for a retriever over vectors of the same model.
 
     ```python

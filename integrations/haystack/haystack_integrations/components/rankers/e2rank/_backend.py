@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import inspect
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from haystack import default_to_dict
 from haystack.utils import ComponentDevice
+from haystack_integrations.components.rankers.e2rank._written_stores import in_pickle
 from pydantic import BaseModel
 
 from e2rank_rag.feedback import Feedback
@@ -28,6 +30,32 @@ if TYPE_CHECKING:
     from e2rank_rag.models.encoder import Encoder
 
 T = TypeVar("T")
+
+# Where Haystack keeps the pipeline of a component, and its connections in it.
+PIPELINE = "__haystack_added_to_pipeline__"
+PLACE = (PIPELINE, "__haystack_input__", "__haystack_output__")
+# The arguments that a model, a store and the text of a document are opened and made with; all
+# others are read at each run.
+MADE_OF = frozenset(
+    {
+        "model",
+        "reranker",
+        "system",
+        "prompt_depth",
+        "query_weight",
+        "stored_vectors",
+        "document_store",
+        "meta_fields_to_embed",
+        "embedding_separator",
+        "document_prefix",
+        "document_suffix",
+        "prefix",
+        "suffix",
+        "device",
+        "dtype",
+        "encoder_kwargs",
+    }
+)
 
 
 class LazyEncoder:
@@ -212,6 +240,62 @@ class DocumentText:
     def of(self, content: str | None, meta: Mapping[str, Any]) -> str:
         fields = [str(meta[field]) for field in self.meta_fields if meta.get(field) is not None]
         return self.prefix + self.separator.join([*fields, content or ""]) + self.suffix
+
+
+class Configured:
+    """A component that is copied and pickled as its configuration.
+
+    A copy opens its model and its store at its own first use, and is in no pipeline; copied with
+    its pipeline, it is connected in the copy as it was. `copy.copy` and `copy.deepcopy` share the
+    document store, which nobody else could have open where it is in memory or a folder. A pickle
+    holds what YAML holds, so it is refused for the same settings, and documents in memory stay
+    behind.
+
+    An argument that is assigned later is used as if it had been given at construction.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Haystack sets the pipeline when the construction is over.
+        if name not in MADE_OF or PIPELINE not in vars(self):
+            super().__setattr__(name, value)
+            return
+        anew = type(self)(**{**init_parameters(self), name: value})
+        for part in map(vars(self).get, ("_encoder", "_reranker")):
+            if part is not None:
+                part.close()
+        vars(self).update({key: each for key, each in vars(anew).items() if key not in PLACE})
+
+    def to_dict(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def __copy__(self) -> Any:
+        return type(self)(**init_parameters(self))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        copied = type(self)(
+            **{
+                name: value if name == "document_store" else copy.deepcopy(value, memo)
+                for name, value in init_parameters(self).items()
+            }
+        )
+        memo[id(self)] = copied
+        # The pipeline itself is in `memo` where it is what is being copied.
+        if id(getattr(self, PIPELINE)) in memo:
+            vars(copied).update({name: copy.deepcopy(getattr(self, name), memo) for name in PLACE})
+        return copied
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        data = self.to_dict()
+        store = data["init_parameters"].pop("document_store", None)
+        if store is not None:
+            store = in_pickle(vars(self)["document_store"], store)
+        return _restored, (type(self), data, store), {name: vars(self)[name] for name in PLACE}
+
+
+def _restored(kind: Any, data: dict[str, Any], store: Any) -> Any:
+    given = {} if store is None else {"document_store": store}
+    parameters = {**data["init_parameters"], **given}
+    return kind.from_dict({**data, "init_parameters": parameters})
 
 
 def check_top_k(top_k: int | None) -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from haystack_integrations.components.rankers.e2rank._layout import HaystackLayout
 from qdrant_client import QdrantClient
@@ -61,6 +62,30 @@ def written(given: Any) -> dict[str, Any]:
             "QdrantDocumentStore"
         )
     return _of_haystack(given)
+
+
+class InPickle:
+    """A document store in a pickle: as it is in YAML, and one for all that share it there."""
+
+    def __init__(self, given: Any, data: dict[str, Any]) -> None:
+        self.given = given
+        self._data = data
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        read = getattr(type(self.given), "from_dict", dict)
+        return read, (self._data,)
+
+
+# A pickle writes an object once, however many refer to it.
+_in_pickle: WeakValueDictionary[int, InPickle] = WeakValueDictionary()
+
+
+def in_pickle(given: Any, data: dict[str, Any]) -> InPickle:
+    """The same object for the same store, as long as a pickle is being written."""
+    known = _in_pickle.get(id(given))
+    if known is None or known.given is not given:
+        known = _in_pickle[id(given)] = InPickle(given, data)
+    return known
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 @component
-class E2RankRanker:
+class E2RankRanker(_backend.Configured):
     """Reranks documents, with an E2Rank by one forward pass over the query and the first of them.
 
     ```python

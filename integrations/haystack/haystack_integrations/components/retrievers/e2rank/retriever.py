@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @component
-class E2RankRetriever:
+class E2RankRetriever(_backend.Configured):
     """Query in, reranked documents out: text embedder, Qdrant retriever and ranker in one.
 
     ```python
