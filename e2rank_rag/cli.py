@@ -278,6 +278,7 @@ def evaluate(
         _check_expand(expand, ranking, stated)
     on_bad = _say_bad if skip_bad else None
     experiment = Experiment.read(folder, split, run=run, qrels=qrels, on_bad=on_bad)
+    experiment.check_outputs(json_file, run_dir)
     with ExitStack() as opened:
         encoder = opened.enter_context(_encoder(model, device))
         ranker = None

@@ -25,6 +25,7 @@ from typer import rich_utils
 
 from e2rank_rag import cli, lines
 from e2rank_rag.errors import StoreError
+from e2rank_rag.evaluation.collections import Collection
 from e2rank_rag.evaluation.metrics import evaluate
 from e2rank_rag.evaluation.runs import read_run
 from e2rank_rag.models.encoder import Encoder
@@ -576,6 +577,42 @@ def test_evaluate_writes_figures_and_runs(run, beir, tmp_path, tiny_bert):
         assert {query: set(documents) for query, documents in written.items()} == {
             query: set(IDS) for query in QUERIES
         }
+
+
+@pytest.mark.parametrize("id", ["a\nb", "a b", "a\tb", "\n", "é\x0bé"])
+@pytest.mark.parametrize("of", ["document", "query"])
+def test_a_trec_id_that_cannot_be_written_is_refused_before_anything_is_measured(
+    run, beir, tmp_path, tiny_bert, monkeypatch, id, of
+):
+    id = f"x{id}"
+    if of == "document":
+        jsonl(beir / "corpus.jsonl.gz", [*RECORDS, {"_id": id, "text": "birds"}])
+    else:
+        jsonl(beir / "queries.jsonl", [{"_id": id, "text": "q"}])
+        monkeypatch.setattr(Collection, "qrels", lambda *_: {id: {"cats": 1}})
+    command = ["evaluate", beir, "--model", tiny_bert, "--systems", "retrieve"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Encoder, "from_pretrained", None)
+        code, _, err = run(*command, "--run-dir", tmp_path / "runs")
+    assert code == 1
+    assert f"a {of} id is {id!r}; a TREC run separates its columns by white space" in err
+    assert list((tmp_path / "runs").iterdir()) == []
+    assert run(*command)[0] == 0
+
+
+def test_places_that_cannot_be_written_are_refused_before_anything_is_measured(
+    run, beir, tmp_path, tiny_bert, monkeypatch
+):
+    monkeypatch.setattr(Encoder, "from_pretrained", None)
+    (tmp_path / "file").write_text("")
+    for option, place in (
+        ("--run-dir", tmp_path / "file"),
+        ("--json", tmp_path / "file" / "figures.json"),
+        ("--json", tmp_path),
+    ):
+        code, _, err = run("evaluate", beir, "--model", tiny_bert, option, place)
+        assert code == 1
+        assert str(tmp_path) in err
 
 
 def test_evaluate_ranks_the_candidates_of_a_run(run, beir, tmp_path, tiny_bert, bert):

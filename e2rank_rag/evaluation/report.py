@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,13 @@ from typing import Self
 from e2rank_rag.documents import BadRecord
 from e2rank_rag.evaluation.collections import Collection
 from e2rank_rag.evaluation.metrics import DEFAULT_MEASURES
-from e2rank_rag.evaluation.runs import read_qrels, read_run, run_from_rankings, write_run
+from e2rank_rag.evaluation.runs import (
+    check_column,
+    read_qrels,
+    read_run,
+    run_from_rankings,
+    write_run,
+)
 from e2rank_rag.evaluation.systems import SystemResult, candidates_of_run, run_system
 from e2rank_rag.indexing import index_documents
 from e2rank_rag.types import Document, Reranker, Store, TextEncoder
@@ -101,6 +108,29 @@ class Experiment:
                 f"{len(wanted)} documents of the run are not in {self.collection.corpus_path}, "
                 f"among them {sorted(wanted)[:5]}"
             )
+
+    def check_outputs(self, json_file: Path | None, run_dir: Path | None) -> None:
+        """Make the folders for `write_json` and `write_runs`; for the latter, read the corpus for
+        its ids.
+
+        Raises, before hours of measuring: OSError where nothing can be written there, ValueError
+        for an id of a query or document that a TREC run cannot hold.
+        """
+        for folder in (run_dir, None if json_file is None else json_file.parent):
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+                if not os.access(folder, os.W_OK):
+                    raise PermissionError(f"{folder} cannot be written")
+        if json_file is not None and json_file.is_dir():
+            raise IsADirectoryError(f"{json_file} is a folder; name a file for the figures")
+        if run_dir is None:
+            return
+        for query in self.queries:
+            check_column(query, "a query id")
+        # The ids of given candidates were read from such columns.
+        if self.candidates is None:
+            for document in self.collection.documents(on_bad=lambda _: None):
+                check_column(document.id, "a document id")
 
     def write_json(
         self,

@@ -60,12 +60,12 @@ def write_run(run: Run, path: str | Path, *, tag: str = "e2rank") -> None:
         ValueError: a NaN score; an id or tag that is empty or holds white space, which separates
             TREC's columns. Nothing is written then.
     """
-    _check_column(tag, "the tag")
+    check_column(tag, "the tag")
     lines = []
     for query_id, scores in run.items():
-        _check_column(query_id, "a query id")
+        check_column(query_id, "a query id")
         for rank, doc_id in enumerate(ranked_ids(query_id, scores), start=1):
-            _check_column(doc_id, f"a document id of query {query_id!r}")
+            check_column(doc_id, f"a document id of query {query_id!r}")
             lines.append(f"{query_id} Q0 {doc_id} {rank} {float(scores[doc_id])!r} {tag}\n")
     write_bytes(path, "".join(lines).encode())
 
@@ -166,7 +166,8 @@ def _whole(text: str, name: str) -> int:
         raise ValueError(f"the {name} must be a whole number, got {text!r}") from None
 
 
-def _check_column(value: str, name: str) -> None:
+def check_column(value: str, name: str) -> None:
+    """ValueError where a value cannot stand in a column of a TREC run."""
     if value.encode().split() != [value.encode()]:
         raise ValueError(
             f"{name} is {value!r}; a TREC run separates its columns by white space, so what stands "
