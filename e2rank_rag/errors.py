@@ -11,5 +11,9 @@ class StoreError(RuntimeError):
     """A store cannot be opened, read or written: locked, read-only, unreachable, wrong shape."""
 
 
+class CollectionMissing(StoreError):
+    """The collection that was asked for is not there."""
+
+
 class CheckpointError(ValueError):
     """A model folder cannot be used as it is; the message says what to state or to mend."""

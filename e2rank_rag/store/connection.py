@@ -32,7 +32,7 @@ from tenacity import (
 )
 from tenacity.stop import stop_base
 
-from e2rank_rag.errors import StoreError
+from e2rank_rag.errors import CollectionMissing, StoreError
 from e2rank_rag.locks import ForkAware, Lock
 from e2rank_rag.remote import within
 from e2rank_rag.store.failures import (
@@ -246,7 +246,7 @@ class Connection(ForkAware):
     def _explained(self, error: Exception, request: Request[R], tries: Tries) -> StoreError:
         if says_missing(error):
             collection = request.arguments.get("collection_name")
-            return StoreError(
+            return CollectionMissing(
                 f"collection {collection!r} is not there {self.where}: index documents first. "
                 f"{self._collections()}"
             )

@@ -87,12 +87,18 @@ class Layout:
                 f"point {point.id} has no {self.content_key!r}, its payload holds "
                 f"{sorted(payload)}: open the collection with a Layout that names its keys"
             )
-        return Document(
-            id=self.document_id(point),
-            # Haystack writes null for a document without text, LangChain for one without metadata.
-            text=_or_default(payload[self.content_key], ""),
-            meta=_or_default(payload.get(self.metadata_key), {}),
-        )
+        id = self.document_id(point)
+        # Haystack writes null for a document without text, LangChain for one without metadata.
+        text = _or_default(payload[self.content_key], "")
+        meta = _or_default(payload.get(self.metadata_key), {})
+        for value, key, kind in ((text, self.content_key, str), (meta, self.metadata_key, dict)):
+            if not isinstance(value, kind):
+                raise StoreError(
+                    f"document {id!r} (point {point.id}) has {str(value)[:100]!r} at {key!r}, "
+                    f"{type(value).__name__} and not {kind.__name__}: open the collection with a "
+                    f"Layout that names its keys, or mend the document"
+                )
+        return Document(id=id, text=text, meta=meta)
 
     def document_id(self, point: Any) -> str:
         """Of a point that came with at least the id in its payload."""

@@ -13,26 +13,34 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
+from math import inf
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
-from e2rank_rag.errors import StoreError
+from e2rank_rag.errors import CollectionMissing, StoredVectorMismatch, StoreError
 from e2rank_rag.store.connection import Connection
 from e2rank_rag.store.layout import Layout
 from e2rank_rag.store.opening import open_client
-from e2rank_rag.store.requests import CollectionRequests, Request
+from e2rank_rag.store.requests import CollectionRequests, Points, Request
 from e2rank_rag.store.schema import Schema
 from e2rank_rag.store.vectors import one_row
 from e2rank_rag.types import Document, Embeddings, Filter, Hit, Store, StoredDocument
+
+logger = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
 DEFAULT_LAYOUT = Layout()
 DEFAULT_TIMEOUT_S = 30
+SCHEMA_AGE_S = 2.0
+"""How old what is known of a server's collection may be: an alias switches, and a collection is
+deleted and made anew. Of a local one it is read for every call."""
 SET_BY_PREPARE = ("collection_name", "vectors_config", "metadata")
 
 
@@ -52,8 +60,8 @@ class QdrantStore:
     one leaves the other open. A pickle opens folder or server anew at first use, and holds the API
     key; a store in memory cannot be pickled.
 
-    Scores are cosines. (In a collection of distance Dot they are dot products, as Qdrant ranks by
-    them; the same where the stored vectors have unit length.)
+    Scores are cosines. (A collection of distance Dot chooses its `top_k` by dot products, the same
+    where the stored vectors have unit length.)
     """
 
     def __init__(
@@ -76,6 +84,10 @@ class QdrantStore:
         self.vector_name = vector_name
         self._collection_options = options
         self._schema: Schema | None = None
+        self._schema_read_at = -inf
+        # What `prepare` was told, and what it found.
+        self._agreed: tuple[str | None, Schema] | None = None
+        self._told_of_kept = False
         self._connect(Connection(client, async_client=async_client))
 
     @classmethod
@@ -131,22 +143,23 @@ class QdrantStore:
 
     @property
     def dim(self) -> int:
-        """Length of the vectors; StoreError where the collection is missing. Read once."""
+        """Length of the vectors; CollectionMissing (a StoreError) where there is no collection."""
         return self._known_schema().dim
 
     @property
     def fingerprint(self) -> str | None:
-        """Of the encoder that wrote the vectors; None where nobody recorded it. Read once."""
-        if self._schema is None and not self.exists:
-            return None
-        return self._known_schema().fingerprint
+        """Of the encoder that wrote the vectors; None where nobody recorded it.
+
+        On a server up to `SCHEMA_AGE_S` seconds old, as everything that is known of the collection.
+        """
+        schema = self._schema_if_there()
+        return None if schema is None else schema.fingerprint
 
     @property
     def model(self) -> str | None:
-        """Name of the model that wrote the vectors; None where nobody recorded it. Read once."""
-        if self._schema is None and not self.exists:
-            return None
-        return self._known_schema().model
+        """Name of the model that wrote the vectors; None where nobody recorded it."""
+        schema = self._schema_if_there()
+        return None if schema is None else schema.model
 
     def prepare(
         self, dim: int, *, fingerprint: str | None = None, model: str | None = None
@@ -168,7 +181,7 @@ class QdrantStore:
         if fingerprint is not None and schema.fingerprint is None and self.count() == 0:
             self._connection.send(self._requests.record(schema.with_record(fingerprint, model)))
             schema = self._connection.send(self._requests.schema())
-        self._schema = schema
+        self._agreed = fingerprint, self._remember(schema)
 
     def check(self, documents: Sequence[Document]) -> None:
         """ValueError as `upsert` raises it, for documents that will be written in several calls."""
@@ -177,11 +190,18 @@ class QdrantStore:
     def upsert(self, documents: Sequence[Document], embeddings: Embeddings) -> None:
         """Write documents with their vectors [n, dim]; those with a known id are replaced.
 
+        Of a replaced document, its other vectors and payload under other keys are kept.
+
         ValueError naming the document, before anything is written, for an id given twice, a text
-        or meta that JSON cannot hold, and a vector that is not finite or zero.
+        or meta that JSON cannot hold, and a vector that is not finite or zero. StoredVectorMismatch
+        where the collection is for another model since `prepare`.
         """
         if len(documents) or len(embeddings):
-            self._send_all(self._requests.upsert(documents, embeddings, self._known_schema()))
+            schema = self._as_agreed(self._connection.send(self._requests.schema()))
+            points = self._requests.points(documents, embeddings, schema)
+            kept = self._send_all(self._requests.kept(points, schema))
+            self._tell_of_kept(kept, schema)
+            self._send_all(self._requests.upsert(points, kept))
 
     def update_meta(self, documents: Sequence[Document]) -> None:
         """Replace the meta of documents that are there; text and vector stay as they are.
@@ -216,7 +236,8 @@ class QdrantStore:
         """
         if not len(ids):
             return []
-        return self._connection.send(self._requests.rescore(embedding, ids, self._known_schema()))
+        requests = self._requests.rescore(embedding, ids, self._known_schema())
+        return _best_first(self._send_all(requests))
 
     def get(
         self, ids: Sequence[str], *, with_embeddings: bool = False
@@ -255,11 +276,12 @@ class QdrantStore:
     async def aupsert(self, documents: Sequence[Document], embeddings: Embeddings) -> None:
         """`upsert` without blocking the event loop, as all that follow."""
         if len(documents) or len(embeddings):
-            schema = await self._aknown_schema()
+            schema = self._as_agreed(await self._connection.asend(self._requests.schema()))
             # Checking and converting a large batch takes longer than an event loop should wait.
-            await self._asend_all(
-                await asyncio.to_thread(self._requests.upsert, documents, embeddings, schema)
-            )
+            points = await asyncio.to_thread(self._requests.points, documents, embeddings, schema)
+            kept = await self._asend_all(self._requests.kept(points, schema))
+            self._tell_of_kept(kept, schema)
+            await self._asend_all(await asyncio.to_thread(self._requests.upsert, points, kept))
 
     async def aupdate_meta(self, documents: Sequence[Document]) -> None:
         updates = self._requests.update_meta(documents)
@@ -285,7 +307,7 @@ class QdrantStore:
         if not len(ids):
             return []
         schema = await self._aknown_schema()
-        return await self._connection.asend(self._requests.rescore(embedding, ids, schema))
+        return _best_first(await self._asend_all(self._requests.rescore(embedding, ids, schema)))
 
     async def aget(
         self, ids: Sequence[str], *, with_embeddings: bool = False
@@ -328,20 +350,62 @@ class QdrantStore:
                 raise
 
     def _known_schema(self) -> Schema:
-        if self._schema is None:
-            self._schema = self._connection.send(self._requests.schema())
-        return self._schema
+        known = self._fresh_schema()
+        return known or self._remember(self._connection.send(self._requests.schema()))
 
     async def _aknown_schema(self) -> Schema:
-        if self._schema is None:
-            self._schema = await self._connection.asend(self._requests.schema())
-        return self._schema
+        known = self._fresh_schema()
+        return known or self._remember(await self._connection.asend(self._requests.schema()))
+
+    def _schema_if_there(self) -> Schema | None:
+        try:
+            return self._known_schema()
+        except CollectionMissing:
+            return None
+
+    def _fresh_schema(self) -> Schema | None:
+        age = monotonic() - self._schema_read_at
+        return None if self._connection.local or age > SCHEMA_AGE_S else self._schema
+
+    def _remember(self, schema: Schema) -> Schema:
+        self._schema, self._schema_read_at = schema, monotonic()
+        return schema
+
+    def _as_agreed(self, schema: Schema) -> Schema:
+        """What is there now, if it is still what `prepare` agreed to write into."""
+        self._remember(schema)
+        if self._agreed is None:
+            return schema
+        asked, prepared = self._agreed
+        schema.check_dim(prepared.dim, self.name)
+        if schema.fingerprint not in (asked, prepared.fingerprint):
+            raise StoredVectorMismatch(
+                f"{self.name} is another one since it was prepared: its record says fingerprint "
+                f"{schema.fingerprint}, and said {prepared.fingerprint}. Nothing was written; "
+                f"call prepare() again with the model that is to write"
+            )
+        return schema
+
+    def _tell_of_kept(self, kept: Sequence[Points], schema: Schema) -> None:
+        if self._told_of_kept or not any(point.vector for points in kept for point in points):
+            return
+        self._told_of_kept = True
+        logger.warning(
+            "%s: documents that are written again keep their other vectors %s, made of what "
+            "their text was before: write those anew too where the text has changed",
+            self.name,
+            list(schema.other_vectors),
+        )
 
     def _send_all(self, requests: Sequence[Request[R]]) -> list[R]:
         return [self._connection.send(request) for request in requests]
 
     async def _asend_all(self, requests: Sequence[Request[R]]) -> list[R]:
         return [await self._connection.asend(request) for request in requests]
+
+
+def _best_first(rankings: Sequence[list[Hit]]) -> list[Hit]:
+    return sorted(chain.from_iterable(rankings), key=lambda hit: -hit.score)
 
 
 def _check_top_k(top_k: int) -> None:

@@ -6,10 +6,13 @@ Nothing here sends anything, so the synchronous and the async methods share all 
 from __future__ import annotations
 
 import json
+import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import isfinite
 from typing import Any, Generic, TypeVar
 
 from qdrant_client import models
@@ -21,15 +24,20 @@ from e2rank_rag.store.schema import Schema, read_schema
 from e2rank_rag.store.vectors import one_row, stored_vector, unit_rows
 from e2rank_rag.types import Document, Embeddings, Filter, Hit, StoredDocument
 
+logger = logging.getLogger(__name__)
+
 R = TypeVar("R")
 T = TypeVar("T")
 Points = list[Any]
 
 POINTS_PER_REQUEST = 256
 IDS_PER_REQUEST = 1000
+# Others' vectors may be one per token.
+OTHER_VECTORS_PER_REQUEST = 32
 # A server takes 32 MB, and slow links time out on far less.
 BYTES_PER_REQUEST = 4_000_000
 BYTES_PER_NUMBER = 20
+BYTES_PER_OPERATION = 100
 # Of the vectors in one answer: some 20 MB of JSON.
 NUMBERS_PER_ANSWER = 1_000_000
 
@@ -83,42 +91,73 @@ class CollectionRequests:
             self.layout.payload(document)
             self.layout.point_id(document.id)
 
-    def upsert(
+    def points(
         self, documents: Sequence[Document], embeddings: Embeddings, schema: Schema
-    ) -> list[Request[None]]:
-        """Everything is checked before the first request is handed out."""
+    ) -> list[models.PointStruct]:
+        """Documents as points, all of them checked."""
         ids = _unique_ids(documents)
         payloads = [self.layout.payload(document) for document in documents]
         rows = unit_rows(embeddings, dim=schema.dim, labels=ids)
-        sizes = [len(json.dumps(p)) + BYTES_PER_NUMBER * schema.dim for p in payloads]
-        points = [
+        return [
             models.PointStruct(
                 id=self.layout.point_id(id), vector=self._named(row), payload=payload
             )
             for id, row, payload in zip(ids, rows.tolist(), payloads, strict=True)
         ]
+
+    def kept(self, points: Sequence[models.PointStruct], schema: Schema) -> list[Request[Points]]:
+        """What others keep on these points: vectors beside ours, and payload under other keys."""
+        ours = [_as_path(key) for key in self._payload_keys()]
+        options = {
+            "with_payload": models.PayloadSelectorExclude(exclude=ours),
+            "with_vectors": list(schema.other_vectors) or False,
+        }
+        at_most = OTHER_VECTORS_PER_REQUEST if schema.other_vectors else POINTS_PER_REQUEST
+        return [
+            self._request("retrieve", {"ids": batch, **options}, list)
+            for batch in _batches([point.id for point in points], at_most)
+        ]
+
+    def upsert(
+        self, points: Sequence[models.PointStruct], kept: Iterable[Points]
+    ) -> list[Request[None]]:
+        """`kept`: the answers to the requests of that name."""
+        known = {str(point.id): point for points in kept for point in points}
+        ours = self._payload_keys()
+        sizes = []
+        for point in points:
+            size = len(json.dumps(point.payload)) + BYTES_PER_NUMBER * _length(point.vector)
+            theirs = known.get(str(point.id))
+            if theirs is not None:
+                size += len(repr(theirs.payload)) + len(repr(theirs.vector))
+                payload = {k: v for k, v in (theirs.payload or {}).items() if k not in ours}
+                point.payload = {**payload, **(point.payload or {})}
+                if theirs.vector:
+                    point.vector = {**theirs.vector, **_by_name(point.vector)}
+            sizes.append(size)
         return [
             self._request("upsert", {"points": batch, "wait": True}, _nothing)
-            for batch in _batches_by_size(points, sizes)
+            for batch in _batches(points, POINTS_PER_REQUEST, sizes)
         ]
 
     def update_meta(self, documents: Sequence[Document]) -> list[Request[None]]:
         _unique_ids(documents)
         # Setting a top-level key of a payload replaces it as a whole; nothing is merged below it.
+        payloads = [{self.layout.metadata_key: self.layout.metadata(d)} for d in documents]
         operations = [
             models.SetPayloadOperation(
                 set_payload=models.SetPayload(
-                    payload={self.layout.metadata_key: self.layout.metadata(document)},
-                    points=[self.layout.point_id(document.id)],
+                    payload=payload, points=[self.layout.point_id(document.id)]
                 )
             )
-            for document in documents
+            for document, payload in zip(documents, payloads, strict=True)
         ]
+        sizes = [len(json.dumps(payload)) + BYTES_PER_OPERATION for payload in payloads]
         return [
             self._request(
                 "batch_update_points", {"update_operations": batch, "wait": True}, _nothing
             )
-            for batch in _batches(operations, POINTS_PER_REQUEST)
+            for batch in _batches(operations, POINTS_PER_REQUEST, sizes)
         ]
 
     def search(
@@ -131,6 +170,7 @@ class CollectionRequests:
     ) -> list[Request[list[list[Hit]]]]:
         """One request for all rows, or a few where the answer would be large."""
         native = to_qdrant_filter(filter, self.layout.metadata_key)
+        rows = unit_rows(embeddings, dim=schema.dim)
         queries = [
             models.QueryRequest(
                 query=row,
@@ -140,34 +180,46 @@ class CollectionRequests:
                 with_payload=True,
                 with_vector=self._with_vectors(),
             )
-            for row in unit_rows(embeddings, dim=schema.dim).tolist()
+            for row in rows.tolist()
         ]
         at_once = max(1, NUMBERS_PER_ANSWER // (top_k * schema.dim))
-        return [
-            self._request(
-                "query_batch_points",
-                {"requests": batch},
-                partial(self._rankings, queries=len(batch), top_k=top_k),
-            )
-            for batch in _batches(queries, at_once)
-        ]
+        size = BYTES_PER_NUMBER * schema.dim + (len(native.model_dump_json()) if native else 0)
+        requests, start = [], 0
+        for batch in _batches(queries, at_once, [size] * len(queries)):
+            places = slice(start, start + len(batch))
+            scored_with = rows[places] if _by_length(schema) else [None] * len(batch)
+            parse = partial(self._rankings, rows=scored_with, top_k=top_k)
+            requests.append(self._request("query_batch_points", {"requests": batch}, parse))
+            start += len(batch)
+        return requests
 
     def rescore(
         self, embedding: Embeddings, ids: Sequence[str], schema: Schema
-    ) -> Request[list[Hit]]:
+    ) -> list[Request[list[Hit]]]:
         points = list(dict.fromkeys(map(self.layout.point_id, ids)))
+        row = unit_rows(one_row(embedding), dim=schema.dim)[0]
         arguments = {
-            "query": unit_rows(one_row(embedding), dim=schema.dim)[0].tolist(),
+            "query": row.tolist(),
             "using": self.vector_name,
-            "query_filter": models.Filter(must=[models.HasIdCondition(has_id=points)]),
-            "limit": len(points),
             "with_payload": True,
-            "with_vectors": False,
+            "with_vectors": self._with_vectors() if _by_length(schema) else False,
         }
         if self.exact:
             # An approximate index might leave some of them out.
             arguments["search_params"] = models.SearchParams(exact=True)
-        return self._request("query_points", arguments, partial(self._ranking, top_k=len(points)))
+        row_or_none = row if _by_length(schema) else None
+        return [
+            self._request(
+                "query_points",
+                {
+                    **arguments,
+                    "query_filter": models.Filter(must=[models.HasIdCondition(has_id=batch)]),
+                    "limit": len(batch),
+                },
+                partial(self._ranking, row=row_or_none, top_k=len(batch)),
+            )
+            for batch in _batches(points, IDS_PER_REQUEST)
+        ]
 
     def retrieve(
         self, ids: Sequence[str], *, vectors: bool = False, payload: bool = True
@@ -179,7 +231,9 @@ class CollectionRequests:
         }
         return [
             self._request("retrieve", {"ids": batch, **options}, list)
-            for batch in _batches(points, POINTS_PER_REQUEST if vectors else IDS_PER_REQUEST)
+            for batch in _batches(
+                points, POINTS_PER_REQUEST if vectors or payload else IDS_PER_REQUEST
+            )
         ]
 
     def stored(self, ids: Sequence[str], answers: Iterable[Points]) -> dict[str, StoredDocument]:
@@ -187,9 +241,7 @@ class CollectionRequests:
         points = {str(point.id): point for points in answers for point in points}
         asked = {id: points.get(str(self.layout.point_id(id))) for id in ids}
         return {
-            id: StoredDocument(
-                self.layout.document(point), stored_vector(point.vector, self.vector_name)
-            )
+            id: StoredDocument(self.layout.document(point), self._vector(point))
             for id, point in asked.items()
             if point is not None
         }
@@ -243,23 +295,52 @@ class CollectionRequests:
     def _with_vectors(self) -> bool | list[str]:
         return self.vector_name is None or self.layout.all_vectors or [self.vector_name]
 
-    def _rankings(self, answers: Sequence[Any], *, queries: int, top_k: int) -> list[list[Hit]]:
-        if len(answers) != queries:
-            raise ValueError(f"{len(answers)} rankings for {queries} queries")
-        return [self._ranking(answer, top_k=top_k) for answer in answers]
+    def _rankings(
+        self, answers: Sequence[Any], *, rows: Sequence[Embeddings | None], top_k: int
+    ) -> list[list[Hit]]:
+        if len(answers) != len(rows):
+            raise ValueError(f"{len(answers)} rankings for {len(rows)} queries")
+        return [
+            self._ranking(answer, row=row, top_k=top_k)
+            for answer, row in zip(answers, rows, strict=True)
+        ]
 
-    def _ranking(self, answer: Any, *, top_k: int) -> list[Hit]:
+    def _ranking(self, answer: Any, *, row: Embeddings | None, top_k: int) -> list[Hit]:
+        """row: what to score the stored vectors with, in place of Qdrant's scores."""
         if len(answer.points) > top_k:
             raise ValueError(f"{len(answer.points)} points where {top_k} were asked for")
-        return [
-            Hit(
-                self.layout.document(point),
-                float(point.score),
-                stored_vector(point.vector, self.vector_name),
+        hits = [self._hit(point, row) for point in answer.points]
+        # Local mode ranks a vector of NaN first.
+        return sorted(hits, key=lambda hit: -hit.score)
+
+    def _hit(self, point: Any, row: Embeddings | None) -> Hit:
+        vector, score = self._vector(point), float(point.score)
+        if row is not None:
+            score = 0.0 if vector is None else float(row @ vector)
+        return Hit(
+            self.layout.document(point), score if isfinite(score) else 0.0, vector, self.name
+        )
+
+    def _vector(self, point: Any) -> Embeddings | None:
+        if not point.vector:
+            return None
+        vector = stored_vector(point.vector, self.vector_name)
+        if vector is None and self._named_part(point.vector) is not None:
+            logger.warning(
+                "the vector of document %r in %s is zero or not finite and scores 0: index the "
+                "document again",
+                self.layout.document_id(point),
                 self.name,
             )
-            for point in answer.points
-        ]
+        return vector
+
+    def _named_part(self, vector: Any) -> Any:
+        return vector.get(self.vector_name or "") if isinstance(vector, dict) else vector
+
+    def _payload_keys(self) -> list[str]:
+        layout = self.layout
+        keys = [layout.id_key, layout.content_key, layout.metadata_key]
+        return [key for key in keys if key is not None]
 
     def _page(self, answer: tuple[Points, Any], *, offset: Any) -> tuple[list[str], Any]:
         points, following = answer
@@ -283,19 +364,35 @@ def _unique_ids(documents: Sequence[Document]) -> list[str]:
     return list(counts)
 
 
-def _batches(items: Sequence[T], size: int) -> Iterator[list[T]]:
-    for start in range(0, len(items), size):
-        yield list(items[start : start + size])
-
-
-def _batches_by_size(points: Sequence[T], sizes: Sequence[int]) -> Iterator[list[T]]:
+def _batches(
+    items: Sequence[T], at_most: int, sizes: Sequence[int] | None = None
+) -> Iterator[list[T]]:
+    """Batches of so many items, and of so many bytes where the items' sizes are given."""
     batch: list[T] = []
     total = 0
-    for point, size in zip(points, sizes, strict=True):
-        if batch and (total + size > BYTES_PER_REQUEST or len(batch) == POINTS_PER_REQUEST):
+    for item, size in zip(items, sizes or [0] * len(items), strict=True):
+        if batch and (total + size > BYTES_PER_REQUEST or len(batch) == at_most):
             yield batch
             batch, total = [], 0
-        batch.append(point)
+        batch.append(item)
         total += size
     if batch:
         yield batch
+
+
+def _by_length(schema: Schema) -> bool:
+    """Whether the lengths of the stored vectors are in Qdrant's scores."""
+    return schema.distance == models.Distance.DOT
+
+
+def _length(vector: Any) -> int:
+    return len(next(iter(vector.values())) if isinstance(vector, dict) else vector)
+
+
+def _by_name(vector: Any) -> dict[str, Any]:
+    return vector if isinstance(vector, dict) else {"": vector}
+
+
+def _as_path(key: str) -> str:
+    """A payload key in Qdrant's path syntax."""
+    return key if re.fullmatch(r"[\w-]+", key) else f'"{key}"'

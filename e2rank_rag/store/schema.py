@@ -17,12 +17,17 @@ SCORED_AS_COSINES = (models.Distance.COSINE, models.Distance.DOT)
 @dataclass(frozen=True, slots=True)
 class Schema:
     """Of one dense vector of a collection; fingerprint and model are None where nobody recorded
-    them."""
+    them.
+
+    other_vectors: names of the vectors, dense and sparse, that points may have beside it.
+    """
 
     dim: int
     fingerprint: str | None = None
     model: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    distance: models.Distance = models.Distance.COSINE
+    other_vectors: tuple[str, ...] = ()
 
     def check_dim(self, dim: int, name: str) -> None:
         if dim != self.dim:
@@ -68,6 +73,8 @@ def read_schema(info: models.CollectionInfo, *, vector_name: str | None, name: s
         fingerprint=record.get("fingerprint"),
         model=record.get("model"),
         metadata=metadata,
+        distance=params.distance,
+        other_vectors=_other_vectors(info.config.params, vector_name),
     )
 
 
@@ -89,6 +96,12 @@ def _vector_params(params: Any, vector_name: str | None, name: str) -> models.Ve
         asked = "its vectors have names" if not vector_name else f"it has no {vector_name!r}"
         raise StoreError(f"{name}: {asked}; give vector_name= one of {sorted(vectors)}")
     return found
+
+
+def _other_vectors(params: Any, vector_name: str | None) -> tuple[str, ...]:
+    dense = params.vectors if isinstance(params.vectors, Mapping) else {}
+    names = {*dense, *(params.sparse_vectors or {})}
+    return tuple(sorted(names - {vector_name or ""}))
 
 
 def _called(model: str | None) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any
 
 import numpy as np
 
 from e2rank_rag.types import Embeddings
+
+UNIT_TOLERANCE = 1e-5
 
 
 def unit_rows(embeddings: Any, *, dim: int, labels: Sequence[str] | None = None) -> Embeddings:
@@ -41,15 +44,29 @@ def one_row(embedding: Any) -> Any:
 
 
 def stored_vector(vector: Any, vector_name: str | None) -> Embeddings | None:
-    """float32 [dim] of unit length, from the vector field of a point; None where it has none."""
+    """float32 [dim] of unit length, from the vector field of a point.
+
+    None where it has none, or none with a direction (zero, NaN, infinity): see `unit_or_none`.
+    """
     if isinstance(vector, dict):
         vector = vector.get(vector_name or "")
-    if vector is None:
+    return None if vector is None else unit_or_none(vector)
+
+
+def unit_or_none(vector: Any) -> Embeddings | None:
+    """float32 [dim] of unit length; None where the vector is zero or not finite, so that nothing
+    can be scored with it. ValueError where it is no list of numbers."""
+    row = np.asarray(vector)
+    if row.dtype.kind not in "fiu" or row.ndim != 1:
+        raise ValueError(f"a vector is a list of numbers, got dtype {row.dtype}, {row.ndim}-D")
+    wide = row.astype(np.float64)  # the squares of large float32 values overflow
+    length = float(np.linalg.norm(wide))
+    if not isfinite(length) or length == 0.0:
         return None
-    row = np.asarray(vector, dtype=np.float32)
-    length = float(np.linalg.norm(row))
-    # A zero vector of another writer stays what it is: it scores 0 against everything.
-    return row if length == 0.0 else row / np.float32(length)
+    if row.dtype == np.float32 and abs(length - 1.0) < UNIT_TOLERANCE:
+        return row
+    unit: Embeddings = (wide / length).astype(np.float32)
+    return unit
 
 
 def _refuse(bad: Any, reason: str, labels: Sequence[str] | None) -> None:

@@ -214,9 +214,8 @@ def test_upsert_in_several_requests_writes_all(empty, monkeypatch, limit):
 
 
 def test_batches_respect_both_limits(monkeypatch):
-    monkeypatch.setattr(requests, "POINTS_PER_REQUEST", 3)
     monkeypatch.setattr(requests, "BYTES_PER_REQUEST", 10)
-    batches = requests._batches_by_size("abcdefg", [4, 4, 4, 11, 1, 1, 1])
+    batches = requests._batches("abcdefg", 3, [4, 4, 4, 11, 1, 1, 1])
     assert ["".join(batch) for batch in batches] == ["ab", "c", "d", "efg"]
 
 
