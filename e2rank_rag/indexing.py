@@ -269,7 +269,7 @@ def probe_foreign(encoder: TextEncoder, store: Store) -> None:
         for document, vector in some.values()
         if document.text
     ]
-    CandidateVectors(encoder).probe([hits])
+    CandidateVectors(encoder).fill([hits])
 
 
 class _Run:

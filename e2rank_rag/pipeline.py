@@ -34,8 +34,8 @@ Candidates = Sequence[Hit] | Sequence[str]
 class SearchPipeline:
     """One encoder, one store and, if wanted, one reranker.
 
-    At the first search the store is held against the encoder: its recorded fingerprint, or, where
-    nobody recorded one, two of its vectors (`stored_vectors="trust"` leaves that out).
+    For each search the store is held against the encoder: its recorded fingerprint, or, where
+    nobody recorded one, some of the vectors (`stored_vectors="trust"` leaves that out).
     """
 
     def __init__(
@@ -50,7 +50,6 @@ class SearchPipeline:
         self.store = store
         self.reranker = reranker
         self._vectors = CandidateVectors(encoder, stored_vectors)
-        self._store_known = stored_vectors != "check"
 
     def search(
         self,
@@ -105,7 +104,7 @@ class SearchPipeline:
             depth = self._depth(top_k, retrieve_k)
             asked = depth + most
             found = self.store.search_batch(vectors, top_k=asked, filter=filter)
-            found = _without(found, exclude, depth)
+            found = _without(self._mended(found, vectors), exclude, depth)
         else:
             ids = _asked(queries, candidates)
             stored = self.store.get(ids, with_embeddings=True)
@@ -162,6 +161,7 @@ class SearchPipeline:
             depth = self._depth(top_k, retrieve_k)
             asked = depth + most
             found = await self.store.asearch_batch(vectors, top_k=asked, filter=filter)
+            found = await run(partial(self._mended, found, vectors))
             found = _without(found, exclude, depth)
         else:
             ids = _asked(queries, candidates)
@@ -177,21 +177,35 @@ class SearchPipeline:
             found = await run(partial(self._merge, found, more, better))
         return [hits[:top_k] for hits in found]
 
+    def _mended(self, found: list[list[Hit]], vectors: Embeddings) -> list[list[Hit]]:
+        """With the vectors and scores that a few documents lack, since theirs had no direction."""
+        lacking = [hit.embedding is None for hits in found for hit in hits]
+        if not any(lacking) or all(lacking) or self._vectors.policy == "ignore":
+            return found
+        filled, _ = self._vectors.fill(found)
+        rankings = [
+            score_by_vector(hits, vector) if hits else []
+            for hits, vector in zip(filled, vectors, strict=True)
+        ]
+        return [[replace(hit, retrieval_score=None) for hit in hits] for hits in rankings]
+
     def _order(
         self, queries: Sequence[str], found: list[list[Hit]], *, searched: bool
     ) -> list[list[Hit]]:
         """By the reranker, or else by the query's own cosine (which a search has given already)."""
-        if searched and not isinstance(self.reranker, VectorReranker):
-            self._vectors.probe(found)  # which such a reranker does itself
+        if isinstance(self.reranker, VectorReranker):  # which looks at the vectors itself
+            return self.reranker.rerank_batch(queries, found)
+        if searched:
+            self._vectors.probe(found)
         if self.reranker is not None:
             return self.reranker.rerank_batch(queries, found)
         if searched:
             return found
-        filled, _ = self._vectors.fill(found)
+        found, _ = self._vectors.fill(found)
         vectors = self.encoder.encode_queries(queries)
         return [
             score_by_vector(hits, vector) if hits else []
-            for hits, vector in zip(filled, vectors, strict=True)
+            for hits, vector in zip(found, vectors, strict=True)
         ]
 
     def _enhance(
@@ -238,8 +252,8 @@ class SearchPipeline:
             )
 
     def _check_store(self) -> None:
-        """Hold the store's record against the encoder, once; if it agrees, no probe is needed."""
-        if self._store_known:
+        """Hold the store's record against the encoder; if it agrees, no probe is needed."""
+        if self._vectors.policy != "check":
             return
         recorded, store = self.store.fingerprint, self.store.name
         model = getattr(self.encoder, "name", type(self.encoder).__name__)
@@ -253,14 +267,9 @@ class SearchPipeline:
                 f"{store} was written by another model, or with other lengths or prompts, than "
                 f"{model} has now: open that one, or index into another collection"
             )
-        if recorded is not None:
-            self._vectors.trust(store)
-            if (
-                isinstance(self.reranker, VectorReranker)
-                and self.reranker.encoder.fingerprint == recorded
-            ):
-                self.reranker.vectors.trust(store)
-        self._store_known = True
+        self._vectors.trust(store, recorded is not None)
+        if isinstance(self.reranker, VectorReranker):
+            self.reranker.vectors.trust(store, self.reranker.encoder.fingerprint == recorded)
 
 
 def _asked(queries: Sequence[str], candidates: Sequence[Candidates]) -> list[str]:

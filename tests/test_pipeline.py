@@ -6,6 +6,7 @@ import asyncio
 
 import numpy as np
 import pytest
+from qdrant_client import models
 
 from e2rank_rag.errors import StoredVectorMismatch
 from e2rank_rag.indexing import index_documents
@@ -376,13 +377,113 @@ def test_a_store_of_another_dimension_is_refused(encoder):
 
 
 @pytest.mark.parametrize("rerank", [False, True])
-def test_a_collection_without_fingerprint_is_probed_once(encoder, foreign, rerank):
+def test_a_collection_without_fingerprint_is_probed(encoder, foreign, rerank):
     counting = CountingEncoder(encoder)
     pipeline = SearchPipeline(counting, foreign, ListwiseReranker(counting) if rerank else None)
     hits = pipeline.search(QUERY, top_k=4, retrieve_k=4)
     assert len(hits) == len(counting.documents) + 2 == 4
-    pipeline.search(OTHER_QUERY)
+    pipeline.search(OTHER_QUERY)  # of all 8, the two that were compared are among them
     assert len(counting.documents) == 2
+
+
+def rewritten_with_a_record(store, turned):
+    store.client.delete_collection("things")
+    index_documents(DOCUMENTS, turned, QdrantStore(store.client, "things"))
+
+
+def rewritten_without_a_record(store, turned):
+    store.client.delete_collection("things")
+    fresh = QdrantStore(store.client, "things")
+    fresh.prepare(turned.dim)
+    fresh.upsert(DOCUMENTS, turned.encode_documents(TEXTS))
+
+
+def rewritten_in_its_place(store, turned):
+    store.upsert(DOCUMENTS, turned.encode_documents(TEXTS))
+
+
+def alias_switched(store, turned):
+    other = QdrantStore(store.client, "turned")
+    other.prepare(turned.dim)
+    other.upsert(DOCUMENTS, turned.encode_documents(TEXTS))
+    store.client.delete_collection("things")
+    alias = models.CreateAlias(collection_name="turned", alias_name="things")
+    operation = models.CreateAliasOperation(create_alias=alias)
+    store.client.update_collection_aliases([operation])
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("kind", ["none", "listwise", "pairs", "expand"])
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize(
+    "change",
+    [
+        rewritten_with_a_record,
+        rewritten_without_a_record,
+        rewritten_in_its_place,
+        alias_switched,
+    ],
+)
+async def test_what_was_checked_once_is_checked_again_when_it_may_have_changed(
+    bert, change, recorded, kind, asynchronous
+):
+    if recorded and change is rewritten_in_its_place:
+        pytest.skip("vectors that belie the record are what the record is trusted for")
+    store = filled_store(bert, fingerprint=recorded)
+    turned = CountingEncoder(bert, turn=another_model(bert.dim))
+    reranker = {
+        "none": None,
+        "pairs": CrossEncoderReranker(ByLength()),
+        "listwise": ListwiseReranker(bert),
+        "expand": ListwiseReranker(bert),
+    }[kind]
+    pipeline = SearchPipeline(bert, store, reranker)
+    options = {"top_k": 4, "retrieve_k": 8, "expand": kind == "expand"}
+    for query in (QUERY, OTHER_QUERY, QUERY):
+        pipeline.search(query, **options)
+    change(store, turned)
+    for _ in range(2):
+        with pytest.raises(StoredVectorMismatch):
+            _ = (
+                await pipeline.asearch(QUERY, **options)
+                if asynchronous
+                else pipeline.search(QUERY, **options)
+            )
+    store.close()
+
+
+def test_a_collection_that_was_mended_is_searched_again(encoder, store):
+    pipeline = SearchPipeline(encoder, store, ListwiseReranker(encoder))
+    expected = pipeline.search(QUERY)
+    turned = CountingEncoder(encoder, turn=another_model(encoder.dim))
+    rewritten_with_a_record(store, turned)
+    with pytest.raises(StoredVectorMismatch):
+        pipeline.search(QUERY)
+    rewritten_with_a_record(store, encoder)
+    assert same(pipeline.search(QUERY), expected)
+
+
+@pytest.mark.parametrize("kind", ["none", "listwise", "pairs"])
+@pytest.mark.parametrize("value", [np.nan, 0.0])
+@pytest.mark.parametrize("recorded", [False, True])
+def test_one_vector_without_a_direction_fails_no_query_and_changes_no_ranking(
+    bert, kind, value, recorded, caplog
+):
+    reranker = {
+        "none": None,
+        "pairs": CrossEncoderReranker(ByLength()),
+        "listwise": ListwiseReranker(bert),
+    }[kind]
+    store = filled_store(bert, fingerprint=recorded)
+    pipeline = SearchPipeline(bert, store, reranker)
+    expected = pipeline.search(QUERY)
+    backend = store.client._client.collections["things"]  # no API writes such a vector
+    place = backend.ids[store.layout.point_id("cats")]
+    backend.vectors[""][place] = value
+    assert same(pipeline.search(QUERY), expected)
+    assert "'cats'" in caplog.text
+    assert [hit.score for hit in store.search(bert.encode_queries([QUERY])[0], top_k=8)][-1] == 0.0
+    store.close()
 
 
 @pytest.mark.parametrize("rerank", [False, True])

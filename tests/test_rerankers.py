@@ -198,15 +198,19 @@ async def test_the_event_loop_ticks_while_reranking(kind, encoder, candidates):
 # Stored vectors
 
 
-def test_of_stored_candidates_only_the_two_of_the_probe_are_encoded(kind, encoder, candidates):
+@pytest.mark.parametrize(("source", "probed"), [("a store", 2), ("", 4)])
+def test_of_stored_candidates_only_those_of_the_probe_are_encoded(
+    kind, encoder, candidates, source, probed
+):
     counting = CountingEncoder(encoder)
     reranker = kind(counting)
+    candidates = [replace(hit, source=source) for hit in candidates]
     reranker.rerank(QUERY, candidates)
-    assert counting.documents == [TEXTS[0], TEXTS[-1]]
-    reranker.rerank(OTHER_QUERY, candidates)
-    assert len(counting.documents) == 2
-    reranker.rerank(QUERY, [replace(hit, source="another index") for hit in candidates])
-    assert len(counting.documents) == 4
+    assert len(counting.documents) == probed
+    assert counting.documents[0] == TEXTS[0]
+    if source:
+        reranker.rerank(OTHER_QUERY, candidates)
+        assert len(counting.documents) == probed
 
 
 def test_vectors_of_another_model_of_the_same_length_are_refused(kind, encoder, candidates):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from e2rank_rag.errors import StoredVectorMismatch
 from e2rank_rag.stored_vectors import SAME, CandidateVectors
 from e2rank_rag.types import Document, Hit
-from tests.encoders import CountingEncoder, TableEncoder
+from tests.encoders import CountingEncoder, TableEncoder, another_model
 
-TABLE = TableEncoder({"a": [1, 0, 0], "b": [0, 1, 0], "c": [0, 0, 1], "far": [1, 1, 1]})
+TABLE = TableEncoder(
+    {"a": [1, 0, 0], "b": [0, 1, 0], "c": [0, 0, 1], "far": [1, 1, 1], "lacks": [1, 0, 1]}
+)
 
 
 def hit(id, vector=None, text=None, source="s"):
@@ -45,26 +49,78 @@ def test_nothing_asked_is_nothing_done(table):
     assert table.documents == []
 
 
-def test_the_probe_takes_the_first_and_the_last_stored_vector(table):
-    CandidateVectors(table).probe([[hit("far"), stored("a")], [stored("b"), stored("c")]])
-    assert table.documents == ["a", "c"]
+def test_the_probe_of_a_store_takes_the_first_vector_and_the_one_least_like_it(table):
+    CandidateVectors(table).fill([[hit("lacks"), stored("a"), stored("far")], [stored("b")]])
+    assert table.documents == ["a", "b", "lacks"]
 
 
-def test_a_source_is_probed_once(table):
+def test_vectors_that_were_compared_are_not_compared_again(table):
     vectors = CandidateVectors(table)
     for _ in range(3):
-        vectors.fill([[stored("a"), stored("b")]])
+        vectors.fill([[stored("a"), stored("b"), stored("c")]])
     assert table.documents == ["a", "b"]
-    vectors.fill([[stored("a", "other"), stored("b", "other")]])
-    assert len(table.documents) == 4
+    vectors.fill([[stored("a", "other"), stored("b", "other"), stored("c", "other")]])
+    assert len(table.documents) == 2  # the same texts have the same vectors there
+    vectors.fill([[stored("a"), stored("c")]])
+    assert table.documents == ["a", "b", "c"]
 
 
-def test_one_vector_alone_does_not_settle_it(table):
+def test_a_source_that_changed_under_a_reranker_is_refused(table):
     vectors = CandidateVectors(table)
-    vectors.fill([[stored("a"), hit("b")]])
-    vectors.fill([[stored("a"), stored("c")]])
-    vectors.fill([[stored("a"), stored("c")]])
-    assert table.documents == ["a", "b", "a", "c"]  # probe, encode; probe; nothing
+    vectors.fill([[stored("a"), stored("b"), stored("c")]])
+    turned = [hit("a", [0, 1, 0]), hit("b", [0, 0, 1]), hit("c", [1, 0, 0])]
+    for _ in range(2):
+        with pytest.raises(StoredVectorMismatch, match=r"'a' in s has cosine 0\.000"):
+            vectors.fill([turned])
+
+
+def test_trust_ends_when_the_record_does(table):
+    vectors = CandidateVectors(table)
+    vectors.trust("s")
+    vectors.fill([[stored("a"), hit("b", [1, 0, 0])]])
+    vectors.trust("s", False)
+    with pytest.raises(StoredVectorMismatch):
+        vectors.fill([[stored("a"), hit("b", [1, 0, 0])]])
+
+
+RANDOM = np.random.default_rng(3)
+MANY = TableEncoder(
+    {f"t{n}": vector for n, vector in enumerate(RANDOM.normal(size=(400, 64)) + 0.7)}
+)
+
+
+def joined(foreign, size, *, source=""):
+    """A list of so many candidates, some of which another model embedded, in any order."""
+    hits = [
+        hit(text, MANY.encode_documents([text])[0], source=source)
+        for text in (f"t{n}" for n in RANDOM.choice(400, size, replace=False))
+    ]
+    turned = MANY.encode_documents([h.document.text for h in hits]) @ another_model(64)
+    for place in RANDOM.choice(size, foreign, replace=False):
+        hits[place] = hit(hits[place].document.id, turned[place], source=source)
+    return hits
+
+
+@pytest.mark.parametrize("size", [5, 20, 100])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_foreign_vectors_in_a_joined_list_are_refused_wherever_they_stand(size, share):
+    vectors = CandidateVectors(CountingEncoder(MANY))
+    for _ in range(20):
+        vectors.fill([joined(0, size)])  # good lists settle nothing for others
+        with pytest.raises(StoredVectorMismatch, match="in the candidates has cosine"):
+            vectors.fill([joined(max(1, int(share * size)), size)])
+
+
+def test_a_joined_list_costs_four_encodings_at_most(table):
+    counting = CountingEncoder(MANY)
+    vectors = CandidateVectors(counting)
+    lists = [joined(0, 100), joined(0, 100)]
+    vectors.fill(lists)
+    assert 4 <= len(counting.documents) <= 8
+    for _ in range(50):
+        vectors.fill(lists)
+    texts = {h.document.text for hits in lists for h in hits}
+    assert sorted(counting.documents) == sorted(texts)  # each once
 
 
 def test_a_trusted_source_is_not_probed(table):
@@ -77,8 +133,8 @@ def test_a_trusted_source_is_not_probed(table):
 @pytest.mark.parametrize("policy", ["trust", "ignore"])
 def test_only_the_policy_check_probes(table, policy):
     wrong = [[hit("a", [0, 1, 0]), hit("b", [1, 0, 0])]]
-    CandidateVectors(table, policy).probe(wrong)
-    assert table.documents == []
+    CandidateVectors(table, policy).fill(wrong)
+    assert table.documents == ([] if policy == "trust" else ["a", "b"])
 
 
 def test_ignore_encodes_everything(table):
@@ -103,10 +159,38 @@ def test_vectors_need_not_have_unit_length_to_be_recognised(table):
     CandidateVectors(table).fill([[hit("a", [7, 0, 0]), hit("b", [0, 0.1, 0])]])
 
 
-@pytest.mark.parametrize("vector", [[0, 0, 0], [np.nan, 0, 0], [-1, 0, 0]])
-def test_zero_nan_and_opposite_vectors_are_refused(table, vector):
+@pytest.mark.parametrize("policy", ["check", "trust"])
+@pytest.mark.parametrize("value", [0.0, np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_vector_without_a_direction_is_made_anew_and_its_document_named(
+    table, policy, value, place, caplog
+):
+    hits = [stored("a"), stored("b"), stored("c")]
+    broken = replace(hits[place], embedding=np.array([value, 0, 0], np.float32))
+    hits[place] = broken
+    filled, counts = CandidateVectors(table, policy).fill([hits])
+    np.testing.assert_array_equal([h.embedding for h in filled[0]], np.eye(3))
+    assert (counts.reused, counts.encoded) == (2, 1)
+    assert f"the vector of document {broken.document.id!r} in s" in caplog.text
+
+
+@pytest.mark.parametrize("length", [1e-30, 0.5, 100.0, 1e30])
+def test_candidates_are_scored_as_cosines_whatever_their_length(table, length):
+    long = replace(stored("far"), embedding=np.float32(length) * stored("far").embedding)
+    (filled,), _ = CandidateVectors(table, "trust").fill([[long, stored("a")]])
+    np.testing.assert_allclose(filled[0].embedding, stored("far").embedding, rtol=1e-6)
+    assert filled[0].embedding.dtype == np.float32
+
+
+@pytest.mark.parametrize("embedding", [np.array(["1", "0", "0"]), np.array([True, False, True])])
+def test_a_vector_that_is_none_is_an_error_that_names_the_document(table, embedding):
+    with pytest.raises(ValueError, match="document 'b' in s: a vector is a list of numbers"):
+        CandidateVectors(table).fill([[stored("a"), replace(stored("b"), embedding=embedding)]])
+
+
+def test_an_opposite_vector_is_refused(table):
     with pytest.raises(StoredVectorMismatch, match="document 'a' in the candidates has cosine"):
-        CandidateVectors(table).fill([[hit("a", vector, source=""), stored("b", "")]])
+        CandidateVectors(table).fill([[hit("a", [-1, 0, 0], source=""), stored("b", "")]])
 
 
 def test_a_refused_source_is_refused_again(table):

@@ -138,8 +138,8 @@ class QdrantStore:
 
     @property
     def exists(self) -> bool:
-        """Whether the collection is there."""
-        return self._connection.send(self._requests.exists())
+        """Whether the collection is there, on a server up to `SCHEMA_AGE_S` seconds ago."""
+        return self._fresh_schema() is not None or self._is_there()
 
     @property
     def dim(self) -> int:
@@ -172,7 +172,7 @@ class QdrantStore:
         """
         if dim < 1:
             raise ValueError(f"dim must be > 0, got {dim}")
-        if not self.exists:
+        if not self._is_there():
             record = Schema(dim).with_record(fingerprint, model)
             self._create(dim, record if fingerprint is not None else None)
         schema = self._connection.send(self._requests.schema())
@@ -346,8 +346,11 @@ class QdrantStore:
             self._connection.send(self._requests.create(dim, metadata, self._collection_options))
         except StoreError:
             # Another process was faster, or a retried request had succeeded after all.
-            if not self.exists:
+            if not self._is_there():
                 raise
+
+    def _is_there(self) -> bool:
+        return self._connection.send(self._requests.exists())
 
     def _known_schema(self) -> Schema:
         known = self._fresh_schema()

@@ -324,12 +324,13 @@ def test_run_in_a_pipeline(tiny_bert):
 # Stored vectors
 
 
-def test_vectors_of_the_documents_are_reused_after_two_were_probed(ranker, embedded, encoded):
+def test_vectors_of_the_documents_are_reused_after_four_were_probed(ranker, embedded, encoded):
     expected = ranker.run(query=QUERY, documents=documents())
     encoded.documents.clear()
     answer = ranker.run(query=QUERY, documents=embedded)
+    assert len(set(encoded.documents)) == 4
     again = ranker.run(query=QUERY, documents=embedded)
-    assert encoded.documents == [embedded[0].content, embedded[-1].content]
+    assert len(set(encoded.documents)) == len(encoded.documents) == 8  # none twice
     assert ids(answer) == ids(again) == ids(expected)
     np.testing.assert_allclose(scores(answer), scores(expected), atol=1e-5)
     assert answer["meta"]["reused"] == len(embedded)
@@ -373,7 +374,7 @@ def test_vectors_are_fetched_for_documents_without_one(
     store = memory_store(32, embedded, use_sparse_embeddings=use_sparse_embeddings)
     ranker = E2RankRanker(model=tiny_bert, document_store=store)
     answer = ranker.run(query=QUERY, documents=documents())
-    assert encoded.documents == [embedded[0].content, embedded[-1].content]  # the probe
+    assert len(encoded.documents) == 2  # the probe
     assert answer["meta"]["fetched"] == len(embedded)
     assert answer["meta"]["reused"] == answer["meta"]["encoded"] == 0
     assert all(d.embedding is None for d in answer["documents"])

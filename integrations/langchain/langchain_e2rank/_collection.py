@@ -37,21 +37,18 @@ class Collection:
         self.store = store
         self.embedding = embedding
         self.stored_vectors = stored_vectors
-        self._exists = False
-        self._prepared: tuple[QdrantStore, str | None] | None = None
         self._pipeline: Kept[SearchPipeline] = Kept()
 
     @property
     def exists(self) -> bool:
-        """Whether it was created; once it was, that is not asked again."""
-        if not self._exists:
-            self._exists = self.store.exists
-            if not self._exists:
-                logger.warning("%s is not there yet: nothing is found in it", self.store.name)
-        return self._exists
+        """Whether it is there."""
+        exists = self.store.exists
+        if not exists:
+            logger.warning("%s is not there: nothing is found in it", self.store.name)
+        return exists
 
     async def aexists(self) -> bool:
-        return self._exists or await asyncio.to_thread(lambda: self.exists)
+        return await asyncio.to_thread(lambda: self.exists)
 
     def write(self, documents: Sequence[types.Document]) -> None:
         """Embed and write; documents with a known id are replaced."""
@@ -109,18 +106,12 @@ class Collection:
         )
 
     def _prepare(self, vectors: types.Embeddings) -> None:
-        """Create it, or make sure that these vectors belong in it; once for each model."""
+        """Create it, or make sure that these vectors belong in it."""
         store, embedding = self.store, self.embedding
         if not isinstance(embedding, E2RankEmbeddings):
-            if self._prepared != (store, None):
-                store.prepare(vectors.shape[1])
-                self._prepared = (store, None)
+            store.prepare(vectors.shape[1])
             return
         encoder = embedding.encoder
-        made_of = (store, encoder.fingerprint)
-        if self._prepared == made_of:
-            return
         store.prepare(vectors.shape[1], fingerprint=encoder.fingerprint, model=encoder.name)
         if self.stored_vectors == "check":
             probe_foreign(encoder, store)
-        self._prepared = made_of

@@ -60,8 +60,8 @@ class E2RankReranker(E2RankModel, BaseDocumentCompressor):
     prompt_depth, query_weight, passes: of an E2Rank only, see `e2rank_rag.ListwiseReranker`; the
     other parameters of the model: see `E2RankModel`.
 
-    Documents whose vectors are in an index are not encoded, but for two of them, once, to see that
-    this model wrote it (`stored_vectors`: "check", "trust", or "ignore" to encode all). Given a
+    Documents whose vectors are in an index are not encoded, but for two of them where the index has
+    no record of its model (`stored_vectors`: "check", "trust", or "ignore" to encode all). Given a
     client, the vectors of documents that langchain-qdrant found are read by `metadata["_id"]`, from
     `collection_name` or else from the collection that each document names; `layout` and
     `vector_name` say how they lie there. Given a vectorstore, those of its documents by their id.
@@ -119,6 +119,7 @@ class E2RankReranker(E2RankModel, BaseDocumentCompressor):
             return []
         reranker = self.opened()
         lookups = self._lookups(documents, reranker)
+        _trust_recorded(lookups, reranker)
         stored = [part.store.get([*part.ids.values()], with_embeddings=True) for part in lookups]
         hits = _hits(documents, lookups, stored)
         rankings, report = reranker.explain_batch([query], [hits])
@@ -134,6 +135,7 @@ class E2RankReranker(E2RankModel, BaseDocumentCompressor):
         # Opening a model takes seconds.
         reranker = await asyncio.to_thread(self.opened)
         lookups = self._lookups(documents, reranker)
+        await asyncio.to_thread(_trust_recorded, lookups, reranker)
         reads = [part.store.aget([*part.ids.values()], with_embeddings=True) for part in lookups]
         stored = await asyncio.gather(*reads)
         hits = _hits(documents, lookups, stored)
@@ -225,6 +227,12 @@ class E2RankReranker(E2RankModel, BaseDocumentCompressor):
         if collection not in stores:
             stores[collection] = QdrantStore(client, collection, **options)
         return stores[collection]
+
+
+def _trust_recorded(lookups: Sequence[_Lookup], reranker: BaseReranker) -> None:
+    if isinstance(reranker, VectorReranker):
+        for part in lookups:
+            reranker.vectors.trust_as_recorded(part.store)
 
 
 def _can_be_read(layout: Layout, id: str) -> bool:

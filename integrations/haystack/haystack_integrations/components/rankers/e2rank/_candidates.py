@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations_with_replacement
 from math import isclose
+from typing import Any
 
+import numpy as np
 from haystack import Document as HaystackDocument
 from haystack_integrations.components.rankers.e2rank._backend import DocumentText
 
 from e2rank_rag.candidates import each_once
-from e2rank_rag.store.vectors import stored_vector
 from e2rank_rag.types import Document, Embeddings, Hit, StoredDocument
 
-CARRIED = "the documents given to E2RankRanker"
 RETRIEVAL_SCORE = "retrieval_score"
 
 # Reciprocal rank fusion as Qdrant has it, 1 / (2 + rank), over two prefetches of its default 10.
@@ -62,7 +62,8 @@ def as_hits(
     carried, read, missing = [], [], []
     for document in documents:
         shown = Document(document.id, text.of(document.content, document.meta), document.meta)
-        hit = Hit(shown, document.score or 0.0, stored_vector(document.embedding, None), CARRIED)
+        # Without a source, since a joiner may have put together what several models embedded.
+        hit = Hit(shown, document.score or 0.0, _as_array(document.embedding))
         if hit.embedding is not None:
             carried.append(hit)
         elif document.id in fetched.vectors:
@@ -91,6 +92,10 @@ def was_fused_from_ten(scores: Sequence[float | None]) -> bool:
         score is not None and any(isclose(score, fused, rel_tol=1e-5) for fused in _FUSED_SCORES)
         for score in scores
     )
+
+
+def _as_array(embedding: Any) -> Embeddings | None:
+    return np.asarray(embedding) if embedding else None
 
 
 def _rescored(document: HaystackDocument, score: float) -> HaystackDocument:

@@ -82,8 +82,10 @@ class E2RankRanker(_backend.Configured):
             prompt (all are scored); None takes the model's own. For an E2Rank only.
         query_weight: how much of the plain query is in the vector; None takes the model's own. For
             an E2Rank only.
-        stored_vectors: probe two of the vectors once ("check"), use them unseen ("trust"), or
-            encode every document anew ("ignore").
+        stored_vectors: encode some of the documents anew and compare ("check"), use the vectors
+            unseen ("trust"), or encode every document anew ("ignore"). Compared are up to four of
+            each list whose documents carry vectors, and two of those that were read from a
+            document_store without a record of its model; none that were compared before.
         document_store: a QdrantDocumentStore or an e2rank_rag store, for documents without vectors.
         meta_fields_to_embed, embedding_separator, document_prefix, document_suffix: what the
             documents were embedded with.
@@ -202,8 +204,7 @@ class E2RankRanker(_backend.Configured):
         if not isinstance(reranker, VectorReranker):
             return Fetched("", {})
         store = self._store.open()
-        if store.fingerprint == reranker.encoder.fingerprint:
-            reranker.vectors.trust(store.name)
+        reranker.vectors.trust_as_recorded(store)
         stored = store.get([document.id for document in lacking], with_embeddings=True)
         return Fetched.of_same_text(store.name, stored, lacking, self._text)
 
