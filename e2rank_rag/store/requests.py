@@ -187,7 +187,7 @@ class CollectionRequests:
         requests, start = [], 0
         for batch in _batches(queries, at_once, [size] * len(queries)):
             places = slice(start, start + len(batch))
-            scored_with = rows[places] if _by_length(schema) else [None] * len(batch)
+            scored_with = list(rows[places]) if _by_length(schema) else [None] * len(batch)
             parse = partial(self._rankings, rows=scored_with, top_k=top_k)
             requests.append(self._request("query_batch_points", {"requests": batch}, parse))
             start += len(batch)

@@ -242,7 +242,7 @@ async def test_an_answer_of_another_form_is_an_error_that_says_so(form):
         ([{"points": [POINT]}] * 4, "4 rankings for 3 queries"),
         ([], "0 rankings for 3 queries"),
         ([{"points": [POINT] * 3}] * 3, "3 points where 2 were asked for"),
-        ([{"points": [POINT | {"vector": ["x", "y", "z"]}]}] * 3, "could not convert"),
+        ([{"points": [POINT | {"vector": ["x", "y", "z"]}]}] * 3, "a list of numbers"),
         ([{"points": [POINT | {"score": None}]}] * 3, "score"),
         ([{"points": [{k: v for k, v in POINT.items() if k != "score"}]}] * 3, "score"),
         ([{"points": [POINT | {"payload": {"id": 3, "content": "x"}}]}] * 3, "no document id"),
