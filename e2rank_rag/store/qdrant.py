@@ -82,7 +82,7 @@ class QdrantStore:
         self.collection = collection
         self.layout = layout
         self.vector_name = vector_name
-        self._collection_options = options
+        self.collection_options = options
         self._schema: Schema | None = None
         self._schema_read_at = -inf
         # What `prepare` was told, and what it found.
@@ -343,7 +343,7 @@ class QdrantStore:
 
     def _create(self, dim: int, metadata: Mapping[str, Any] | None) -> None:
         try:
-            self._connection.send(self._requests.create(dim, metadata, self._collection_options))
+            self._connection.send(self._requests.create(dim, metadata, self.collection_options))
         except StoreError:
             # Another process was faster, or a retried request had succeeded after all.
             if not self._is_there():

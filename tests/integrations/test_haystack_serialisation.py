@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import inspect
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -111,7 +112,17 @@ def test_serialisation_keeps_every_setting_of_a_client_or_refuses_and_never_a_se
             opened = again._store.open()
             assert effective(opened.settings) == effective(options)
             assert (opened.collection, opened.vector_name) == ("news", "text")
-            assert opened.layout == LANGCHAIN_LAYOUT
+            assert asdict(opened.layout) == asdict(LANGCHAIN_LAYOUT)
+
+
+def test_other_settings_of_a_store_survive():
+    options = {"shard_number": 2, "hnsw_config": {"m": 8}}
+    store = QdrantStore({"location": ":memory:"}, "docs", collection_options=options)
+    again, _ = round_trip(E2RankRetriever(store))
+    assert again._store.open().collection_options == options
+    odd = QdrantStore({"location": ":memory:"}, "docs", collection_options={"x": object()})
+    with pytest.raises(ValueError, match=r"document_store\['collection_options'\]\['x'\]"):
+        E2RankRetriever(odd).to_dict()
 
 
 def test_the_settings_of_an_open_client_survive():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -272,3 +273,29 @@ def test_a_reader_opens_in_a_thread_and_the_writer_goes_on(embedded, tmp_path, t
     assert vectors.shape == (12, 32)
     assert len(ids(retriever.run(QUERY))) == 12
     retriever.close()
+
+
+def test_components_that_share_a_folder_open_it_once(embedded, tmp_path, tiny_bert):
+    store = folder_store(tmp_path)
+    store.write_documents(embedded)
+    for _ in range(10):
+        store.close()
+        handles = [StoreHandle(store) for _ in range(4)]
+        with ThreadPoolExecutor(4) as threads:
+            counts = list(threads.map(lambda handle: handle.open().count(), handles))
+        assert counts == [12] * 4
+    store.close()
+
+
+async def test_closing_frees_the_connections_to_a_server():
+    store = QdrantDocumentStore(url="http://localhost:1", index="news")
+    given = {"client": {"url": "http://localhost:1"}, "collection": "news"}
+    for handle in (StoreHandle(store), StoreHandle(given)):
+        opened = handle.open()
+        _ = opened.client
+        connection = opened._connection
+        client = connection._async()
+        await handle.aclose()
+        assert client._client._closed
+        assert handle.open() is not opened
+        handle.close()

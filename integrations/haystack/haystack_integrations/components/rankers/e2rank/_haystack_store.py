@@ -3,15 +3,17 @@ is missing, drops one that is there (`recreate_index`), and keeps a second store
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import TYPE_CHECKING, Any
-from weakref import ref
+from weakref import WeakKeyDictionary, ref
 
 from haystack_integrations.components.rankers.e2rank._layout import HaystackLayout, HybridLayout
 from haystack_integrations.components.rankers.e2rank._written_stores import refuse_missing_folder
 from qdrant_client import QdrantClient, models
 
 from e2rank_rag.errors import StoreError
+from e2rank_rag.locks import Lock
 from e2rank_rag.store import QdrantStore
 from e2rank_rag.store.connection import is_local
 from e2rank_rag.store.opening import open_client
@@ -31,6 +33,7 @@ class HaystackStore:
 
     def __init__(self, given: QdrantDocumentStore) -> None:
         self._given = given
+        self._lock = _lock_of(given)
         self._made_of: tuple[Any, ...] = ()
         self._store: QdrantStore | None = None
 
@@ -41,32 +44,35 @@ class HaystackStore:
         open; on a server that is found at the first search.
         """
         given = self._given
-        if self._store is not None and self._made_of == self._key() and not _apart(given):
+        with self._lock:
+            if self._store is not None and self._made_of == self._key() and not _apart(given):
+                return self._store
+            settings = _settings(given)
+            if is_local(settings):
+                self._share_local()
+                self._store = self._over(given._client)
+            elif self._store is None or self._made_of[1:] != self._key()[1:]:
+                self._store = self._over(settings)
+            self._made_of = self._key()
             return self._store
-        settings = _settings(given)
-        if is_local(settings):
-            self._share_local()
-            self._store = self._over(given._client)
-        elif self._store is None or self._made_of[1:] != self._key()[1:]:
-            self._store = self._over(settings)
-        self._made_of = self._key()
-        return self._store
 
     def close(self) -> None:
         """Close the client, but one over memory, whose documents would be lost."""
-        given, store, self._store = self._given, self._store, None
-        if store is not None and not is_local(store.settings):
-            store.close()
-        elif given._client is not None and _is_folder(given):
-            given.close()
-            _keep_documents(given)
+        given = self._given
+        with self._lock:
+            store, self._store = self._store, None
+            if store is not None and not is_local(store.settings):
+                store.close()
+            elif given._client is not None and _is_folder(given):
+                given.close()
+                _keep_documents(given)
 
     async def aclose(self) -> None:
         """`close`, and with it the asynchronous client of the running event loop."""
         given, store = self._given, self._store
         if store is not None and not is_local(store.settings):
             await store.aclose()
-        self.close()
+        await asyncio.to_thread(self.close)
         if _apart(given) and _is_folder(given):
             await given.close_async()
             _keep_documents(given)
@@ -134,6 +140,16 @@ class SharedClient:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(None), ()  # a copied or pickled store opens clients of its own
+
+
+# Components that share a document store open it one at a time: a folder opens once only.
+_locks: WeakKeyDictionary[Any, Lock] = WeakKeyDictionary()
+_locks_lock = Lock()
+
+
+def _lock_of(given: QdrantDocumentStore) -> Lock:
+    with _locks_lock:
+        return _locks.setdefault(given, Lock())
 
 
 def _settings(given: QdrantDocumentStore) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -72,10 +71,14 @@ class StoreHandle:
                 self._haystack.close()
 
     async def aclose(self) -> None:
-        """`close`, and with it the asynchronous clients."""
-        await asyncio.to_thread(self.close)
+        """`close`, and with it the asynchronous clients of the running event loop."""
         if self._haystack is not None:
             await self._haystack.aclose()
+            return
+        with self._lock:
+            opened, self._opened = self._opened, None
+        if opened is not None:
+            await opened.aclose()
 
     def to_dict(self) -> Any:
         """For YAML; ValueError where a setting cannot be written down, or must not be."""

@@ -26,7 +26,8 @@ WAY_OUT = (
     "give a QdrantDocumentStore whose api_key is a Secret, such as "
     'Secret.from_env_var("QDRANT_API_KEY"), and leave the rest out'
 )
-# Of all others nobody knows whether they hold a secret: headers, metadata, tokens, proxies.
+# Of all others nobody knows whether they hold a secret: headers, metadata, tokens, proxies. (What
+# is switched on or off holds none.)
 HARMLESS = frozenset(
     {
         "location",
@@ -138,6 +139,8 @@ def _of_ours(store: QdrantStore) -> dict[str, Any]:
         arguments["vector_name"] = store.vector_name
     if store.layout != Layout():
         arguments["layout"] = asdict(store.layout)
+    if store.collection_options:
+        arguments["collection_options"] = dict(store.collection_options)
     return arguments
 
 
@@ -157,6 +160,8 @@ def _of_haystack(store: Any) -> dict[str, Any]:
 
 def _refuse_secrets(settings: Mapping[str, Any], where: str) -> None:
     for name, value in settings.items():
+        if value is None or isinstance(value, bool):
+            continue
         if name not in HARMLESS or not _is_plain(value):
             raise ValueError(_refusal(name, where))
         if name in ADDRESSES and any(mark in str(value) for mark in "@?#"):
