@@ -26,6 +26,7 @@ from e2rank_rag.training.relevance import (
     other_places,
     relevant_places,
     relevant_texts,
+    words,
 )
 from e2rank_rag.training.vectors import TextVectors
 from e2rank_rag.types import Embeddings, RankingExample
@@ -354,9 +355,6 @@ def _padded(rows: Sequence[Sequence[float]], length: int) -> Tensor:
 
 
 def _counted(lists: Sequence[ScoredList], texts: Sequence[str]) -> Tensor:
-    return torch.tensor(
-        [
-            [text not in ("", drawn.query) and text not in drawn.relevant for text in texts]
-            for drawn in lists
-        ]
-    )
+    compared = [words(text) for text in texts]
+    left_out = [{"", *map(words, (drawn.query, *drawn.relevant))} for drawn in lists]
+    return torch.tensor([[text not in left for text in compared] for left in left_out])

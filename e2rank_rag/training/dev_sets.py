@@ -6,15 +6,16 @@ Of several processes each measures its share of the queries or texts, and all ge
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from e2rank_rag.distributed import gather_objects, processes, share
+from e2rank_rag.documents import is_query
 from e2rank_rag.evaluation.metrics import evaluate
 from e2rank_rag.evaluation.runs import Qrels, run_from_rankings
 from e2rank_rag.rerankers import BaseReranker, score_by_vector
-from e2rank_rag.training.mining import is_query, nearest
+from e2rank_rag.training.mining import nearest
 from e2rank_rag.training.vectors import TextVectors
 from e2rank_rag.types import Document, Embeddings, Hit, TextEncoder
 
@@ -91,12 +92,14 @@ class RetrievalSet:
 
     documents: each text once, all relevant ones among them, so that the measure has no ceiling but
         1, whatever the model that began the training could find.
+    copies: by query id, texts that are the query itself, see `types.RankingExample`.
     """
 
     name: str
     queries: Mapping[str, str]
     documents: Sequence[Document]
     qrels: Qrels
+    copies: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -105,6 +108,7 @@ class RetrievalSet:
         queries: Mapping[str, str],
         relevant: Mapping[str, Mapping[str, float]],
         others: Sequence[str],
+        copies: Mapping[str, Sequence[str]] | None = None,
     ) -> RetrievalSet:
         """relevant: by query id, texts and their grades, above 0. others: texts beside them."""
         judged = [text for grades in relevant.values() for text in grades]
@@ -117,12 +121,13 @@ class RetrievalSet:
                 query: {ids[text]: max(int(grade), 1) for text, grade in grades.items()}
                 for query, grades in relevant.items()
             },
+            copies=copies or {},
         )
 
     def measure(self, encoder: TextEncoder) -> dict[str, float]:
         """nDCG@10 of what the encoder, as it is, finds among all documents (`retrieve`).
 
-        A copy of the query that nobody judged is left out.
+        The query itself is left out where nobody judged it relevant.
         """
         vectors = _encoded([d.text for d in self.documents], encoder.encode_documents)
         asked = _encoded(list(self.queries.values()), encoder.encode_queries)
@@ -134,7 +139,8 @@ class RetrievalSet:
             rankings[id] = [
                 Hit(document, 0.0)
                 for document in found
-                if document.id in self.qrels[id] or not is_query(document, query)
+                if document.id in self.qrels[id]
+                or not (is_query(document, query) or document.text in self.copies.get(id, ()))
             ]
         return {"retrieve": evaluate(run_from_rankings(rankings), self.qrels, [NDCG])[NDCG]}
 

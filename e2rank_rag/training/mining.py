@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from e2rank_rag.documents import BadRecord, compose_text
+from e2rank_rag.documents import BadRecord, is_query
 from e2rank_rag.evaluation.collections import Collection
 from e2rank_rag.types import Document, Embeddings, RankingExample, TextEncoder
 
@@ -120,14 +120,6 @@ def nearest(queries: Embeddings, documents: Embeddings, count: int) -> list[list
         order = np.argsort(-np.take_along_axis(scores, best, 1), axis=1, kind="stable")
         rows += np.take_along_axis(best, order, 1).tolist()
     return rows
-
-
-def is_query(document: Document, query: str) -> bool:
-    """Whether the document is the query, as where queries are documents of their collection: the
-    same text, with or without a title before it."""
-    title = document.meta.get("title")
-    titled = compose_text(title, query) if isinstance(title, str) else query
-    return document.text in (query, titled)
 
 
 def _without_doubtful(

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from e2rank_rag.prompts import ChatListwise, resolve_task
 from e2rank_rag.recipe import Recipe
 from e2rank_rag.tokenization import TextTokenizer, Tokens, collate
-from e2rank_rag.training.relevance import other_places, relevant_places, relevant_texts
+from e2rank_rag.training.relevance import other_places, relevant_places, relevant_texts, words
 from e2rank_rag.types import RankingExample
 
 
@@ -155,8 +155,8 @@ def task_recipe(recipe: Recipe, task: str | None) -> Recipe:
 
 
 def text_key(text: str) -> int:
-    """64 bits that are the same in every process."""
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    """64 bits that are the same in every process, however white space is written."""
+    digest = hashlib.blake2b(words(text).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
 
 

@@ -24,7 +24,7 @@ from e2rank_rag.models.encoder import batches_by_length
 from e2rank_rag.pair_tokenization import PairTokenizer
 from e2rank_rag.tokenization import Tokens
 from e2rank_rag.training.config import RankingLoss, RankT5Config, Targets
-from e2rank_rag.training.relevance import is_order, own_texts, relevant_places
+from e2rank_rag.training.relevance import is_order, own_places, relevant_places
 from e2rank_rag.types import RankingExample
 
 _PADDING = -1
@@ -116,12 +116,11 @@ def drawn_places(
     known = {texts[place] for place in relevant}
     graded = not is_order(example) and len({labels[place] for place in relevant}) > 1
     first = draw.choice(relevant)
-    own = own_texts(example)
-    barred = own - known if graded else own | known
+    barred = set(own_places(example)) - set(relevant)
     others = [
         place
         for place in range(len(texts))[:candidates]
-        if place != first and texts[place] not in barred
+        if place != first and place not in barred and (graded or texts[place] not in known)
     ]
     return [first, *draw.sample(others, min(size - 1, len(others)))]
 

@@ -61,24 +61,26 @@ def other_places(example: RankingExample, relevant: Sequence[int]) -> list[int]:
 
     Where queries are documents (duplicate questions), a search finds the query itself first.
     """
-    taken, own = set(relevant), own_texts(example)
-    return [
-        place
-        for place, text in enumerate(example.documents)
-        if place not in taken and text not in own
-    ]
+    taken = {*relevant, *own_places(example)}
+    return [place for place in range(len(example.documents)) if place not in taken]
 
 
-def own_texts(example: RankingExample) -> frozenset[str]:
-    """The query as a document."""
-    return frozenset([example.query, *example.copies])
+def own_places(example: RankingExample) -> list[int]:
+    """Documents that are the query itself."""
+    own = {words(example.query), *map(words, example.copies)}
+    return [place for place, text in enumerate(example.documents) if words(text) in own]
+
+
+def words(text: str) -> str:
+    """What is compared where texts are the same or not: however white space is written."""
+    return " ".join(text.split())
 
 
 def best_place(example: RankingExample) -> int:
     """The document with the highest label that is not the query itself, which a teacher puts
     first."""
-    own = own_texts(example)
-    places = [place for place, text in enumerate(example.documents) if text not in own]
+    own = set(own_places(example))
+    places = [place for place in range(len(example.labels)) if place not in own]
     return max(places or range(len(example.labels)), key=example.labels.__getitem__)
 
 

@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from e2rank_rag.documents import read_documents
+from e2rank_rag.documents import is_query, read_documents
 from e2rank_rag.evaluation.collections import Collection
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.prompts import SOURCE_TASKS
 from e2rank_rag.training.config import Source
 from e2rank_rag.training.dev_sets import DevSet, RetrievalSet
 from e2rank_rag.training.examples import read_examples
-from e2rank_rag.training.mining import Embedded, collection_documents, is_query, mine_lists
+from e2rank_rag.training.mining import Embedded, collection_documents, mine_lists
 from e2rank_rag.training.relevance import grades, judgements, without_query
 from e2rank_rag.training.vectors import TextVectors
 from e2rank_rag.types import Document, RankingExample
@@ -73,14 +73,16 @@ def read_retrieval(sources: Sequence[Source], encoder: Encoder, *, seed: int) ->
     for source in sources:
         judged = Judged.read(source, seed)
         others = [document.text for document in judged.documents]
+        copies: dict[str, Sequence[str]] = {}
         if is_mined(source):
             lists = mined(source, judged, encoder, None, add_missing=False)
             others = [text for example in lists.values() for text in example.documents]
+            copies = {id: example.copies for id, example in lists.items()}
         relevant = judged.relevant_texts()
         if not relevant:
             raise ValueError(f"{source.path} has no query with a relevant document to measure on")
         queries = {id: judged.queries[id] for id in relevant}
-        sets.append(RetrievalSet.of(_name(source), queries, relevant, others))
+        sets.append(RetrievalSet.of(_name(source), queries, relevant, others, copies))
     return sets
 
 

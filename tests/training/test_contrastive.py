@@ -126,6 +126,30 @@ def test_sixteen_pairs_of_chance_are_learnt_by_heart(tiny_bert, pairs, tmp_path,
         assert found(trained) == 1.0
 
 
+def test_the_dev_figure_rises_above_what_the_base_finds(tiny_bert, pairs, tmp_path):
+    config = configured(
+        tiny_bert,
+        pairs,
+        tmp_path / "model",
+        dropout=0.0,
+        dev=[{"path": pairs}],
+        patience=2,
+        trainer={
+            "max_steps": 60,
+            "per_device_train_batch_size": 16,
+            "learning_rate": 2e-3,
+            "eval_steps": 20,
+            "save_steps": 20,
+            "eval_on_start": True,
+        },
+    )
+    figures = [
+        each["eval_mean"] for each in logged(train_contrastive(config)) if "eval_mean" in each
+    ]
+    assert figures[0] < 0.8
+    assert max(figures) == pytest.approx(1.0)
+
+
 def test_a_stopped_run_goes_on_to_the_weights_of_an_unbroken_one(
     tiny_bert, pairs, tmp_path, monkeypatch
 ):

@@ -112,6 +112,27 @@ def test_the_query_itself_is_not_a_wrong_answer():
     assert judged.measure(encoder) == {"retrieve": 1.0}
 
 
+def test_the_query_itself_is_not_a_wrong_answer_under_its_title(tmp_path):
+    """As in ArguAna: each query is a document, with a title before it, and near to the others."""
+    folder = tmp_path / "titled"
+    (folder / "qrels").mkdir(parents=True)
+    names = ["one", "two", "three"]
+    corpus = [{"_id": name, "title": "On", "text": f"argument {name}"} for name in names]
+    queries = [{"_id": name, "text": f"argument {name}"} for name in names]
+    for name, records in (("corpus", corpus), ("queries", queries)):
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        (folder / f"{name}.jsonl").write_text(lines)
+    rows = "one\ttwo\t1\ntwo\tthree\t1\nthree\ttwo\t1\n"
+    (folder / "qrels" / "dev.tsv").write_text("query-id\tcorpus-id\tscore\n" + rows)
+    angles = dict(zip(names, (0, 20, 40), strict=True))
+    texts = {f"argument {name}": unit(angle) for name, angle in angles.items()}
+    encoder = TableEncoder({**texts, **{f"On {text}": vector for text, vector in texts.items()}})
+    (found,) = read_retrieval([Source(path=folder, split="dev")], encoder, seed=0)
+    measured = found.measure(encoder)["retrieve"]
+    # "two" lies as near to "one" as to its answer; the answers of the others are at their side.
+    assert measured >= (2 + 1 / np.log2(3)) / 3 - 1e-6
+
+
 class Side:
     """Two threads in place of two processes: what they hand over to one another."""
 

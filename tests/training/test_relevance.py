@@ -161,7 +161,7 @@ def test_stage_1_draws_hard_negatives_from_an_order(tmp_path):
 
 
 def test_the_query_itself_stands_against_nothing():
-    example = RankingExample("q", ("a", "q", "b"), (1.0, 0.0, 0.0))
+    example = RankingExample("q r", ("a", "q  r\n", "b"), (1.0, 0.0, 0.0))
     assert other_places(example, [0]) == [2]
     judged = RankingExample("q", ("a", "q", "b"), (0.0, 1.0, 0.0))
     assert relevant_places(judged) == [1]
@@ -209,3 +209,15 @@ def test_the_query_itself_is_not_a_wrong_answer_in_a_list(system, bert):
     assert batch["relevance"].tolist() == [[1, 0]]  # RankNet does not push it down
     assert negatives(batch) == 1
     assert torch.equal(batch["counted"], torch.tensor([[False, True]]))
+
+
+def test_the_query_itself_is_not_a_wrong_answer_in_the_list_of_another(bert):
+    asked = RankingExample("cats  purr", ("cats", "dogs"), (1.0, 0.0))
+    another = RankingExample("bread", ("cats purr ", "ferry"), (1.0, 0.0))
+    config = ListwiseConfig.model_validate(
+        {"init_from": "m", "output": "o", "mode": "joint", "data": [{"path": "x"}]}
+    )
+    lists = ListDataset([[asked, another]], config, seed=0)
+    batch = ListCollator(bert.tokenizer, pad_id=0)([lists[0], lists[1]])
+    # Rows: cats, dogs | cats purr, ferry.
+    assert batch["counted"].tolist() == [[False, True, False, True], [True, True, False, True]]
