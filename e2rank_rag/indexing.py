@@ -190,6 +190,8 @@ def _index(
         model=getattr(encoder, "name", type(encoder).__name__),
     )
     probe_foreign(encoder, store)
+    # What another writer adds from here on may be in the source by now: it is not pruned.
+    present = list(store.ids()) if prune else []
     run = _Run(encoder, store)
     seen: set[str] = set()
     with ProgressReport("indexing", total=total, shown=progress) as shown:
@@ -206,8 +208,7 @@ def _index(
         )
     if reason is not None:
         logger.warning("%s: run it again to index what may be missing", reason)
-    if prune:
-        run.prune(seen | bad.ids)
+    run.prune([id for id in present if id not in seen and id not in bad.ids])
     run.report.skipped = bad.count
     run.report.seconds = time.monotonic() - started
     return run.report
@@ -301,8 +302,7 @@ class _Run:
         self.report.meta_updated += len(meta_only)
         self.report.unchanged += len(batch) - len(meta_only) - len(to_encode)
 
-    def prune(self, keep: set[str]) -> None:
-        gone = [id for id in self.store.ids() if id not in keep]
+    def prune(self, gone: list[str]) -> None:
         if gone:
             self.store.delete(gone)
         self.report.pruned = len(gone)

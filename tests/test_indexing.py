@@ -326,6 +326,18 @@ def test_prune_deletes_only_what_is_known_to_be_gone(
     assert {"gone", *(r["_id"] for r in kept)} <= set(store.ids())
 
 
+def test_prune_keeps_what_another_writer_adds_meanwhile(encoder, store):
+    index_documents(DOCUMENTS, encoder, store)
+
+    def source():
+        yield DOCUMENTS[0]
+        index_documents([Document("theirs", "written meanwhile")], encoder, store)
+
+    report = index_documents(source(), encoder, store, prune=True)
+    assert report == IndexReport(unchanged=1, pruned=6)
+    assert sorted(store.ids()) == ["d0", "theirs"]
+
+
 def test_a_file_that_changes_without_prune_is_warned_of(encoder, store, tmp_path, caplog):
     path = write_jsonl(tmp_path / "corpus.jsonl", GOOD_RECORDS)
     index_file(path, ChangesTheSource(encoder, lambda: append(path)), store)
