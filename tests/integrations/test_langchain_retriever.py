@@ -27,6 +27,7 @@ from e2rank_rag.errors import StoredVectorMismatch
 from e2rank_rag.pipeline import SearchPipeline
 from e2rank_rag.rerankers import ListwiseReranker, load_reranker
 from e2rank_rag.store import LANGCHAIN_LAYOUT, QdrantStore
+from e2rank_rag.types import Document as CoreDocument
 from tests.encoders import CountingEncoder, another_model
 from tests.integrations.langchain_parts import (
     IDS,
@@ -421,3 +422,35 @@ async def test_without_scores_a_multi_query_retriever_shows_each_document_once(s
         for merged in (several.invoke(QUERY), await several.ainvoke(QUERY)):
             assert len(merged) > 4
             assert len({d.id for d in merged}) == len(merged)
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+async def test_an_open_retriever_refuses_a_collection_that_another_model_wrote_anew(
+    minilm, recorded
+):
+    client = stock_client(minilm)
+    store = opened(client, minilm)
+    retriever = E2RankRetriever(vectorstore=store, k=2)
+    found = retriever.invoke(QUERY)
+    client.delete_collection("docs")
+    assert retriever.invoke(QUERY) == store.similarity_search(QUERY) == []
+    other = CountingEncoder(minilm, turn=another_model(384))
+    fingerprint = "turned" if recorded else None
+    theirs = QdrantStore(client, "docs", layout=LANGCHAIN_LAYOUT)
+    theirs.prepare(384, fingerprint=fingerprint)
+    points = [str(n) for n in range(len(TEXTS))]
+    core = [CoreDocument(id, text) for id, text in zip(points, TEXTS, strict=True)]
+    theirs.upsert(core, other.encode_documents(TEXTS))
+    with pytest.raises(StoredVectorMismatch):
+        retriever.invoke(QUERY)
+    with pytest.raises(StoredVectorMismatch):
+        await retriever.ainvoke(QUERY)
+    for search in (lambda: store.similarity_search(QUERY), lambda: store.add_texts(["new"])):
+        with pytest.raises(StoredVectorMismatch):
+            search()
+    assert theirs.count() == len(TEXTS)
+    theirs.delete(points)
+    client.delete_collection("docs")
+    store.add_texts(TEXTS)
+    assert contents(retriever.invoke(QUERY)) == contents(found)
+    client.close()

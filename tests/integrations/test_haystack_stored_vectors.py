@@ -1,0 +1,69 @@
+"""Vectors that change under Haystack's components, or are another model's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from haystack_integrations.components.embedders.e2rank import E2RankDocumentEmbedder
+from haystack_integrations.components.rankers.e2rank import E2RankRanker
+from haystack_integrations.components.retrievers.e2rank import E2RankRetriever
+
+from e2rank_rag.errors import StoredVectorMismatch
+from tests.encoders import another_model
+from tests.integrations.haystack_kit import QUERY, alike, documents, ids, memory_store, scores
+
+
+@pytest.fixture(scope="module")
+def embedded(tiny_bert):
+    embedder = E2RankDocumentEmbedder(model=tiny_bert)
+    yield embedder.run(documents())["documents"]
+    embedder.close()
+
+
+def turned_documents(embedded):
+    turned = np.array([d.embedding for d in embedded]) @ another_model(32)
+    return [replace(d, embedding=v.tolist()) for d, v in zip(embedded, turned, strict=True)]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_an_open_retriever_refuses_a_collection_that_another_model_wrote_anew(
+    tiny_bert, embedded, asynchronous
+):
+    store = memory_store(32, embedded)
+    retriever = E2RankRetriever(document_store=store, model=tiny_bert)
+    expected = retriever.run(query=QUERY)
+    store.delete_all_documents(recreate_index=True)
+    store.write_documents(turned_documents(embedded))
+    for _ in range(2):
+        with pytest.raises(StoredVectorMismatch):
+            _ = await retriever.run_async(QUERY) if asynchronous else retriever.run(QUERY)
+    store.delete_all_documents(recreate_index=True)
+    store.write_documents(embedded)
+    assert alike(retriever.run(query=QUERY), expected)
+    retriever.close()
+
+
+@pytest.mark.parametrize("at", [0, 5, 11])
+def test_a_ranker_refuses_foreign_vectors_in_each_list_wherever_they_stand(tiny_bert, embedded, at):
+    ranker = E2RankRanker(model=tiny_bert)
+    ranker.run(query=QUERY, documents=embedded)
+    joined = [*embedded]
+    joined[at] = turned_documents(embedded)[at]
+    for given in (turned_documents(embedded), joined):
+        with pytest.raises(StoredVectorMismatch, match="in the candidates has cosine"):
+            ranker.run(query=QUERY, documents=given)
+    ranker.close()
+
+
+@pytest.mark.parametrize("number", [np.nan, 0.0])
+def test_a_document_whose_embedding_has_no_direction_is_encoded_anew(tiny_bert, embedded, number):
+    ranker = E2RankRanker(model=tiny_bert)
+    expected = ranker.run(query=QUERY, documents=embedded)
+    broken = [replace(embedded[0], embedding=[number] * 32), *embedded[1:]]
+    answer = ranker.run(query=QUERY, documents=broken)
+    assert ids(answer) == ids(expected)
+    np.testing.assert_allclose(scores(answer), scores(expected), atol=1e-5)
+    assert answer["meta"]["encoded"] == 1
+    ranker.close()
