@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import inspect
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import date
@@ -19,6 +18,7 @@ from haystack_integrations.components.rankers.e2rank._written_stores import in_p
 from pydantic import BaseModel
 
 from e2rank_rag.feedback import Feedback
+from e2rank_rag.locks import Kept
 from e2rank_rag.models.names import model_name
 from e2rank_rag.prompts import Prompts, Task
 from e2rank_rag.recipe import System, system_of
@@ -61,7 +61,8 @@ MADE_OF = frozenset(
 class LazyEncoder:
     """A `TextEncoder` that opens its model at first use, and again after `close`.
 
-    All that name the same model, dtype and device share its weights and its one thread.
+    All that name the same model, dtype and device share its weights and its one thread. Copies and
+    pickles hold the settings, and open the model for themselves.
     options: further arguments of `Encoder.from_pretrained`.
     """
 
@@ -77,17 +78,11 @@ class LazyEncoder:
         self._device = device
         self._dtype = dtype
         self._options = dict(options or {})
-        self._encoder: Encoder | None = None
-        self._lock = threading.Lock()
+        self._opened: Kept[Encoder] = Kept(closes=True)
 
     def open(self) -> Encoder:
         """The encoder; its model is loaded by the first call."""
-        with self._lock:
-            if self._encoder is None:
-                from e2rank_rag.models.encoder import Encoder
-
-                self._encoder = Encoder.from_pretrained(self.name, **self.arguments())
-            return self._encoder
+        return self._opened.get(self.name, self._load)
 
     def arguments(self) -> dict[str, Any]:
         """What the model is opened with, beside its name."""
@@ -99,15 +94,17 @@ class LazyEncoder:
 
     async def aopen(self) -> Encoder:
         """`open` without blocking the event loop."""
-        opened = self._encoder
+        opened = self._opened.known
         return opened if opened is not None else await asyncio.to_thread(self.open)
 
     def close(self) -> None:
         """Give the model back, after the calls that are running; the next use opens it again."""
-        with self._lock:
-            encoder, self._encoder = self._encoder, None
-        if encoder is not None:
-            encoder.close()
+        self._opened.clear()
+
+    def _load(self) -> Encoder:
+        from e2rank_rag.models.encoder import Encoder
+
+        return Encoder.from_pretrained(self.name, **self.arguments())
 
     @property
     def dim(self) -> int:
@@ -175,19 +172,15 @@ class LazyReranker(BaseReranker):
             query_weight=query_weight,
             stored_vectors=stored_vectors,
         )
-        self._opened: BaseReranker | None = None
-        self._lock = threading.Lock()
+        self._opened: Kept[BaseReranker] = Kept(closes=True)
 
     def open(self) -> BaseReranker:
         """The reranker; its model is loaded by the first call, and by the first after `close`."""
-        with self._lock:
-            if self._opened is None:
-                self._opened = self._load()
-            return self._opened
+        return self._opened.get(self._encoder.name, self._load)
 
     async def aopen(self) -> BaseReranker:
         """`open` without blocking the event loop."""
-        opened = self._opened
+        opened = self._opened.known
         return opened if opened is not None else await asyncio.to_thread(self.open)
 
     def explain_batch(
@@ -202,10 +195,7 @@ class LazyReranker(BaseReranker):
         return await (await self.aopen()).run_async(call)
 
     def close(self) -> None:
-        with self._lock:
-            opened, self._opened = self._opened, None
-        if opened is not None:
-            opened.close()
+        self._opened.clear()
         self._encoder.close()
 
     def _load(self) -> BaseReranker:
