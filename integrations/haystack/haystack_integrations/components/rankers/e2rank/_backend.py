@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import inspect
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import date
@@ -18,7 +19,6 @@ from haystack_integrations.components.rankers.e2rank._written_stores import in_p
 from pydantic import BaseModel
 
 from e2rank_rag.feedback import Feedback
-from e2rank_rag.locks import Kept
 from e2rank_rag.models.names import model_name
 from e2rank_rag.prompts import Prompts, Task
 from e2rank_rag.recipe import System, system_of
@@ -61,8 +61,7 @@ MADE_OF = frozenset(
 class LazyEncoder:
     """A `TextEncoder` that opens its model at first use, and again after `close`.
 
-    All that name the same model, dtype and device share its weights and its one thread. Copies and
-    pickles hold the settings, and open the model for themselves.
+    All that name the same model, dtype and device share its weights and its one thread.
     options: further arguments of `Encoder.from_pretrained`.
     """
 
@@ -78,11 +77,17 @@ class LazyEncoder:
         self._device = device
         self._dtype = dtype
         self._options = dict(options or {})
-        self._opened: Kept[Encoder] = Kept(closes=True)
+        self._encoder: Encoder | None = None
+        self._lock = threading.Lock()
 
     def open(self) -> Encoder:
         """The encoder; its model is loaded by the first call."""
-        return self._opened.get(self.name, self._load)
+        with self._lock:
+            if self._encoder is None:
+                from e2rank_rag.models.encoder import Encoder
+
+                self._encoder = Encoder.from_pretrained(self.name, **self.arguments())
+            return self._encoder
 
     def arguments(self) -> dict[str, Any]:
         """What the model is opened with, beside its name."""
@@ -94,17 +99,15 @@ class LazyEncoder:
 
     async def aopen(self) -> Encoder:
         """`open` without blocking the event loop."""
-        opened = self._opened.known
+        opened = self._encoder
         return opened if opened is not None else await asyncio.to_thread(self.open)
 
     def close(self) -> None:
         """Give the model back, after the calls that are running; the next use opens it again."""
-        self._opened.clear()
-
-    def _load(self) -> Encoder:
-        from e2rank_rag.models.encoder import Encoder
-
-        return Encoder.from_pretrained(self.name, **self.arguments())
+        with self._lock:
+            encoder, self._encoder = self._encoder, None
+        if encoder is not None:
+            encoder.close()
 
     @property
     def dim(self) -> int:
@@ -172,15 +175,19 @@ class LazyReranker(BaseReranker):
             query_weight=query_weight,
             stored_vectors=stored_vectors,
         )
-        self._opened: Kept[BaseReranker] = Kept(closes=True)
+        self._opened: BaseReranker | None = None
+        self._lock = threading.Lock()
 
     def open(self) -> BaseReranker:
         """The reranker; its model is loaded by the first call, and by the first after `close`."""
-        return self._opened.get(self._encoder.name, self._load)
+        with self._lock:
+            if self._opened is None:
+                self._opened = self._load()
+            return self._opened
 
     async def aopen(self) -> BaseReranker:
         """`open` without blocking the event loop."""
-        opened = self._opened.known
+        opened = self._opened
         return opened if opened is not None else await asyncio.to_thread(self.open)
 
     def explain_batch(
@@ -195,7 +202,10 @@ class LazyReranker(BaseReranker):
         return await (await self.aopen()).run_async(call)
 
     def close(self) -> None:
-        self._opened.clear()
+        with self._lock:
+            opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.close()
         self._encoder.close()
 
     def _load(self) -> BaseReranker:

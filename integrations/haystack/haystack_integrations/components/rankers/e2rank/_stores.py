@@ -99,8 +99,6 @@ class Searched:
         self._text = text
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # asked for by copies and pickles, before `store` is there
-            raise AttributeError(name)
         return getattr(self.store, name)
 
     def search_batch(

@@ -14,7 +14,6 @@ from haystack_integrations.components.rankers.e2rank._stores import Searched, St
 from haystack_integrations.components.retrievers.e2rank import _filters, _results
 from qdrant_client import models
 
-from e2rank_rag.locks import Kept
 from e2rank_rag.models.minilm import DEFAULT_MODEL
 from e2rank_rag.models.names import model_name
 from e2rank_rag.pipeline import SearchPipeline
@@ -147,7 +146,7 @@ class E2RankRetriever(_backend.Configured):
             stored_vectors=stored_vectors,
         )
         self._store = StoreHandle(document_store)
-        self._pipeline: Kept[SearchPipeline] = Kept()
+        self._pipeline: SearchPipeline | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """For YAML; the device stays open where none was given."""
@@ -181,7 +180,7 @@ class E2RankRetriever(_backend.Configured):
         await self._store.aclose()
 
     def _close_models(self) -> None:
-        self._pipeline.clear()
+        self._pipeline = None
         self._encoder.close()
         self._reranker.close()
 
@@ -226,15 +225,20 @@ class E2RankRetriever(_backend.Configured):
         store = self._store.open()
         self._encoder.open()  # a model that cannot retrieve is refused before a reranker is loaded
         reranker = self._reranker.open()
-        return self._pipeline.get(
-            (store, reranker),
-            lambda: SearchPipeline(
+        pipeline = self._pipeline
+        if (
+            pipeline is None
+            or pipeline.reranker is not reranker
+            or pipeline.store.store is not store  # type: ignore[attr-defined]
+        ):
+            pipeline = SearchPipeline(
                 self._encoder,
                 Searched(store, self._text),
                 reranker,
                 stored_vectors=self.stored_vectors,
-            ),
-        )
+            )
+            self._pipeline = pipeline
+        return pipeline
 
     def _search(
         self, query: str, filters: _filters.Filters, top_k: int | None, retrieve_k: int | None
