@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import inspect
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import date
@@ -19,6 +18,7 @@ from haystack_integrations.components.rankers.e2rank._written_stores import in_p
 from pydantic import BaseModel
 
 from e2rank_rag.feedback import Feedback
+from e2rank_rag.locks import Lock
 from e2rank_rag.models.names import model_name
 from e2rank_rag.prompts import Prompts, Task
 from e2rank_rag.recipe import System, system_of
@@ -78,7 +78,7 @@ class LazyEncoder:
         self._dtype = dtype
         self._options = dict(options or {})
         self._encoder: Encoder | None = None
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def open(self) -> Encoder:
         """The encoder; its model is loaded by the first call."""
@@ -176,7 +176,7 @@ class LazyReranker(BaseReranker):
             stored_vectors=stored_vectors,
         )
         self._opened: BaseReranker | None = None
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def open(self) -> BaseReranker:
         """The reranker; its model is loaded by the first call, and by the first after `close`."""
