@@ -240,7 +240,7 @@ def close(component):
     for name in ("vectorstore", "document_store", "base_retriever"):
         part = getattr(component, name, None)
         part = getattr(part, "vectorstore", part)
-        if part is not None:
+        if hasattr(part, "close"):  # else the settings of a store, which the component has closed
             part.close()
 
 

@@ -248,8 +248,8 @@ class Configured:
     A copy opens its model and its store at its own first use, and is in no pipeline; copied with
     its pipeline, it is connected in the copy as it was. `copy.copy` and `copy.deepcopy` share the
     document store, which nobody else could have open where it is in memory or a folder. A pickle
-    holds what YAML holds, so it is refused for the same settings, and documents in memory stay
-    behind.
+    holds what YAML holds, so it is refused for the same settings, and with a store in memory, whose
+    documents would stay behind.
 
     An argument that is assigned later is used as if it had been given at construction.
     """

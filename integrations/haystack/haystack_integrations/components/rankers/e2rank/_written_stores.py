@@ -16,7 +16,7 @@ from qdrant_client.local.qdrant_local import META_INFO_FILENAME
 
 from e2rank_rag.errors import StoreError
 from e2rank_rag.store import Layout, QdrantStore
-from e2rank_rag.store.opening import kind_of
+from e2rank_rag.store.opening import MEMORY, kind_of
 
 WANTED = (
     "document_store must be a QdrantDocumentStore, an e2rank_rag store, or a dict: the arguments "
@@ -82,7 +82,17 @@ _in_pickle: WeakValueDictionary[int, InPickle] = WeakValueDictionary()
 
 
 def in_pickle(given: Any, data: dict[str, Any]) -> InPickle:
-    """The same object for the same store, as long as a pickle is being written."""
+    """The same object for the same store, as long as a pickle is being written.
+
+    TypeError for a store in memory: its documents would stay behind.
+    """
+    arguments = data.get("init_parameters", data)
+    where = arguments.get("client", arguments).get("location")
+    if where == MEMORY and not isinstance(given, Mapping):
+        raise TypeError(
+            f"a {type(given).__name__} in memory cannot be pickled: its documents are in this "
+            "process only. Use a folder or a server"
+        )
     known = _in_pickle.get(id(given))
     if known is None or known.given is not given:
         known = _in_pickle[id(given)] = InPickle(given, data)
