@@ -16,7 +16,14 @@ from torch.utils.data import Dataset
 from e2rank_rag.prompts import ChatListwise, resolve_task
 from e2rank_rag.recipe import Recipe
 from e2rank_rag.tokenization import TextTokenizer, Tokens, collate
-from e2rank_rag.training.relevance import other_places, relevant_places, relevant_texts, words
+from e2rank_rag.training.relevance import (
+    best_place,
+    is_order,
+    other_places,
+    relevant_places,
+    relevant_texts,
+    words,
+)
 from e2rank_rag.types import RankingExample
 
 
@@ -173,6 +180,8 @@ def _padded(texts: Sequence[str], count: int, padding: str) -> list[str]:
 def _positives(example: RankingExample) -> list[str]:
     if example.positive is not None:
         return [example.documents[example.positive]]
+    if is_order(example):
+        return [example.documents[best_place(example)]]
     best = max(example.labels)
     return [t for t, label in zip(example.documents, example.labels, strict=True) if label == best]
 

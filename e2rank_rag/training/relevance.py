@@ -77,7 +77,7 @@ def words(text: str) -> str:
 
 
 def best_place(example: RankingExample) -> int:
-    """The document with the highest label that is not the query itself, which a teacher puts
+    """The document with the highest label, but not the query itself, which any teacher puts
     first."""
     own = set(own_places(example))
     places = [place for place in range(len(example.labels)) if place not in own]
@@ -85,7 +85,7 @@ def best_place(example: RankingExample) -> int:
 
 
 def without_query(example: RankingExample) -> RankingExample:
-    """The same list without copies of the query that nobody judged relevant."""
+    """The same list without copies of the query, unless somebody judged them relevant."""
     relevant = relevant_places(example)
     places = sorted([*relevant, *other_places(example, relevant)])
     if len(places) == len(example.documents):

@@ -127,6 +127,15 @@ def test_what_is_written_is_read_again(tmp_path, name):
         assert gzip.decompress((tmp_path / name).read_bytes()).startswith(b'{"query": "q"')
 
 
+def test_an_order_and_what_people_judged_are_written_and_read_again(tmp_path):
+    record = {"query": "q", "documents": ["a", "b", "c"], "ranking": [3, 1, 2], "source": "nq"}
+    examples = read_examples(written(tmp_path, record, {**record, "labels": [1, 0, 2]}))
+    assert [example.judged for example in examples] == [(), (1.0, 0.0, 2.0)]
+    assert [example.positive for example in examples] == [None, 2]
+    write_examples(tmp_path / "again.jsonl", examples)
+    assert read_examples(tmp_path / "again.jsonl") == examples
+
+
 def test_ids_may_be_written_in_place_of_texts(tmp_path):
     example = RankingExample("q", ("one", "two"), (1.0, 0.0), ("1", "2"))
     write_examples(tmp_path / "lists.jsonl", [example], texts=False)
