@@ -129,9 +129,9 @@ class Connection(ForkAware):
         client = self._async()
         if client is None:
             return await asyncio.to_thread(self.send, request)
-        tries = Tries(self._timeout_s)
+        tries = Tries(client.init_options.get("timeout"))
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(tries.seconds):
                 answer: Any = await AsyncRetrying(**tries.policy())(
                     getattr(client, request.method), **request.arguments
                 )
@@ -208,7 +208,7 @@ class Connection(ForkAware):
         method = getattr(self.client, request.method)
         if not self.local:
             retrying = Retrying(**tries.policy())
-            return within(self._timeout_s, partial(retrying, method, **request.arguments))
+            return within(tries.seconds, partial(retrying, method, **request.arguments))
         quiet = size_warning_silenced() if request.method == "upsert" else nullcontext()
         with self._lock, quiet:
             return method(**request.arguments)

@@ -16,7 +16,9 @@ from e2rank_rag import remote
 from e2rank_rag.errors import StoreError
 from e2rank_rag.store import QdrantStore, connection
 from e2rank_rag.store.server import server_client
+from e2rank_rag.types import Document
 
+DOCUMENT = Document("a", "x", {})
 QUERIES = np.eye(3, dtype=np.float32)
 COLLECTION = {
     "status": "green",
@@ -189,6 +191,8 @@ CALLS = {
     "get": lambda store: store.get(["a"]),
     "rescore": lambda store: store.rescore(QUERIES[0], ["a"]),
     "ids": lambda store: list(store.ids()),
+    "upsert": lambda store: store.upsert([DOCUMENT], QUERIES[:1]),
+    "delete": lambda store: store.delete(["a"]),
 }
 ASYNC_CALLS = {
     "count": lambda store: store.acount(),
@@ -233,6 +237,18 @@ async def test_an_answer_of_another_form_is_an_error_that_says_so(form):
             with pytest.raises(StoreError, match=r"not of Qdrant's form|cannot be read"):
                 await asynchronous(store)
         await store.aclose()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_collection_of_another_form_is_an_error_that_says_so(form):
+    with RawServer(lambda line: [reply(FORMS[form])]) as server:
+        store = QdrantStore.open(server.url, "c")
+        for asked in ("exists", "dim", "fingerprint", "model"):
+            with pytest.raises(StoreError, match=r"not of Qdrant's form|cannot be read"):
+                getattr(store, asked)
+        with pytest.raises(StoreError, match=r"not of Qdrant's form|cannot be read"):
+            store.prepare(3)
+        store.close()
 
 
 @pytest.mark.parametrize(
