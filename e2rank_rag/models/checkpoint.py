@@ -43,8 +43,9 @@ from e2rank_rag.models.names import find_base, name_beside
 from e2rank_rag.models.sentence_transformers_layout import (
     sentence_transformers_files,
     sentence_transformers_recipe,
+    transformer_folder,
 )
-from e2rank_rag.models.tokenizer_check import check_tokenizer_files
+from e2rank_rag.models.tokenizer_check import check_tokenizer, check_tokenizer_files
 from e2rank_rag.prompts import E2RANK, Prompts, SpanListwise
 from e2rank_rag.recipe import (
     ADAPTER_FOLDER,
@@ -99,11 +100,12 @@ def read_recipe(
     if said is not None:
         changes = {"pooling": pooling, "prompts": prompts}
         return said.model_copy(update={k: v for k, v in changes.items() if v is not None})
-    config, tokenizer = read_config(folder), load_tokenizer(folder)
+    weights = transformer_folder(folder)
+    config, tokenizer = read_config(weights), load_tokenizer(weights)
     if pooling is not None and prompts is not None:
         stated = _stated_recipe(pooling, prompts, config, tokenizer)
     elif (folder / "modules.json").is_file():
-        stated = sentence_transformers_recipe(folder, config, tokenizer)
+        stated = sentence_transformers_recipe(folder, config, tokenizer, prompts=prompts)
         changes = {"pooling": pooling, "prompts": prompts}
         stated.update({k: v for k, v in changes.items() if v is not None})
     elif name in RELEASED:
@@ -168,13 +170,13 @@ def model_folders(
 ) -> tuple[Path, Path | None]:
     """Where the weights are, and where the listwise adapter is if the model has one."""
     if recipe.adapter is None:
-        return folder, None
+        return transformer_folder(folder), None
     base = recipe.adapter.base
     adapter = inside(folder, ADAPTER_FOLDER)
     if base == ".":
         return folder, adapter
     weights = find_base(base, folder, local_files_only=local_files_only).resolve()
-    return weights, adapter
+    return transformer_folder(weights), adapter
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -195,6 +197,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise
     except BaseException as error:  # a panic of the tokenizers library is no Exception
         raise CheckpointError(f"the tokenizer in {folder} cannot be read: {error}") from error
+    if not stated and tokenizer.is_fast:  # made of older files, which hold as much
+        check_tokenizer(json.loads(tokenizer.backend_tokenizer.to_str()), source=folder)
     return tokenizer
 
 
@@ -261,7 +265,14 @@ def load_weights(
     return model.eval(), sorted(report["missing_keys"])
 
 
-_COMPUTED = ("position_ids", "inv_freq", "masked_bias", "attn.bias", "attention.bias")
+_COMPUTED = (
+    "position_ids",
+    "token_type_ids",
+    "inv_freq",
+    "masked_bias",
+    "attn.bias",
+    "attention.bias",
+)
 """Tensors of older files that are computed where they are used."""
 
 

@@ -38,8 +38,11 @@ ADAPTER_CONFIG = "adapter_config.json"
 
 _READ_SUFFIXES = {".json", ".safetensors", ".txt", ".model", ".jinja"}
 
+_TABLES = ("vocab.json", "vocab.txt", "merges.txt", "chat_template.json")
+
 _MOST_OF_A_KIND = 10_000
 _LARGEST = 1 << 31
+_UNBOUNDED = re.compile(r"theta|max_length$")
 _COUNTED = re.compile(r"layers?$|blocks$|labels$|experts$|groups$|^depth$|^n_layer")
 
 # Each lets a config.json say more than sizes: what weights are, where they are, how they are run.
@@ -143,11 +146,20 @@ def check_folder(folder: Path) -> None:
             for path in parent.iterdir():
                 if path.suffix in _READ_SUFFIXES:
                     inside(folder, str(path.relative_to(folder)))
+                    _check_size(path)
     if (folder / ADAPTER_CONFIG).exists():
         raise CheckpointError(
             f"{folder / ADAPTER_CONFIG} is an adapter beside the model, and vectors without it "
             "would be another model's: merge it (peft's merge_and_unload, then save_pretrained "
             "to a new folder), or remove the file to have the model without it"
+        )
+
+
+def _check_size(path: Path) -> None:
+    read_whole = path.name in _TABLES or path.suffix in (".model", ".jinja")
+    if read_whole and path.stat().st_size > MAX_TABLE_BYTES:
+        raise CheckpointError(
+            f"{path} is larger than {MAX_TABLE_BYTES >> 20} MiB, the limit for such a file"
         )
 
 
@@ -197,7 +209,7 @@ def _check_entry(path: Path, key: str, value: Any) -> None:
             f"{path} says {key} = {str(value)[:80]!r}: take it out, and state "
             "attn_implementation when you open the model"
         )
-    if isinstance(value, int) and not isinstance(value, bool) and "theta" not in key:
+    if isinstance(value, int) and not isinstance(value, bool) and not _UNBOUNDED.search(key):
         limit = _MOST_OF_A_KIND if _COUNTED.search(key) else _LARGEST
         if abs(value) > limit:
             raise CheckpointError(f"{path} says {key} = {value}; the limit is {limit}")

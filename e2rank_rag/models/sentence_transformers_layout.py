@@ -10,9 +10,29 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.families import positions
-from e2rank_rag.models.folder_check import read_json
+from e2rank_rag.models.folder_check import inside, read_json
 from e2rank_rag.prompts import E2RANK, ChatListwise, Prompts, SpanListwise
 from e2rank_rag.recipe import Pooling, Recipe
+
+_MODULES = ("Transformer", "Pooling", "Normalize")
+
+_TRANSFORMER_FILES = tuple(
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+"""What sentence-transformers has called the file that says how long a text may be, as it looks for
+them."""
+
+_READ_ELSEWHERE = (
+    *("max_seq_length", "do_lower_case", "unpad_inputs"),
+    *("model_args", "model_kwargs", "tokenizer_args", "processor_kwargs"),
+)
+
+_DEFAULTS: Mapping[str, Any] = {
+    "transformer_task": "feature-extraction",
+    "module_output_name": "token_embeddings",
+    "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+}
 
 
 def sentence_transformers_files(recipe: Recipe, dimensions: int) -> dict[str, Any]:
@@ -22,7 +42,6 @@ def sentence_transformers_files(recipe: Recipe, dimensions: int) -> dict[str, An
         "query": recipe.prompts.query_text(""),
         "document": recipe.prompts.document_text(""),
     }
-    modules = ["Transformer", "Pooling", "Normalize"]
     return {
         "modules.json": [
             {
@@ -31,7 +50,7 @@ def sentence_transformers_files(recipe: Recipe, dimensions: int) -> dict[str, An
                 "path": "" if index == 0 else f"{index}_{module}",
                 "type": f"sentence_transformers.models.{module}",
             }
-            for index, module in enumerate(modules)
+            for index, module in enumerate(_MODULES)
         ],
         "sentence_bert_config.json": {
             "max_seq_length": recipe.document_tokens,
@@ -48,57 +67,171 @@ def sentence_transformers_files(recipe: Recipe, dimensions: int) -> dict[str, An
     }
 
 
-def sentence_transformers_recipe(
-    folder: Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase
-) -> dict[str, Any]:
-    modules = read_json(folder / "modules.json")
+def transformer_folder(folder: Path) -> Path:
+    """Where config, tokenizer and weights are: the folder itself, or the part of it that its
+    `modules.json` names. A folder with an `e2rank.json` has them itself."""
+    if (folder / "e2rank.json").is_file() or not (folder / "modules.json").is_file():
+        return folder
+    name = read_modules(folder)[0]["path"]
+    return inside(folder, name) if name else folder
+
+
+def read_modules(folder: Path) -> list[dict[str, Any]]:
+    """The modules of a model, the transformer first; CheckpointError for a list that is none, and
+    for modules that are not served."""
+    path = folder / "modules.json"
+    modules = read_json(path)
     try:
-        kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
-        paths = [module["path"] for module in modules]
+        types = [str(module["type"]) for module in modules]
+        parts = [inside(folder, module["path"]) for module in modules]
     except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{folder / 'modules.json'} lists no modules: {error!r}") from error
-    if kinds != ["Transformer", "Pooling", "Normalize"]:
+        raise CheckpointError(f"{path} lists no modules: {error!r}") from error
+    kinds = [kind.rsplit(".", 1)[-1] for kind in types]
+    if kinds != [*_MODULES]:
         reason = (
             f"its layers after pooling ({', '.join(kinds[2:])}) are not supported"
-            if set(kinds) - {"Transformer", "Pooling", "Normalize"}
+            if set(kinds) - {*_MODULES}
             else "it does not normalise, so its scores are no cosines"
         )
         raise CheckpointError(
             f"{folder} is a sentence-transformers model of {' + '.join(kinds)}: {reason}; "
             "models of Transformer + Pooling + Normalize are"
         )
-    pooling = _sentence_transformers_pooling(folder / paths[1] / "config.json")
-    stated = (
-        read_json(folder / "config_sentence_transformers.json", default={}).get("prompts") or {}
-    )
-    bert = read_json(folder / "sentence_bert_config.json", default={})
-    if bert.get("do_lower_case") and tokenizer("A")["input_ids"] != tokenizer("a")["input_ids"]:
+    for kind, module in zip(types, modules, strict=True):
+        if not kind.startswith("sentence_transformers.") or module.get("kwargs"):
+            raise CheckpointError(
+                f"{path} has a module {kind} of its own, or arguments for it: only those of "
+                "sentence-transformers itself are supported, as they are"
+            )
+    _refuse_others(parts[2] / "config.json", "module_input_name", "module_output_name")
+    found: list[dict[str, Any]] = modules
+    return found
+
+
+def sentence_transformers_recipe(
+    folder: Path,
+    config: PretrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    prompts: Prompts | None = None,
+) -> dict[str, Any]:
+    """What the layout says of encoding, as sentence-transformers reads it; CheckpointError where it
+    asks for what is not supported.
+
+    prompts: in place of what it says of them.
+    """
+    modules = read_modules(folder)
+    pooling = _sentence_transformers_pooling(inside(folder, modules[1]["path"]) / "config.json")
+    stated = _read_object(folder / "config_sentence_transformers.json")
+    if stated.get("model_type") not in (None, "SentenceTransformer"):
         raise CheckpointError(
-            f"{folder / 'sentence_bert_config.json'} has texts lower-cased before they are "
-            "tokenised, which is not supported; put a Lowercase normalizer into tokenizer.json"
+            f"{folder} is a {str(stated['model_type'])[:80]} of sentence-transformers, which is "
+            "not supported: a SentenceTransformer is"
         )
-    limit = min(positions(config), bert.get("max_seq_length") or tokenizer.model_max_length)
-    return {
+    limit = min(positions(config), _stated_length(transformer_folder(folder), tokenizer))
+    if prompts is None:
+        texts = _stated_prompts(folder / "config_sentence_transformers.json", stated)
+        prompts = _sentence_transformers_prompts(texts, pooling, tokenizer)
+    recipe: dict[str, Any] = {
         "pooling": pooling,
-        "prompts": _sentence_transformers_prompts(stated, pooling, tokenizer),
+        "prompts": prompts,
         "query_tokens": limit,
         "document_tokens": limit,
     }
+    if stated.get("truncate_dim") is not None:
+        recipe["truncate_dim"] = stated["truncate_dim"]
+    return recipe
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    content = read_json(path, default={})
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not an object")
+    return content
+
+
+def _refuse_others(path: Path, *names: str) -> None:
+    """CheckpointError where a module reads or writes anything but the vector of a text."""
+    content = _read_object(path)
+    for name in names:
+        if content.get(name) not in (None, "sentence_embedding"):
+            raise CheckpointError(f"{path} says {name} = {content[name]!r}, which is not supported")
+
+
+def _stated_length(folder: Path, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The limit of a text in tokens, by the first of the files that says anything."""
+    for name in _TRANSFORMER_FILES:
+        path = folder / name
+        content = _read_object(path)
+        if content:
+            break
+    arguments = {**(content.get("tokenizer_args") or {}), **(content.get("processor_kwargs") or {})}
+    length = arguments.pop("model_max_length", None) or content.get("max_seq_length")
+    length = tokenizer.model_max_length if length is None else length
+    if not isinstance(length, int) or length < 1:
+        raise CheckpointError(f"{path} states the length {length!r}, which is no number of tokens")
+    for key in ("model_args", "model_kwargs"):
+        # Which numbers and attention it was saved with is the opener's to state.
+        own = {"dtype", "torch_dtype", "attn_implementation"}
+        arguments.update({k: v for k, v in (content.get(key) or {}).items() if k not in own})
+    if arguments:
+        raise CheckpointError(f"{path} has the arguments {arguments}, which are not supported")
+    for key, value in content.items():
+        if key not in _READ_ELSEWHERE and value not in (None, False, {}, [], _DEFAULTS.get(key)):
+            raise CheckpointError(f"{path} says {key} = {str(value)[:80]}, which is not supported")
+    if content.get("do_lower_case") and not _lowers(tokenizer):
+        raise CheckpointError(
+            f"{path} has texts lower-cased before they are "
+            "tokenised, which is not supported; put a Lowercase normalizer into tokenizer.json"
+        )
+    return length
+
+
+def _lowers(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer takes capital letters for small ones by itself."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or backend.normalizer is None:
+        return False
+    capital, small = map(backend.normalizer.normalize_str, ("AZ ÄÉ ЖЯ ΑΩ", "az äé жя αω"))
+    return bool(capital == small)
+
+
+def _stated_prompts(path: Path, stated: Mapping[str, Any]) -> tuple[str, str]:
+    """What stands before a query and before a document."""
+    prompts = stated.get("prompts") or {}
+    if not isinstance(prompts, dict) or not all(
+        each is None or isinstance(each, str) for each in prompts.values()
+    ):
+        raise CheckpointError(f"{path} holds prompts that are no texts")
+    query = prompts.get("query") or ""
+    document = next(filter(None, map(prompts.get, ("document", "passage", "corpus"))), "")
+    for prompt in (query, document):
+        if any(name in prompt for name in ("{query}", "{document}", "{task}")):
+            raise CheckpointError(f"{path} has the prompt {prompt[:80]!r} with a name in braces")
+    default = stated.get("default_prompt_name")
+    if default is not None and (prompts.get(default) or "") != document:
+        raise CheckpointError(
+            f"{path} has default_prompt_name = {str(default)[:80]!r}: encode() of "
+            "sentence-transformers takes that prompt, its encode_document() another; say which is "
+            "meant by prompts=Prompts(query=..., document=...)"
+        )
+    return query, document
 
 
 def _sentence_transformers_pooling(path: Path) -> Pooling:
-    config = read_json(path)
+    config = _read_object(path) if path.is_file() else read_json(path)
     names: dict[str, Pooling] = {"lasttoken": "last", "cls": "cls", "mean": "mean"}
     flags = {
         "pooling_mode_lasttoken": "lasttoken",
         "pooling_mode_cls_token": "cls",
         "pooling_mode_mean_tokens": "mean",
     }
+    old = {key: on for key, on in config.items() if key.startswith("pooling_mode_")}
     stated = config.get("pooling_mode", [])
     stated = [stated] if isinstance(stated, str) else list(stated)
-    stated += [
-        flags.get(key, key) for key, on in config.items() if key.startswith("pooling_mode_") and on
-    ]
+    if "pooling_mode" not in config:  # the old flags count only without it
+        stated = [flags.get(key, key) for key, on in old.items() if on]
+        stated = stated or ["mean"] * bool(old)
     if len(stated) != 1 or stated[0] not in names:
         raise CheckpointError(
             f"{path} asks for pooling {stated}; one of {sorted(names)} is supported"
@@ -111,12 +244,9 @@ def _sentence_transformers_pooling(path: Path) -> Pooling:
 
 
 def _sentence_transformers_prompts(
-    stated: Mapping[str, str], pooling: Pooling, tokenizer: PreTrainedTokenizerBase
+    stated: tuple[str, str], pooling: Pooling, tokenizer: PreTrainedTokenizerBase
 ) -> Prompts:
-    query, document = (
-        stated.get("query") or "",
-        stated.get("document") or stated.get("passage") or "",
-    )
+    query, document = stated
     listwise: ChatListwise | SpanListwise | None = SpanListwise()
     if pooling == "last":
         chat = ChatListwise()

@@ -50,12 +50,17 @@ def check_tokenizer_files(folder: Path) -> None:
     content = read_json(path, default={}, most_bytes=MAX_TABLE_BYTES)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not an object")
+    check_tokenizer(content, source=path)
+
+
+def check_tokenizer(content: dict[str, Any], *, source: Path) -> None:
+    """The same for a tokenizer as `tokenizer.json` describes it."""
     try:
         _check_tokenizer(content)
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from None
+        raise CheckpointError(f"{source}: {error}") from None
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{path} is no tokenizer: {error!r}") from error
+        raise CheckpointError(f"{source} is no tokenizer: {error!r}") from error
 
 
 def check_ids(

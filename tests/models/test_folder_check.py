@@ -11,10 +11,12 @@ import time
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
 from e2rank_rag.errors import CheckpointError
+from e2rank_rag.models.adapter import quiet_peft
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.models.rankt5 import RankT5
 from e2rank_rag.models.resrank import ResRank
@@ -200,6 +202,8 @@ POISONS = {
     "a linked recipe": linked("e2rank.json"),
     "pooling outside": modules_outside,
     "an adapter beside": peft_beside,
+    "a huge template": huge("chat_template.jinja"),
+    "a huge vocabulary": huge("vocab.txt"),
     "arguments of a tokenizer": in_tokenizer_config(init_inputs=["/etc/hostname"]),
     "a tokenizer of gguf": in_tokenizer_config(gguf_file="weights.gguf"),
     "an id beyond the vocabulary": another_tokenizer,
@@ -376,3 +380,19 @@ def test_heads_that_nothing_reads_may_lie_beside_the_weights(tiny_bert, tmp_path
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     with Encoder.from_pretrained(folder) as encoder, Encoder.from_pretrained(tiny_bert) as other:
         assert encoder.digest == other.digest
+
+
+@pytest.mark.parametrize("name", ["encoder", "cross-encoder"])
+def test_an_adapter_of_peft_beside_full_weights_is_never_passed_over(
+    tiny_bert, cross_encoder, tmp_path, name
+):
+    folder = shutil.copytree(tiny_bert, tmp_path / "model") if name == "encoder" else cross_encoder
+    options = LoraConfig(r=2, target_modules=["query"])
+    with quiet_peft():
+        get_peft_model(BertModel.from_pretrained(tiny_bert), options).save_pretrained(folder)
+    opener = Encoder if name == "encoder" else RankT5
+    with pytest.raises(CheckpointError, match="is an adapter beside the model.*merge_and_unload"):
+        opener.from_pretrained(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(CheckpointError, match="an adapter of peft: merge it into its base"):
+        opener.from_pretrained(folder)
