@@ -391,7 +391,7 @@ def test_an_adapter_of_peft_beside_full_weights_is_never_passed_over(
     with quiet_peft():
         get_peft_model(BertModel.from_pretrained(tiny_bert), options).save_pretrained(folder)
     opener = Encoder if name == "encoder" else RankT5
-    with pytest.raises(CheckpointError, match="is an adapter beside the model.*merge_and_unload"):
+    with pytest.raises(CheckpointError, match=r"is an adapter beside the model.*merge_and_unload"):
         opener.from_pretrained(folder)
     (folder / "config.json").unlink()
     with pytest.raises(CheckpointError, match="an adapter of peft: merge it into its base"):
