@@ -119,6 +119,7 @@ def adapt(
 ) -> None:
     """Give an embedding model a listwise adapter: its index stays, nothing is indexed again."""
     from e2rank_rag.distributed import process
+    from e2rank_rag.models.names import model_name
     from e2rank_rag.training.config import ADAPTER_CONFIG, listwise_config
     from e2rank_rag.training.trainer import train_listwise
 
@@ -132,7 +133,8 @@ def adapt(
     config = listwise_config(ADAPTER_CONFIG, settings or (), given)
     folder = train_listwise(config, resume=resume)
     if process() == 0:
-        say(out, f"the model is in {folder}: name it where your pipeline names {base}")
+        named = model_name(folder)  # "./minilm" of a folder that is called as what ships
+        say(out, f"the model is in {named}: name it where your pipeline names {base}")
 
 
 def _refuse_corpus_of_folder(data: Path, corpus: Path | None) -> None:

@@ -78,7 +78,10 @@ class Run:
         """Record the run, train, and save the model; returns its folder.
 
         digest, examples, facts: see `record.describe_run`. save: writes the trained model.
+
+        Raises ValueError where processes have read other weights or data than the first one.
         """
+        self._check_alike(digest, examples)
         if self.writes:
             describe_run(self.folder / "run.json", self.config, digest, examples, **facts)
         with self._checkpoint() as checkpoint:
@@ -87,6 +90,21 @@ class Run:
             save(trainer.accelerator.unwrap_model(trainer.model))
             plot_run(self.folder / METRICS_FILE, self.folder / "metrics.png")
         return self.config.output
+
+    def _check_alike(self, digest: str, examples: Sequence[int]) -> None:
+        """Each process reads from its own disk, and none waits for one that has other batches."""
+        held = gather_objects((digest, tuple(examples)))
+        for number, (weights, counts) in enumerate(held):
+            if weights != held[0][0]:
+                raise ValueError(
+                    f"process {number} begins from other weights than process 0: give all the "
+                    f"same {self.config.init_from}"
+                )
+            if counts != held[0][1]:
+                raise ValueError(
+                    f"process {number} has read {list(counts)} examples of the sources, process 0 "
+                    f"{list(held[0][1])}: give all the same data"
+                )
 
     def _made(self) -> Exception | None:
         """Makes the folder; returns what speaks against it."""

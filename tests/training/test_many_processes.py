@@ -72,6 +72,7 @@ def jobs():
     yield configured("joint", "best/joint", load_best_model_at_end=True), False
     yield configured("joint", "whole/joint"), False  # which is there already
     yield configured("joint", "nothing/joint"), True  # which is not there
+    yield configured("joint", "other/joint") | {"data": [{"path": "other.jsonl"}]}, False
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,8 @@ def trained(tmp_path_factory, tiny_bert):
     folders = [here / "first", here / "second"]
     for folder in folders:
         shutil.copytree(tiny_bert, folder / "base")
-        for name, part in (("lists", lines), ("dev", lines[:3])):
+        other = lines[:5] if folder.name == "first" else lines
+        for name, part in (("lists", lines), ("dev", lines[:3]), ("other", other)):
             text = "".join(json.dumps(line) + "\n" for line in part)
             (folder / f"{name}.jsonl").write_text(text)
     command = [sys.executable, "-m", "tests.training.stage_process"]
@@ -126,7 +128,7 @@ def test_every_stage_runs_on_many_processes_without_a_shared_disk_and_only_rank_
 ):
     first, second, _ = trained
     given = [f"base/{name}" for name in files(tiny_bert)]
-    assert files(second) == sorted([*given, "dev.jsonl", "lists.jsonl"])
+    assert files(second) == sorted([*given, "dev.jsonl", "lists.jsonl", "other.jsonl"])
     assert [path.name for path in second.iterdir() if path.is_dir()] == ["base"]
     for name in VARIANTS:
         run = first / "whole" / name / "run"
@@ -159,3 +161,4 @@ def test_what_stops_one_process_stops_all(trained):
     for text in said:
         assert "whole/joint: FileExistsError: whole/joint/run holds the record" in text
         assert "nothing/joint: ValueError: nothing/joint/run/checkpoints holds no check" in text
+        assert "ValueError: process 1 has read [8] examples of the sources, process 0 [5]" in text
