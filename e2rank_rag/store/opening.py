@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import pickle
 import re
 import sqlite3
 import warnings
@@ -17,6 +16,7 @@ from qdrant_client import QdrantClient
 from e2rank_rag.errors import StoreError
 from e2rank_rag.locks import Lock
 from e2rank_rag.store.folder_pickles import check_folder
+from e2rank_rag.store.folder_record import check_complete
 from e2rank_rag.store.server import server_client
 
 MEMORY = ":memory:"
@@ -76,6 +76,7 @@ def _open_folder(folder: Path) -> QdrantClient:
     try:
         _refuse_locked(folder)
         check_folder(folder)
+        check_complete(folder)
         with size_warning_silenced():
             # One lock guards every call, so SQLite need not insist on its thread.
             return QdrantClient(path=str(folder), force_disable_check_same_thread=True)
@@ -90,12 +91,15 @@ def _open_folder(folder: Path) -> QdrantClient:
                 f"writable for this user, or open a copy"
             ) from error
         raise StoreError(f"{folder} cannot be opened: {error}") from error
-    except RuntimeError as error:
-        if "already accessed" not in str(error):
-            raise
-        raise _locked(folder) from error
-    except (ValueError, KeyError, EOFError, sqlite3.Error, pickle.UnpicklingError) as error:
-        raise StoreError(f"{folder} is no readable Qdrant folder: {error}") from error
+    except StoreError:
+        raise
+    except Exception as error:  # a damaged folder can fail in any way
+        if isinstance(error, RuntimeError) and "already accessed" in str(error):
+            raise _locked(folder) from error
+        raise StoreError(
+            f"{folder} is no readable Qdrant folder ({type(error).__name__}: {error}): restore it "
+            f"from a copy, or delete it and index again"
+        ) from error
 
 
 def _refuse_locked(folder: Path) -> None:

@@ -25,6 +25,7 @@ from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
 from e2rank_rag.errors import CollectionMissing, StoredVectorMismatch, StoreError
 from e2rank_rag.store.connection import Connection
+from e2rank_rag.store.folder_record import refuse_left_over
 from e2rank_rag.store.layout import Layout
 from e2rank_rag.store.opening import open_client
 from e2rank_rag.store.requests import CollectionRequests, Points, Request
@@ -173,6 +174,8 @@ class QdrantStore:
         if dim < 1:
             raise ValueError(f"dim must be > 0, got {dim}")
         if not self._is_there():
+            if (folder := self._connection.options.get("path")) is not None:
+                refuse_left_over(Path(folder), self.collection)
             record = Schema(dim).with_record(fingerprint, model)
             self._create(dim, record if fingerprint is not None else None)
         schema = self._connection.send(self._requests.schema())

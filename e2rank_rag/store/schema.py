@@ -66,8 +66,7 @@ def read_schema(info: models.CollectionInfo, *, vector_name: str | None, name: s
             f"with distance Cosine, or index into another collection"
         )
     metadata = getattr(info.config, "metadata", None) or {}
-    record = metadata.get(METADATA_KEY)
-    record = record if isinstance(record, Mapping) else {}
+    record = _checked_record(metadata.get(METADATA_KEY, {}), params.size, name)
     return Schema(
         dim=params.size,
         fingerprint=record.get("fingerprint"),
@@ -76,6 +75,18 @@ def read_schema(info: models.CollectionInfo, *, vector_name: str | None, name: s
         distance=params.distance,
         other_vectors=_other_vectors(info.config.params, vector_name),
     )
+
+
+def _checked_record(record: Any, dim: int, name: str) -> Mapping[str, Any]:
+    right = isinstance(record, Mapping) and all(
+        isinstance(record.get(key), str | None) for key in ("fingerprint", "model")
+    )
+    if not right or record.get("dim", dim) != dim:
+        raise StoreError(
+            f"{name} has vectors of {dim} dimensions, and the record of the model that wrote them "
+            f"is damaged: {str(record)[:200]}. Restore the collection from a copy, or index again"
+        )
+    return record  # type: ignore[no-any-return]
 
 
 def _vector_params(params: Any, vector_name: str | None, name: str) -> models.VectorParams:
