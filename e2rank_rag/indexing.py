@@ -18,7 +18,7 @@ from pathlib import Path
 from e2rank_rag.documents import BadRecord, count_lines, read_numbered
 from e2rank_rag.lines import file_state
 from e2rank_rag.progress import ProgressReport
-from e2rank_rag.store.layout import Layout, check_text
+from e2rank_rag.store.layout import Layout, check_text, same_json
 from e2rank_rag.stored_vectors import CandidateVectors
 from e2rank_rag.types import Cut, Document, Hit, Store, TextEncoder
 
@@ -291,7 +291,7 @@ class _Run:
                 to_encode.append(document)
                 self.report.added += known is None
                 self.report.updated += known is not None
-            elif dict(known.document.meta) != _LAYOUT.metadata(document):
+            elif not same_json(known.document.meta, _LAYOUT.metadata(document)):
                 meta_only.append(document)
         if meta_only:
             self.store.update_meta(meta_only)

@@ -113,6 +113,18 @@ def test_a_changed_meta_is_written_without_encoding(encoder, store):
     assert store.count({"year": 2024}) == 1
 
 
+@pytest.mark.parametrize(("before", "after"), [(1, True), ([0, {"x": 0}], [0, {"x": False}])])
+def test_a_number_that_becomes_a_truth_is_a_change(encoder, store, before, after):
+    document = replace(DOCUMENTS[0], meta={"flag": before})
+    index_documents([document], encoder, store)
+    changed = replace(document, meta={"flag": after})
+    assert index_documents([changed], encoder, store).meta_updated == 1
+    assert json.dumps(store.get([document.id])[document.id].document.meta["flag"]) == json.dumps(
+        after
+    )
+    assert index_documents([changed], encoder, store).unchanged == 1
+
+
 def test_a_tuple_in_meta_is_the_list_that_a_store_gives_back(encoder, store):
     document = Document("a", "cats", {"tags": ("x", "y"), "nested": {"n": (1, 2)}})
     index_documents([document], encoder, store)

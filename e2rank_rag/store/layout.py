@@ -131,6 +131,17 @@ def check_text(text: Any, what: str) -> None:
         ) from error
 
 
+def same_json(one: Any, other: Any) -> bool:
+    """Whether two values are equal as JSON, where 1 is 1.0 and true is neither."""
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(same_json(one[k], other[k]) for k in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same_json, one, other))
+    return bool(one == other)
+
+
 def _or_default(value: Any, default: Any) -> Any:
     return default if value is None else value
 

@@ -317,6 +317,18 @@ def test_run_with_group_by(tiny_bert, embedded):
             retriever.close()
 
 
+def test_equal_numbers_are_one_group(tiny_bert, embedded):
+    chunks = [
+        replace(document, meta={"parent": parent})
+        for document, parent in zip(embedded, [3, 3.0, True, 1, "3"], strict=False)
+    ]
+    store = memory_store(32, chunks)
+    retriever = E2RankRetriever(store, model=tiny_bert, group_by="parent")
+    parents = [document.meta["parent"] for document in retriever.run(query=QUERY)["documents"]]
+    assert sorted(map(repr, parents)) in (["'3'", "1", "3", "True"], ["'3'", "1", "3.0", "True"])
+    retriever.close()
+
+
 def test_run_with_embedded_meta(tiny_bert, encoded):
     embedder = E2RankDocumentEmbedder(model=tiny_bert, meta_fields_to_embed=["number"])
     store = memory_store(32, embedder.run(documents())["documents"])

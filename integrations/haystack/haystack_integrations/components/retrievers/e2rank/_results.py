@@ -20,7 +20,8 @@ def best_of_groups(hits: Iterable[Hit], field: str, size: int) -> list[Hit]:
     for hit in hits:
         value = _at(hit.document.meta, field.removeprefix(f"{HAYSTACK_METADATA_KEY}.").split("."))
         if value is not None:
-            group = repr(value)  # a list can be no key
+            # 3 and 3.0 are one group, as one filter finds both; a list can be no key.
+            group = value if type(value) in (int, float) else repr(value)
             counts[group] = counts.get(group, 0) + 1
             if counts[group] > size:
                 continue
