@@ -19,6 +19,7 @@ from haystack_integrations.components.retrievers.e2rank import E2RankRetriever
 from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 
 from e2rank_rag.models.loaded import loaded_models
+from e2rank_rag.store import QdrantStore
 from tests.integrations.haystack_kit import QUERY, TEXTS, Encoded, alike, documents, ids
 
 COPIES = {
@@ -155,6 +156,22 @@ def test_a_copy_frees_its_own_model_only(own_model):
     assert loaded_models() == before + 1
     other.close()
     assert loaded_models() == before
+
+
+@pytest.mark.parametrize(
+    "store",
+    [
+        QdrantDocumentStore(":memory:"),
+        QdrantDocumentStore(client_kwargs={"location": ":memory:"}),
+        QdrantStore({"location": ":memory:"}, "docs"),
+    ],
+    ids=["by name", "by client_kwargs", "ours"],
+)
+def test_documents_in_memory_are_not_lost_in_a_pickle(store):
+    for component in (E2RankRetriever(store), E2RankRanker(document_store=store)):
+        with pytest.raises(TypeError, match=r"in memory cannot be pickled"):
+            pickle.dumps(component)
+        assert copy.deepcopy(component).document_store is store
 
 
 def test_a_pickle_holds_no_key():

@@ -92,7 +92,7 @@ def effective(options):
     )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(clients)
 def test_serialisation_keeps_every_setting_of_a_client_or_refuses_and_never_a_secret(options):
     store = QdrantStore(options, "news", layout=LANGCHAIN_LAYOUT, vector_name="text")

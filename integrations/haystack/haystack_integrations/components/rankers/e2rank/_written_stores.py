@@ -87,8 +87,8 @@ def in_pickle(given: Any, data: dict[str, Any]) -> InPickle:
     TypeError for a store in memory: its documents would stay behind.
     """
     arguments = data.get("init_parameters", data)
-    where = arguments.get("client", arguments).get("location")
-    if where == MEMORY and not isinstance(given, Mapping):
+    client = {**arguments.get("client", arguments), **(arguments.get("client_kwargs") or {})}
+    if client.get("location") == MEMORY and not isinstance(given, Mapping):
         raise TypeError(
             f"a {type(given).__name__} in memory cannot be pickled: its documents are in this "
             "process only. Use a folder or a server"
