@@ -48,8 +48,9 @@ class Run:
 
         stage: its own arguments of the trainer, under those of the configuration.
 
-        Raises ValueError as `training_arguments`, and for a run without a checkpoint to go on with;
-        FileExistsError where the folder holds another run. In all processes alike.
+        Raises ValueError as `training_arguments`, for an output that is the model to begin from,
+        and for a run without a checkpoint to go on with; FileExistsError where the folder holds
+        another run. In all processes alike.
         """
         folder = config.output / RUN_FOLDER
         arguments = training_arguments(config, folder, stage)
@@ -108,6 +109,12 @@ class Run:
 
     def _made(self) -> Exception | None:
         """Makes the folder; returns what speaks against it."""
+        base, output = Path(self.config.init_from).expanduser(), self.config.output
+        if base.is_dir() and output.is_dir() and base.samefile(output):
+            return ValueError(
+                f"output: {output} is the folder of the model to begin from, which would be "
+                "overwritten; choose another"
+            )
         if (self.folder / METRICS_FILE).exists() and not self.resume:
             return FileExistsError(
                 f"{self.folder} holds the record of a run: go on with it (resume), or choose "

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, get_args, get_origin
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from e2rank_rag.lines import read_text
 
@@ -96,7 +96,22 @@ def as_written(value: Any, annotation: Any) -> Any:
         return value
     if isinstance(value, int) and kinds & {str, Path} and not kinds & {int, float, bool}:
         return str(value)
+    if isinstance(value, Mapping):
+        fields = {
+            name: field.annotation
+            for kind in kinds
+            if isinstance(kind, type) and issubclass(kind, BaseModel)
+            for name, field in kind.model_fields.items()
+        }
+        return {name: _within(name, item, fields.get(name, Any)) for name, item in value.items()}
     return value
+
+
+def _within(name: str, value: Any, annotation: Any) -> Any:
+    try:
+        return as_written(value, annotation)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def switched(value: Any) -> Any:

@@ -120,6 +120,8 @@ def test_a_name_of_digits_or_of_a_word_is_a_name(tmp_path, name):
         ("data", "[{path: x, limit: yes}]", "data.0.limit: .* got 'yes'"),
         ("data", "[{path: x, limit: true}]", "data.0.limit: .* a number is needed"),
         ("output", "1.10", "output: .* got 1.1"),
+        ("lora", "{rank: true}", "rank: .*a number is needed, not true"),
+        ("prompts", "{query: 2026, max: 1}", "prompts"),
         ("temperature", "warm", "temperature: .* got 'warm'"),
         ("data", "", "data: "),
     ],
@@ -163,3 +165,14 @@ def test_a_setting_of_a_source_that_it_has_no_use_for_is_refused(tmp_path, sourc
 def test_a_configuration_made_in_python_is_read_as_one_that_was_written():
     given = {"init_from": "minilm", "output": Path("out"), "data": [{"path": Path("x")}]}
     assert RankT5Config(**given, list_size="8", upsample=None).list_size == 8
+
+
+@pytest.mark.parametrize("block", ["feedback", "layout"])
+def test_records_of_other_modules_are_read_alike(tmp_path, block):
+    stage = {"feedback": "listwise", "layout": "resrank"}[block]
+    name, text = {"feedback": ("weight", "1e-1"), "layout": ("unit_hidden", "no")}[block]
+    for config in both_ways(tmp_path, stage, f"{block}.{name}", text):
+        assert getattr(getattr(config, block), name) in (0.1, False)
+    if block == "feedback":
+        with pytest.raises(ValueError, match=r"feedback: .*weight: a number is needed, not true"):
+            both_ways(tmp_path, stage, "feedback.weight", "true")
