@@ -179,10 +179,11 @@ def test_documents_that_were_written_both_ways_before_are_found_together(embedde
     retriever.close()
 
 
-def test_a_document_that_was_written_differently_both_ways_is_refused(embedded, tiny_bert):
+@pytest.mark.parametrize("change", [{"content": "another text"}, {"embedding": [1.0] * 32}])
+def test_a_document_that_was_written_differently_both_ways_is_refused(change, embedded, tiny_bert):
     store = memory_store()
     write(store, embedded, "sync")
-    write(store, [embedded[0], replace(embedded[1], content="another text")], "async")
+    write(store, [embedded[0], replace(embedded[1], **change)], "async")
     retriever = E2RankRetriever(store, model=tiny_bert)
     with pytest.raises(StoreError, match="'d1' was written differently"):
         retriever.run(QUERY)

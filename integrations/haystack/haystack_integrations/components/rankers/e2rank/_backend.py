@@ -6,7 +6,7 @@ import asyncio
 import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass
 from datetime import date
 from enum import Enum
 from pathlib import Path
@@ -328,8 +328,6 @@ def _plain(value: Any, name: str) -> Any:
         return value.model_dump(mode="json")
     if isinstance(value, Enum):
         return _plain(value.value, name)
-    if is_dataclass(value) and not isinstance(value, type):
-        return _plain(asdict(value), name)
     if isinstance(value, Path):
         return model_name(value)
     if isinstance(value, Mapping):
@@ -342,8 +340,8 @@ def _plain(value: Any, name: str) -> Any:
     if value is None or isinstance(value, str | bool | int | float | date):
         return value
     raise ValueError(
-        f"{name} is {value!r}, a {type(value).__name__}, which a pipeline in YAML cannot hold: "
-        "give text, numbers, lists or dicts of them"
+        f"{name} is of type {type(value).__name__}, which a pipeline in YAML cannot hold: give "
+        "text, numbers, lists or dicts of them"
     )
 
 

@@ -191,12 +191,11 @@ def _merge(client: QdrantClient, name: str, collection: Any) -> None:
     if mine is collection or not collection.ids:
         return
     records, _ = collection.scroll(limit=len(collection.ids), with_vectors=True)
-    known = {
-        record.id: record.payload
-        for record in client.retrieve(name, [record.id for record in records])
-    }
+    ids = [record.id for record in records]
+    known = {record.id: record for record in client.retrieve(name, ids, with_vectors=True)}
     for record in records:
-        if record.id in known and known[record.id] != record.payload:
+        other = known.get(record.id, record)
+        if (other.payload, other.vector) != (record.payload, record.vector):
             raise StoreError(
                 f"the document {(record.payload or {}).get('id')!r} was written differently by "
                 f"write_documents and write_documents_async of one QdrantDocumentStore in memory, "

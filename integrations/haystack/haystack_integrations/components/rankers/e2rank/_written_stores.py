@@ -54,7 +54,8 @@ ADDRESSES = ("location", "url", "host", "prefix")
 def written(given: Any) -> dict[str, Any]:
     """The form in which a store is in YAML, as `open_arguments` or Haystack reads it."""
     if isinstance(given, Mapping):
-        return dict(given)
+        layout = given.get("layout")
+        return {**given, **({"layout": asdict(layout)} if isinstance(layout, Layout) else {})}
     if isinstance(given, QdrantStore):
         return _of_ours(given)
     if hasattr(given, "search_batch"):
