@@ -26,7 +26,7 @@ EXACT = 2**53
 INT64_LIMIT = 2**63
 
 # What Qdrant's path parser takes without quotes.
-BARE_SEGMENT = re.compile(r"[\w-]+")
+BARE_SEGMENT = re.compile(r"[\w-]+", re.ASCII)
 
 
 def path_of(segments: Iterable[str], name: str) -> str:

@@ -38,6 +38,7 @@ from e2rank_rag.remote import within
 from e2rank_rag.store.failures import (
     FAILURES,
     MALFORMED,
+    SHOWN_CHARACTERS,
     explain,
     is_transient,
     says_missing,
@@ -240,7 +241,7 @@ class Connection(ForkAware):
         except (ValueError, *MALFORMED) as error:
             raise StoreError(
                 f"Qdrant {self.where} gave an answer to {request.method} that cannot be read "
-                f"({type(error).__name__}: {error})"
+                f"({type(error).__name__}: {str(error)[:SHOWN_CHARACTERS]})"
             ) from error
 
     def _explained(self, error: Exception, request: Request[R], tries: Tries) -> StoreError:

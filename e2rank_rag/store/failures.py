@@ -139,8 +139,8 @@ def _server_text(error: BaseException) -> str:
     if not isinstance(error, UnexpectedResponse):
         return str(error)[:SHOWN_CHARACTERS]
     try:
-        return str(error.structured()["status"]["error"])
-    except (ValueError, KeyError, TypeError):  # a proxy's page, not Qdrant's JSON
+        return str(error.structured()["status"]["error"])[:SHOWN_CHARACTERS]
+    except (ValueError, *MALFORMED):  # a proxy's page, not Qdrant's JSON
         text = error.content.decode("utf-8", "replace") or error.reason_phrase
         return text[:SHOWN_CHARACTERS]
 

@@ -160,3 +160,19 @@ def test_what_is_no_dict_is_refused(filter):
 def test_the_form_of_haystack_is_refused_and_named(filter):
     with pytest.raises(ValueError, match="Haystack's form"):
         to_qdrant_filter(filter, "meta")
+
+
+@pytest.mark.parametrize(
+    ("key", "path"),
+    [
+        ("a_b-1", "meta.a_b-1"),
+        ("straße", 'meta."straße"'),
+        ("page number.x", 'meta."page number".x'),
+        ("pages[].number", "meta.pages[].number"),
+        ("page numbers[0]", 'meta."page numbers"[0]'),
+    ],
+)
+def test_a_key_is_quoted_where_a_path_needs_it(client, key, path):
+    (condition,) = to_qdrant_filter({key: "x"}, "meta").must
+    assert condition.key == path
+    assert found(client, {key: "x"}) == set()

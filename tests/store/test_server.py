@@ -274,6 +274,26 @@ async def test_an_answer_is_checked_before_it_is_used(value, said):
         await store.aclose()
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" * 100_000,
+        b"null",
+        b'{"status": null}',
+        b'{"status": {"error": ["x"]}}',
+        b'{"status": {"error": "%s"}}' % (b"long " * 10_000),
+        b"%s" % (b"long " * 10_000),
+    ],
+)
+def test_a_refusal_of_any_form_is_said_in_a_few_words(content):
+    with RawServer(lambda line: [reply(content).replace(b"200 OK", b"400 Bad Request")]) as server:
+        store = QdrantStore.open(server.url, "c")
+        with pytest.raises(StoreError, match=r"refused \(400\): ") as caught:
+            store.count()
+        assert len(str(caught.value)) < 700
+        store.close()
+
+
 @pytest.mark.parametrize("points", [[], [{"id": 1, "payload": {"id": "a"}}]])
 def test_pages_that_never_end_are_an_error(points):
     page = result({"points": points, "next_page_offset": 7})
