@@ -42,7 +42,8 @@ class Hit:
     embedding: float32 [dim], unit length, where it is known; None means that nobody has read or
         computed it yet.
     source: where the embedding is from: the name of a store, or the fingerprint of the encoder that
-        made it. Each source is probed once (`stored_vectors`); all that name none count as one.
+        made it. Vectors without a source may be of several, and are probed in each list
+        (`stored_vectors`).
     retrieval_score: the score before the first reranking, NaN where the candidate had none; None
         when it was not reranked.
     """

@@ -6,11 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from haystack.dataclasses import ByteStream, SparseEmbedding
 from haystack_integrations.components.embedders.e2rank import E2RankDocumentEmbedder
 from haystack_integrations.components.rankers.e2rank import E2RankRanker
 from haystack_integrations.components.retrievers.e2rank import E2RankRetriever
 
 from e2rank_rag.errors import StoredVectorMismatch
+from e2rank_rag.indexing import index_documents
+from e2rank_rag.models.encoder import Encoder
+from e2rank_rag.store import QdrantStore
+from e2rank_rag.types import Document as CoreDocument
 from tests.encoders import another_model
 from tests.integrations.haystack_kit import QUERY, alike, documents, ids, memory_store, scores
 
@@ -67,3 +72,29 @@ def test_a_document_whose_embedding_has_no_direction_is_encoded_anew(tiny_bert, 
     np.testing.assert_allclose(scores(answer), scores(expected), atol=1e-5)
     assert answer["meta"]["encoded"] == 1
     ranker.close()
+
+
+@pytest.mark.parametrize("change", ["text", "meta"])
+def test_indexing_again_keeps_the_sparse_vector_and_the_blob_of_a_point(
+    tiny_bert, embedded, change
+):
+    sparse = SparseEmbedding(indices=[1, 7], values=[0.5, 0.25])
+    blob = ByteStream(b"picture", mime_type="image/png")
+    store = memory_store(32, use_sparse_embeddings=True)
+    store.write_documents([replace(d, sparse_embedding=sparse, blob=blob) for d in embedded])
+    ours = QdrantStore(store._client, "docs", vector_name="text-dense")
+    first, *rest = [CoreDocument(d.id, d.content, d.meta) for d in embedded]
+    changed = replace(first, text="cats are new") if change == "text" else replace(first, meta={})
+    with Encoder.from_pretrained(tiny_bert) as encoder:
+        report = index_documents([changed, *rest], encoder, ours)
+        vector = encoder.encode_documents([changed.text])[0]
+    assert (report.updated, report.meta_updated, report.unchanged) == (
+        (1, 0, 11) if change == "text" else (0, 1, 11)
+    )
+    (read,) = [d for d in store.filter_documents() if d.id == first.id]
+    assert (read.content, read.meta) == (changed.text, changed.meta)
+    assert (read.sparse_embedding, read.blob) == (sparse, blob)
+    np.testing.assert_allclose(
+        ours.get([first.id], with_embeddings=True)[first.id][1], vector, atol=1e-6
+    )
+    store.close()

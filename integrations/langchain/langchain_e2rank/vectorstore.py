@@ -293,6 +293,7 @@ def _with_scores(hits: Sequence[types.Hit]) -> Scored:
 def _diverse(
     query: Sequence[float], hits: Sequence[types.Hit], k: int, lambda_mult: float
 ) -> list[Document]:
+    hits = [hit for hit in hits if hit.embedding is not None]  # some have no direction
     vectors: list[Any] = [hit.embedding for hit in hits]
     chosen = maximal_marginal_relevance(np.asarray(query), vectors, lambda_mult, k)
     return [as_document(hits[place].document) for place in chosen]

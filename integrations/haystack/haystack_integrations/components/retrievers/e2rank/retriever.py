@@ -221,7 +221,7 @@ class E2RankRetriever(_backend.Configured):
         return self._output(hits, top_k, score_threshold, return_embedding)
 
     def _search_pipeline(self) -> SearchPipeline:
-        """One for each opening of the store and the reranker, so that it is checked once."""
+        """One for each opening of the store and the reranker: it remembers what it compared."""
         store = self._store.open()
         self._encoder.open()  # a model that cannot retrieve is refused before a reranker is loaded
         reranker = self._reranker.open()
