@@ -8,7 +8,7 @@ import logging
 import unicodedata
 import warnings
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -30,6 +30,7 @@ def steers(text):
     return {c for c in text if unicodedata.category(c) in kinds} - {"\n", "\u200c", "\u200d"}
 
 
+@settings(deadline=None)
 @given(ANY_TEXT)
 def test_no_text_steers_the_terminal(text):
     shown = printable(text)
@@ -38,6 +39,7 @@ def test_no_text_steers_the_terminal(text):
     assert steers(printable_lines(text)) == set()
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(categories=["L", "N", "P", "S", "Zs", "M"])))
 def test_ordinary_text_is_shown_as_it_is(text):
     assert printable(text) == text
@@ -50,6 +52,7 @@ def test_what_is_hidden_is_shown_escaped():
     assert printable("joined\u200cby\u200dthese\xa0two") == "joined\u200cby\u200dthese\xa0two"
 
 
+@settings(deadline=None)
 @given(JSON)
 def test_json_says_the_same_and_steers_nothing(value):
     shown = json_text(value)
@@ -58,6 +61,7 @@ def test_json_says_the_same_and_steers_nothing(value):
     shown.encode()
 
 
+@settings(deadline=None)
 @given(ANY_TEXT)
 def test_a_line_that_is_said_is_one_line(text):
     file = io.StringIO()
