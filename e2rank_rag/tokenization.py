@@ -88,6 +88,11 @@ class TextTokenizer:
                 )
 
     @property
+    def special_ids(self) -> list[int]:
+        """Ids around a text and a prompt."""
+        return [*self._prefix, *self.suffix, *self._chat[0], *self._chat[1]]
+
+    @property
     def overhead(self) -> int:
         """Special tokens around a plain text."""
         return len(self._prefix) + len(self.suffix)

@@ -119,7 +119,10 @@ def read_recipe(
     prompts = stated["prompts"]
     budget = _listwise_budget(prompts, positions(config), stated["document_tokens"])
     weight = _SPAN_QUERY_WEIGHT if isinstance(prompts.listwise, SpanListwise) else 0.0
-    return Recipe(**stated, listwise=budget, query_weight=weight)
+    try:
+        return Recipe(**stated, listwise=budget, query_weight=weight)
+    except ValidationError as error:
+        raise CheckpointError(f"{name} says of encoding what cannot be: {error}") from error
 
 
 def read_system(folder: Path) -> System | None:
@@ -179,6 +182,10 @@ def model_folders(
     return transformer_folder(weights), adapter
 
 
+_PROBE = "a \U000e0001"
+"""A text of a letter, and of a character that hardly any tokenizer knows."""
+
+
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """CheckpointError for one that cannot be read, or asks for more than a table of pieces."""
     check_config(folder)
@@ -193,6 +200,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True, **stated
         )
+        tokenizer(_PROBE)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic of the tokenizers library is no Exception

@@ -39,6 +39,7 @@ from e2rank_rag.models.loaded import (
     stamp,
 )
 from e2rank_rag.models.names import find_model
+from e2rank_rag.models.tokenizer_check import check_special_ids
 from e2rank_rag.prompts import Prompts, Task, resolve_prompts, resolve_task
 from e2rank_rag.recipe import EncoderOf, Pooling, Recipe
 from e2rank_rag.tokenization import TextTokenizer, Tokens, collate, pad_id
@@ -68,6 +69,7 @@ class Encoder(ModelUser[LoadedModel]):
         self.tokenizer = model.worker.run(
             lambda: TextTokenizer(model.tokenizer, model.plain, recipe)
         )
+        check_special_ids(self.tokenizer.special_ids, model.transformer)
         self.hidden_size = int(model.transformer.config.hidden_size)
         if recipe.truncate_dim is not None and recipe.truncate_dim > self.hidden_size:
             raise ValueError(

@@ -44,16 +44,15 @@ _BEHIND_PAD = frozenset(
 """Families whose first token has the position behind that of the pad token."""
 
 _UNSTATED = 512
+_FEWEST = 16
 
 
 def why_unserved(model_type: Any) -> str | None:
     """Why models of this type are not opened; None for those that are."""
-    if model_type in _UNSERVED:
-        return _UNSERVED[model_type]
     served = (MODEL_FOR_MASKED_LM_MAPPING_NAMES, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, T5_FAMILY)
     if not isinstance(model_type, str) or not any(model_type in names for names in served):
         return "it is no architecture of transformers for text"
-    return None
+    return _UNSERVED.get(model_type)
 
 
 def why_unusable(config: PretrainedConfig) -> str | None:
@@ -66,7 +65,7 @@ def why_unusable(config: PretrainedConfig) -> str | None:
             "with block_sparse attention its vectors depend on the texts before; state "
             'attention_type "original_full"'
         )
-    if positions(config) < 8:
+    if positions(config) < _FEWEST:
         return f"it can place {positions(config)} tokens only"
     return None
 

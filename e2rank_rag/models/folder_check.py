@@ -211,8 +211,8 @@ def _check_entry(path: Path, key: str, value: Any) -> None:
         )
     if isinstance(value, int) and not isinstance(value, bool) and not _UNBOUNDED.search(key):
         limit = _MOST_OF_A_KIND if _COUNTED.search(key) else _LARGEST
-        if abs(value) > limit:
-            raise CheckpointError(f"{path} says {key} = {value}; the limit is {limit}")
+        if abs(value) > limit or (value < 0 and key.startswith(("num_", "n_"))):
+            raise CheckpointError(f"{path} says {key} = {value}; the limits are 0 and {limit}")
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -13,6 +13,14 @@ from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.families import why_unserved, why_unusable
 from e2rank_rag.models.folder_check import check_config
 
+_OUTPUT = {
+    "return_dict": True,
+    "output_attentions": False,
+    "output_hidden_states": False,
+    "chunk_size_feed_forward": 0,
+}
+"""How a model answers, whatever its config.json says of it: the numbers are the same."""
+
 
 def read_config(folder: Path) -> PretrainedConfig:
     """CheckpointError for one that says more than how large the model is, and for one of a family
@@ -30,6 +38,9 @@ def read_config(folder: Path) -> PretrainedConfig:
             f"{folder / 'config.json'} is that of a {config.model_type}, which is not served: "
             f"{reason}"
         )
+    for name, value in _OUTPUT.items():
+        if hasattr(config, name):
+            setattr(config, name, value)
     return config
 
 

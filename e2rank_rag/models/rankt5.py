@@ -39,7 +39,7 @@ from e2rank_rag.models.rankt5_checkpoint import (
     reads_segments,
     save_ranker,
 )
-from e2rank_rag.models.tokenizer_check import check_ids
+from e2rank_rag.models.tokenizer_check import check_ids, check_special_ids
 from e2rank_rag.models.worker import Worker
 from e2rank_rag.pair_tokenization import PairTokenizer
 from e2rank_rag.recipe import PairPooling, RankT5Recipe, Structure
@@ -200,6 +200,7 @@ class PairScorer:
         self.start_id: int | None = None
         if recipe.score_token is not None:
             self.score_id = _score_id(tokenizer, recipe.score_token)
+            check_special_ids([self.score_id], model)
             start = config.decoder_start_token_id
             self.start_id = pad_id(tokenizer) if start is None else int(start)
         self.tokenizer = PairTokenizer(

@@ -168,7 +168,7 @@ def _stated_length(folder: Path, tokenizer: PreTrainedTokenizerBase) -> int:
     arguments = {**(content.get("tokenizer_args") or {}), **(content.get("processor_kwargs") or {})}
     length = arguments.pop("model_max_length", None) or content.get("max_seq_length")
     length = tokenizer.model_max_length if length is None else length
-    if not isinstance(length, int) or length < 1:
+    if not isinstance(length, int) or isinstance(length, bool) or length < 8:
         raise CheckpointError(f"{path} states the length {length!r}, which is no number of tokens")
     for key in ("model_args", "model_kwargs"):
         # Which numbers and attention it was saved with is the opener's to state.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,12 @@ def check_tokenizer_files(folder: Path) -> None:
                 f"{folder / 'tokenizer_config.json'} says {key} = {str(config[key])[:80]!r}, which "
                 "is not supported"
             )
+    length = config.get("model_max_length", 1) if isinstance(config, dict) else None
+    if not isinstance(length, int | float) or length < 1:
+        raise CheckpointError(
+            f"{folder / 'tokenizer_config.json'} states the length {str(length)[:80]!r}, which is "
+            "no number of tokens"
+        )
     path = folder / "tokenizer.json"
     content = read_json(path, default={}, most_bytes=MAX_TABLE_BYTES)
     if not isinstance(content, dict):
@@ -63,6 +69,16 @@ def check_tokenizer(content: dict[str, Any], *, source: Path) -> None:
         raise CheckpointError(f"{source} is no tokenizer: {error!r}") from error
 
 
+def check_special_ids(ids: Sequence[int], model: Any) -> None:
+    """CheckpointError for the id of a token that the model has no embedding for."""
+    table: Any = model.get_input_embeddings()
+    if ids and max(ids) >= len(table.weight):
+        raise CheckpointError(
+            f"the tokenizer gives ids up to {max(ids)}, but the {type(model).__name__} has "
+            f"embeddings for {len(table.weight)} ids: this is another model's tokenizer"
+        )
+
+
 def check_ids(
     tokenizer: PreTrainedTokenizerBase,
     plain: Tokenizer,
@@ -76,14 +92,7 @@ def check_ids(
     """
     framed = [tokenizer("a"), *([tokenizer("a", "a")] if pairs else [])]
     ids = [number for each in framed for number in each["input_ids"]]
-    highest = max(*plain.get_vocab().values(), *ids, tokenizer.pad_token_id or 0)
-    table: Any = model.get_input_embeddings()
-    rows = len(table.weight)
-    if highest >= rows:
-        raise CheckpointError(
-            f"the tokenizer gives ids up to {highest}, but the {type(model).__name__} has "
-            f"embeddings for {rows} ids: this is another model's tokenizer"
-        )
+    check_special_ids([*ids, tokenizer.pad_token_id or 0, *plain.get_vocab().values()], model)
     segments = int(getattr(model.config, "type_vocab_size", 0) or 0)
     used = max([max(each.get("token_type_ids") or [0]) for each in framed])
     if pairs and segments > 1 and used >= segments:

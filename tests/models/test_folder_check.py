@@ -116,6 +116,12 @@ def special_beyond(folder, outside):
     (folder / "tokenizer.json").write_text(json.dumps(content))
 
 
+def unknown_frame(folder, outside):
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["post_processor"]["single"][0]["SpecialToken"]["id"] = "nowhere"
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+
+
 def no_text_in_the_frame(folder, outside):
     content = json.loads((folder / "tokenizer.json").read_text())
     single = content["post_processor"]["single"]
@@ -179,6 +185,15 @@ POISONS = {
     "positions": in_config(max_position_embeddings=2_000_000_000),
     "vocabulary": in_config(vocab_size=2_000_000_000),
     "no number": in_config(hidden_size="32"),
+    "less than nothing": in_config(num_attention_heads=-1),
+    "no name of an architecture": in_config(model_type=["bert"]),
+    "no positions": in_config(max_position_embeddings=10),
+    "a length of words": in_tokenizer_config(model_max_length="long"),
+    "a length of nothing": lambda folder, outside: change(
+        folder / "sentence_bert_config.json", max_seq_length=True
+    ),
+    "no unknown token": in_model_of_tokenizer(vocab={}),
+    "a frame of no tokens": unknown_frame,
     "layers left out": fewer_layers,
     "another tensor": another_tensor,
     "other shapes": in_config(vocab_size=17),
@@ -278,6 +293,36 @@ def test_a_tokenizer_config_cannot_name_another_file(tiny_bert, outside, tmp_pat
             encoder.encode_documents(["cats purr"]), other.encode_documents(["cats purr"])
         )
     assert not [each for _, each in opened if str(each).startswith(str(outside))]
+
+
+def test_how_a_config_would_have_a_model_answer_changes_no_vector(tiny_bert, tmp_path):
+    folder = shutil.copytree(tiny_bert, tmp_path / "model")
+    change(
+        folder / "config.json",
+        return_dict=False,
+        output_hidden_states=True,
+        output_attentions=True,
+        chunk_size_feed_forward=7,
+    )
+    with Encoder.from_pretrained(folder) as encoder, Encoder.from_pretrained(tiny_bert) as other:
+        np.testing.assert_array_equal(
+            encoder.encode_documents(["cats purr"]), other.encode_documents(["cats purr"])
+        )
+        encoder.save(tmp_path / "saved")
+
+
+def test_the_tokens_of_a_prompt_must_have_embeddings_too(tiny_qwen3, tmp_path):
+    folder = shutil.copytree(tiny_qwen3, tmp_path / "model")
+    with Encoder.from_pretrained(folder, pooling="last", prompts="e2rank") as encoder:
+        special = encoder.tokenizer.special_ids
+    # As under a tokenizer that was extended without the model.
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if name.endswith("embed_tokens.weight"))
+    weights[name] = weights[name][: max(special)].clone()
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    change(folder / "config.json", vocab_size=len(weights[name]), eos_token_id=None)
+    with pytest.raises(CheckpointError, match="another model's tokenizer"):
+        Encoder.from_pretrained(folder, pooling="last", prompts="e2rank")
 
 
 @pytest.fixture
