@@ -1,19 +1,25 @@
 """Locks and what they guard, across forks, copies and pickles.
 
 A forked child has one thread, the one that forked. A lock that any other thread of the parent held
-would stay locked for ever in the child, and a job that ran there would never end.
+would stay locked for ever in the child, and a job that ran there would never end. So locks are new
+in the child, and jobs forgotten. A module that another thread was importing cannot be mended so: it
+stays half imported in the child. So a fork waits for models that are being opened, which imports.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Generic
 from weakref import WeakSet
 
 from e2rank_rag.types import T
+
+LONGEST_WAIT_S = 10.0
+"""How long a fork waits for models that are being opened. Imports take less; a download may not."""
 
 
 class ForkAware:
@@ -30,13 +36,57 @@ class ForkAware:
 _alive: WeakSet[ForkAware] = WeakSet()
 
 
-def _after_fork() -> None:
+class _Openings:
+    """The threads that are opening a model, and imported modules for it."""
+
+    def __init__(self) -> None:
+        self.threads: list[int] = []
+        self.changed = threading.Condition()
+
+    def others(self) -> bool:
+        return any(thread != threading.get_ident() for thread in self.threads)
+
+
+_openings = _Openings()
+
+
+@contextmanager
+def opening() -> Iterator[None]:
+    """Around what imports modules and opens a model: a fork in another thread waits for its end."""
+    here, now = threading.get_ident(), _openings
+    with now.changed:
+        now.threads.append(here)
+    try:
+        yield
+    finally:
+        with now.changed:
+            now.threads.remove(here)
+            now.changed.notify_all()
+
+
+def _before_fork() -> None:
+    # Held until the fork is over, so that no opening begins in between.
+    _openings.changed.acquire()
+    _openings.changed.wait_for(lambda: not _openings.others(), LONGEST_WAIT_S)
+
+
+def _after_fork_in_parent() -> None:
+    _openings.changed.release()
+
+
+def _after_fork_in_child() -> None:
+    global _openings
+    _openings = _Openings()
     for each in list(_alive):
         each.after_fork()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )
 
 
 class Lock(ForkAware):
@@ -88,7 +138,8 @@ class Kept(Generic[T]):
             known = self._known  # another thread may have been faster
             if known is not None and known[0] == made_of:
                 return known[1]
-            value = make()
+            with opening():
+                value = make()
             self._known = (made_of, value)
         self._give_up(known)
         return value

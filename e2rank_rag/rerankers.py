@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from e2rank_rag.candidates import checked_lists
 from e2rank_rag.closing import Closable
 from e2rank_rag.feedback import Feedback, order
+from e2rank_rag.locks import opening
 from e2rank_rag.recipe import System, system_of
 from e2rank_rag.stored_vectors import (
     CandidateVectors,
@@ -388,6 +389,7 @@ class RocchioReranker(EnhancedQueryReranker):
         return _unit(self.encoder.encode_queries(queries) + self.beta * np.stack(feedback)), ()
 
 
+@opening()
 def load_reranker(
     model: str | Path,
     *,

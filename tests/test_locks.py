@@ -5,15 +5,13 @@ from __future__ import annotations
 import copy
 import os
 import pickle
-import signal
-import threading
 import time
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from e2rank_rag.locks import Kept, Lock
+from tests.forks import forked, held, outcome
 
 
 class Door:
@@ -25,42 +23,22 @@ class Door:
         self.log.append(f"close {self.name}")
 
 
-def outcome_in_child(call, seconds=10):
-    """What a forked child's exit says: 0 where the call came back, -SIGALRM where it hung."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of threads beside a fork
-        child = os.fork()
-    if child == 0:
-        signal.alarm(seconds)
-        status = 1
-        try:
-            call()
-            status = 0
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_lock_is_free_in_a_forked_child_whoever_held_it():
-    lock, held, done = Lock(), threading.Event(), threading.Event()
+    lock = Lock()
 
-    def hold():
+    def hold(has_it, let_go):
         with lock:
-            held.set()
-            done.wait(20)
+            has_it.set()
+            let_go.wait(20)
 
     def use():
         with lock:
             pass
 
-    thread = threading.Thread(target=hold)
-    thread.start()
-    assert held.wait(10)
-    outcome = outcome_in_child(use, seconds=3)
-    done.set()
-    thread.join()
-    assert outcome == 0
+    with held(hold):
+        assert outcome(forked(use)) == 0
+    use()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from e2rank_rag.closing import OpenModel
-from e2rank_rag.locks import Lock
+from e2rank_rag.locks import Lock, opening
 from e2rank_rag.models.adapter import with_adapter
 from e2rank_rag.models.checkpoint import load_tokenizer, load_transformer, weights_digest
 from e2rank_rag.models.cpu import use_onednn
@@ -112,7 +112,8 @@ def acquire(key: LoadKey, load: Callable[[LoadKey], M]) -> M:
     """The model of this key, loaded at the first request; pair each call with `release`."""
     with _lock:
         if key not in _loaded:
-            _loaded[key] = in_passing_thread(lambda: load(key))
+            with opening():
+                _loaded[key] = in_passing_thread(lambda: load(key))
         found: M = _loaded[key]
         found.users += 1
         return found

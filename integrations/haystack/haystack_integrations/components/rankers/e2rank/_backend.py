@@ -18,7 +18,7 @@ from haystack_integrations.components.rankers.e2rank._written_stores import in_p
 from pydantic import BaseModel
 
 from e2rank_rag.feedback import Feedback
-from e2rank_rag.locks import Lock
+from e2rank_rag.locks import Lock, opening
 from e2rank_rag.models.names import model_name
 from e2rank_rag.prompts import Prompts, Task
 from e2rank_rag.recipe import System, system_of
@@ -84,10 +84,14 @@ class LazyEncoder:
         """The encoder; its model is loaded by the first call."""
         with self._lock:
             if self._encoder is None:
-                from e2rank_rag.models.encoder import Encoder
-
-                self._encoder = Encoder.from_pretrained(self.name, **self.arguments())
+                self._encoder = self._load()
             return self._encoder
+
+    def _load(self) -> Encoder:
+        with opening():
+            from e2rank_rag.models.encoder import Encoder
+
+            return Encoder.from_pretrained(self.name, **self.arguments())
 
     def arguments(self) -> dict[str, Any]:
         """What the model is opened with, beside its name."""
