@@ -97,10 +97,8 @@ class E2RankModel(Checked):
     @property
     def encoder(self) -> Encoder:
         """The opened model; this takes seconds the first time."""
-        from e2rank_rag.models.encoder import Encoder
-
         stated = self.stated()
-        opened: Encoder = self._opened.get(stated, lambda: Encoder.from_pretrained(**stated))
+        opened: Encoder = self._opened.get(stated, lambda: _open(stated))
         return opened
 
     async def aencoder(self) -> Encoder:
@@ -110,6 +108,13 @@ class E2RankModel(Checked):
     def close(self) -> None:
         """Free the model, unless other components use it. A later call opens it again."""
         self._opened.clear()
+
+
+def _open(stated: Mapping[str, Any]) -> Encoder:
+    # Within the opening, for which a fork waits: torch is imported here.
+    from e2rank_rag.models.encoder import Encoder
+
+    return Encoder.from_pretrained(**stated)
 
 
 def as_document(document: types.Document) -> Document:
