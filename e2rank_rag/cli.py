@@ -1,4 +1,4 @@
-"""The command line: it parses, calls the library, prints. `e2rank --help` says what there is."""
+"""The command line: it parses, calls the library, prints. `e2rank --help` lists the commands."""
 
 from __future__ import annotations
 
@@ -200,7 +200,9 @@ def search(
     ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="How many documents to show.")] = 10,
     retrieve_k: Annotated[int, typer.Option(min=1, help="How many candidates to rerank.")] = 100,
-    rerank: Annotated[bool, typer.Option("--rerank/--no-rerank", help="Rerank the found.")] = True,
+    rerank: Annotated[
+        bool, typer.Option("--rerank/--no-rerank", help="Rerank the retrieved documents.")
+    ] = True,
     reranker: Reranker = None,
     system: RerankerSystem = None,
     expand: Annotated[

@@ -400,7 +400,7 @@ def load_reranker(
 ) -> BaseReranker:
     """The reranker of a model folder or hub id, whichever system its `e2rank.json` says it is.
 
-    system: only where there is no such file: "rankt5" for a T5 or a cross-encoder of others;
+    system: only where there is no such file: "rankt5" for a T5 or another library's cross-encoder;
         without it such a folder is opened as an encoder.
     listwise: further arguments of `ListwiseReranker`, such as prompt_depth, for an E2Rank.
     options: of that system's `from_pretrained`, such as device and dtype.

@@ -47,7 +47,7 @@ class VectorCounts:
 
 
 def check_policy(policy: str) -> None:
-    """ValueError for one that there is not."""
+    """ValueError for a policy of another name."""
     if policy not in get_args(StoredVectors):
         raise ValueError(
             f"stored_vectors must be one of {list(get_args(StoredVectors))}, got {policy!r}"

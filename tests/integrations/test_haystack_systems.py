@@ -41,7 +41,7 @@ from tests.integrations.haystack_kit import (
 
 @pytest.fixture(scope="module")
 def tiny_cross(tmp_path_factory):
-    """A cross-encoder of others: a BERT that does not say that it is a RankT5."""
+    """Another library's cross-encoder: a BERT that does not say that it is a RankT5."""
     return write_bert_cross_encoder(tmp_path_factory.mktemp("tiny-cross"))
 
 

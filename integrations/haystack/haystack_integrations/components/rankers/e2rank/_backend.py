@@ -156,7 +156,7 @@ class LazyEncoder:
 class LazyReranker(BaseReranker):
     """The reranker of a model, whichever system that is: its folder says so at first use.
 
-    model: of an E2Rank this encoder is used; of others only its name and arguments are.
+    model: an E2Rank reranks with this encoder; another system takes only its name and arguments.
     prompt_depth, query_weight: ValueError at first use where the system has none.
     """
 

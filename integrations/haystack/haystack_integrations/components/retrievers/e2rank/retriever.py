@@ -79,8 +79,8 @@ class E2RankRetriever(_backend.Configured):
         model: "e2rank-minilm", a model folder or a hub id: the model that wrote the vectors.
         reranker: a folder or hub id of the model that reranks, a RankT5 or one that reads vectors
             of `model`; None: `model` itself.
-        system: of the `reranker`, only where its folder does not say: "rankt5" for a T5 or a
-            cross-encoder of others.
+        system: of the `reranker`, only where its folder does not say: "rankt5" for a T5 or
+            another library's cross-encoder.
         retrieve_k: candidates retrieved and reranked.
         filters: Haystack's, or a native Qdrant filter. filter_policy: "replace" or "merge" them
             with those of a run.
