@@ -54,7 +54,8 @@ class E2RankReranker(E2RankModel, BaseDocumentCompressor):
     That is an E2Rank. What the model is, its folder says: a ResRank reads the query and one vector
     per document, a RankT5 each text with the query (its scores are no cosines) and no vectors.
 
-    system: only where the folder does not say: "rankt5" for a T5 or another library's cross-encoder.
+    system: only where the folder does not say: "rankt5" for a T5 or another library's
+        cross-encoder.
     top_n: how many come back; None: all. score_key: where in the metadata the score is; None leaves
     it out, for what compares documents by their metadata, as MultiQueryRetriever does.
     prompt_depth, query_weight, passes: of an E2Rank only, see `e2rank_rag.ListwiseReranker`; the

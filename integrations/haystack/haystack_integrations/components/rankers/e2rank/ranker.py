@@ -76,7 +76,8 @@ class E2RankRanker(_backend.Configured):
 
         model: "e2rank-minilm", a model folder or a hub id, of an E2Rank, ResRank or RankT5; the
             first two must have written the vectors.
-        system: only where its folder does not say: "rankt5" for a T5 or another library's cross-encoder.
+        system: only where its folder does not say: "rankt5" for a T5 or another library's
+            cross-encoder.
         score_threshold: leave out documents that score less.
         prompt_depth: how many documents, the best or the first as the model says, are shown in the
             prompt (all are scored); None takes the model's own. For an E2Rank only.
