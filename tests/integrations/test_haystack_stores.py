@@ -128,6 +128,28 @@ async def test_the_asynchronous_client_of_the_user_drops_nothing_after_a_close(
     store.close()
 
 
+@pytest.mark.parametrize("closed", ["close", "close_async"])
+async def test_a_user_who_only_writes_asynchronously_closes_and_goes_on(
+    closed, reading, embedded, tmp_path
+):
+    store = folder_store(tmp_path, recreate_index=True)
+    await store.write_documents_async(embedded)
+    component, given = reading(store)
+    await component.run_async(**given)
+    if closed == "close":
+        store.close()
+    else:
+        await store.close_async()
+    other = QdrantClient(path=str(tmp_path))  # the folder is free
+    other.close()
+    assert await store.count_documents_async() == len(TEXTS)
+    await component.run_async(**given)
+    await component.close_async()
+    assert await store.count_documents_async() == len(TEXTS)
+    await store.close_async()
+    store.close()
+
+
 # Sync and async see one store
 
 

@@ -73,6 +73,7 @@ class HaystackStore:
         if store is not None and not is_local(store.settings):
             await store.aclose()
         await asyncio.to_thread(self.close)
+        # A client of ours stays in place, so that what is written next is read too.
         if _apart(given) and _is_folder(given):
             await given.close_async()
             _keep_documents(given)
@@ -130,13 +131,19 @@ class SharedClient:
         async def call(*arguments: Any, **options: Any) -> Any:
             store = self._store()
             assert store is not None, "a document store outlives the calls that it makes"
-            store._initialize_client()
+            if store._client is None:
+                _keep_documents(store)
+                store._initialize_client()
             return getattr(store._client, name)(*arguments, **options)
 
         return call
 
     async def close(self, **_: Any) -> None:
-        """Nothing: the store's own `close` closes the one client that there is."""
+        """Close the one client that there is, unless it is over memory."""
+        store = self._store()
+        if store is not None and store._client is not None and _is_folder(store):
+            store.close()
+            _keep_documents(store)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(None), ()  # a copied or pickled store opens clients of its own
