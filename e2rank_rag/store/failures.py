@@ -18,6 +18,7 @@ from qdrant_client.http.exceptions import (
 
 from e2rank_rag.errors import StoreError
 from e2rank_rag.remote import UnreadableReply, asked_wait_s
+from e2rank_rag.store.requests import BYTES_PER_REQUEST
 
 FAILURES = (
     ApiException,  # REST
@@ -36,6 +37,7 @@ MALFORMED = (AssertionError, LookupError, TypeError, AttributeError, RecursionEr
 TRANSIENT_STATUS = (429, 502, 503, 504)
 TRANSIENT_CODES = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 REFUSED_KEY_STATUS = (401, 403)
+TOO_LARGE_STATUS = 413
 SHOWN_CHARACTERS = 500
 
 # The client takes a number of seconds only; of a date it keeps this message.
@@ -102,6 +104,12 @@ def explain(error: BaseException, where: str, *, tries: int, seconds: float | No
     hint = ""
     if isinstance(error, UnexpectedResponse) and error.status_code in REFUSED_KEY_STATUS:
         hint = "; check api_key="
+    elif isinstance(error, UnexpectedResponse) and error.status_code == TOO_LARGE_STATUS:
+        hint = (
+            f"; requests are cut at {BYTES_PER_REQUEST / 1e6:g} MB, so a single document is larger "
+            "than this server takes: shorten its text or meta, or raise the server's "
+            "max_request_size_mb"
+        )
     wait_s = wait_asked_by(error)
     asked = f"; it asks to wait {wait_s:,.0f} s" if wait_s else ""
     return StoreError(f"Qdrant {where} refused{after}{status}: {_server_text(error)}{hint}{asked}")

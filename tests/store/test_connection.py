@@ -129,6 +129,14 @@ def test_refused_key_hints_at_api_key():
         store.close()
 
 
+def test_a_document_that_is_too_large_for_the_server_is_said_to_be_one():
+    with TinyServer([refused(413, "Payload error: JSON payload is too large")]) as server:
+        store = QdrantStore.open(server.url, "c")
+        with pytest.raises(StoreError, match=r"\(413\).*single document.*max_request_size_mb"):
+            store.delete(["a"])
+        store.close()
+
+
 def test_page_of_a_proxy_is_shown_as_text():
     with TinyServer([(413, b"<html>too large</html>")]) as server:
         store = QdrantStore.open(server.url, "c")
