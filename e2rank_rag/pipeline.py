@@ -179,8 +179,8 @@ class SearchPipeline:
 
     def _mended(self, found: list[list[Hit]], vectors: Embeddings) -> list[list[Hit]]:
         """With the vectors and scores that a few documents lack, since theirs had no direction."""
-        lacking = [hit.embedding is None for hits in found for hit in hits]
-        if not any(lacking) or all(lacking) or self._vectors.policy == "ignore":
+        lacking = any(hit.embedding is None and hit.score == 0.0 for hits in found for hit in hits)
+        if not lacking or self._vectors.policy == "ignore":
             return found
         filled, _ = self._vectors.fill(found)
         rankings = [

@@ -477,10 +477,12 @@ def test_one_vector_without_a_direction_fails_no_query_and_changes_no_ranking(
     store = filled_store(bert, fingerprint=recorded)
     pipeline = SearchPipeline(bert, store, reranker)
     expected = pipeline.search(QUERY)
+    alone = pipeline.search(QUERY, filter={"year": 2001})
     backend = store.client._client.collections["things"]  # no API writes such a vector
     place = backend.ids[store.layout.point_id("cats")]
     backend.vectors[""][place] = value
     assert same(pipeline.search(QUERY), expected)
+    assert same(pipeline.search(QUERY, filter={"year": 2001}), alone)
     assert "'cats'" in caplog.text
     assert [hit.score for hit in store.search(bert.encode_queries([QUERY])[0], top_k=8)][-1] == 0.0
     store.close()
