@@ -201,6 +201,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             folder, trust_remote_code=False, local_files_only=True, **stated
         )
         tokenizer(_PROBE)
+        tokenizer(_PROBE, _PROBE)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic of the tokenizers library is no Exception

@@ -43,6 +43,7 @@ _TABLES = ("vocab.json", "vocab.txt", "merges.txt", "chat_template.json")
 _MOST_OF_A_KIND = 10_000
 _LARGEST = 1 << 31
 _UNBOUNDED = re.compile(r"theta|max_length$")
+_SIZED = re.compile(r"num_|n_|relative_attention_")
 _COUNTED = re.compile(r"layers?$|blocks$|labels$|experts$|groups$|^depth$|^n_layer")
 
 # Each lets a config.json say more than sizes: what weights are, where they are, how they are run.
@@ -185,6 +186,9 @@ def check_config(folder: Path) -> None:
             f"{path} cannot be read: model_type is {str(content['model_type'])[:80]!r}, which is "
             f"not served: {reason}"
         )
+    kinds = content.get("architectures") or []
+    if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds):
+        raise CheckpointError(f"{path} cannot be read: architectures is {str(kinds)[:80]}")
     for key, value in _entries(content):
         _check_entry(path, key, value)
 
@@ -211,7 +215,7 @@ def _check_entry(path: Path, key: str, value: Any) -> None:
         )
     if isinstance(value, int) and not isinstance(value, bool) and not _UNBOUNDED.search(key):
         limit = _MOST_OF_A_KIND if _COUNTED.search(key) else _LARGEST
-        if abs(value) > limit or (value < 0 and key.startswith(("num_", "n_"))):
+        if abs(value) > limit or (value < 0 and _SIZED.match(key)):
             raise CheckpointError(f"{path} says {key} = {value}; the limits are 0 and {limit}")
 
 

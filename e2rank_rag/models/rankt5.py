@@ -201,8 +201,8 @@ class PairScorer:
         if recipe.score_token is not None:
             self.score_id = _score_id(tokenizer, recipe.score_token)
             check_special_ids([self.score_id], model)
-            start = config.decoder_start_token_id
-            self.start_id = pad_id(tokenizer) if start is None else int(start)
+            self.start_id = _start_id(config, tokenizer)
+            check_special_ids([self.start_id], model)
         self.tokenizer = PairTokenizer(
             tokenizer,
             plain_tokenizer(tokenizer) if plain is None else plain,
@@ -252,6 +252,16 @@ def _score_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
             f"the tokenizer has no token {token!r} to read the score off; name one that it has and "
             "never uses as score_token"
         ) from None
+
+
+def _start_id(config: Any, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Of the decoder's first token."""
+    start = config.decoder_start_token_id
+    if start is None:
+        return pad_id(tokenizer)
+    if not isinstance(start, int) or start < 0:
+        raise CheckpointError(f"decoder_start_token_id is {str(start)[:80]}, which is no token")
+    return start
 
 
 def _usage(pairs: Sequence[Tokens]) -> PromptUsage:

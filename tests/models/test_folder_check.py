@@ -441,3 +441,31 @@ def test_an_adapter_of_peft_beside_full_weights_is_never_passed_over(
     (folder / "config.json").unlink()
     with pytest.raises(CheckpointError, match="an adapter of peft: merge it into its base"):
         opener.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"decoder_start_token_id": -1},
+        {"decoder_start_token_id": "x"},
+        {"decoder_start_token_id": 100_000},
+        {"architectures": 7},
+        {"architectures": [None]},
+        {"relative_attention_max_distance": -1},
+        {"num_layers": 5},
+        {"num_decoder_layers": 1},
+    ],
+)
+def test_a_t5_is_held_to_the_same(tiny_t5, tmp_path, values):
+    folder = shutil.copytree(tiny_t5, tmp_path / "t5")
+    change(folder / "config.json", **values)
+    with pytest.raises(CheckpointError):
+        RankT5.from_pretrained(folder)
+
+
+def test_a_pair_in_a_frame_of_no_tokens_is_refused(cross_encoder):
+    content = json.loads((cross_encoder / "tokenizer.json").read_text())
+    content["post_processor"]["pair"][0]["SpecialToken"]["id"] = "nowhere"
+    (cross_encoder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=r"the tokenizer in .* cannot be read"):
+        RankT5.from_pretrained(cross_encoder)
