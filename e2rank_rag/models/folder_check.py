@@ -23,6 +23,7 @@ from torch.nn.modules.module import (
 
 from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.families import why_unserved
+from e2rank_rag.models.minilm import ADAPTED_FOLDER, installed_folder
 
 MAX_JSON_BYTES = 16 << 20
 """Of a small file. Those of large models take up to 2 MB."""
@@ -73,6 +74,10 @@ def inside(folder: Path, name: str) -> Path:
     root, path = folder.resolve(), folder / name
     found = path.resolve()
     if found.is_relative_to(root) or any(found.is_relative_to(each) for each in _blobs(root)):
+        return path
+    # Some installers put links in place of files.
+    installed = [each for each in (ADAPTED_FOLDER, installed_folder()) if each is not None]
+    if any(root.is_relative_to(each.resolve()) for each in installed):
         return path
     raise CheckpointError(
         f"{path} leads to {found}, which is outside the model folder; put a copy of the file there"

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
 from e2rank_rag.errors import CheckpointError
+from e2rank_rag.models import folder_check
 from e2rank_rag.models.adapter import quiet_peft
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.models.rankt5 import RankT5
@@ -405,6 +406,18 @@ def test_a_snapshot_of_the_hubs_cache_is_links_into_its_blobs(tiny_bert, tmp_pat
         target.symlink_to(os.path.relpath(blobs / str(number), target.parent))
     with Encoder.from_pretrained(snapshot) as encoder:
         assert encoder.dim == 32
+
+
+def test_an_installed_model_may_be_links(tiny_bert, tmp_path, monkeypatch):
+    folder = tmp_path / "site-packages/model"
+    for path in (p for p in tiny_bert.rglob("*") if p.is_file()):
+        target = folder / path.relative_to(tiny_bert)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(path)
+    with pytest.raises(CheckpointError, match="outside the model folder"):
+        Encoder.from_pretrained(folder)
+    monkeypatch.setattr(folder_check, "installed_folder", lambda: folder)
+    Encoder.from_pretrained(folder).close()
 
 
 def test_shards_in_the_folder_are_read(tiny_bert, tmp_path):
