@@ -46,10 +46,14 @@ class SearchPipeline:
         *,
         stored_vectors: StoredVectors = "check",
     ) -> None:
-        self.encoder = encoder
         self.store = store
         self.reranker = reranker
         self._vectors = CandidateVectors(encoder, stored_vectors)
+
+    @property
+    def encoder(self) -> TextEncoder:
+        """Embeds the queries, and checks the vectors of the store."""
+        return self._vectors.encoder
 
     def search(
         self,

@@ -142,8 +142,12 @@ class VectorReranker(BaseReranker):
     """A reranker that reads the vectors of the candidates, and encodes only those that lack one."""
 
     def __init__(self, encoder: TextEncoder, *, stored_vectors: StoredVectors = "check") -> None:
-        self.encoder = encoder
         self.vectors = CandidateVectors(encoder, stored_vectors)
+
+    @property
+    def encoder(self) -> TextEncoder:
+        """Makes the vectors, and checks those that are stored."""
+        return self.vectors.encoder
 
     def explain_batch(
         self, queries: Sequence[str], candidates: Sequence[Sequence[Hit]]

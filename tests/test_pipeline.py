@@ -545,3 +545,12 @@ def test_vectors_that_candidates_bring_along_are_not_used(minilm):
     assert [hit.document.id for hit in hits] == ["a", "b"]
     expected = minilm.encode_queries(["cats"])[0] @ vectors[0]
     assert hits[0].score == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_the_encoder_that_checks_the_vectors_cannot_be_exchanged_by_halves(bert, qwen3):
+    store = QdrantStore.open(":memory:", "docs")
+    for part in (SearchPipeline(bert, store), ListwiseReranker(bert)):
+        with pytest.raises(AttributeError, match="encoder"):
+            part.encoder = qwen3
+        assert part.encoder is bert
+    store.close()
