@@ -24,6 +24,11 @@ def parse_filters(conditions: list[str]) -> dict[str, Any]:
         if not key or key.endswith("!"):
             raise typer.BadParameter(f"--filter takes key=value or key>=5, got {condition!r}")
         read = _json_or_text(value)
+        if isinstance(read, dict) or value.startswith(("=", "<", ">")):
+            raise typer.BadParameter(
+                f"--filter {condition}: write {key}=5, or {key}>=5 for a range; a text that begins "
+                f"with {value[0]} is {key}={json.dumps(value)}"
+            )
         known = parsed.get(key)
         if names[sign]:
             if known is not None and not isinstance(known, dict):
@@ -40,10 +45,9 @@ def parse_filters(conditions: list[str]) -> dict[str, Any]:
 
 def _json_or_text(value: str) -> Any:
     try:
-        read = json.loads(value, parse_constant=_no_constant)
+        return json.loads(value, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         return value
-    return value if isinstance(read, dict) else read
 
 
 def _no_constant(name: str) -> Any:

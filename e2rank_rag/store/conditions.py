@@ -15,6 +15,8 @@ from typing import Any, TypeGuard
 
 from qdrant_client import models
 
+from e2rank_rag.store.layout import INT64_LIMIT, check_text
+
 NOTHING = models.HasIdCondition(has_id=[])
 """What no document meets."""
 
@@ -23,7 +25,8 @@ EVERYTHING = models.Filter(must_not=[NOTHING])
 
 # In a range a server compares integers as doubles, which are exact below this.
 EXACT = 2**53
-INT64_LIMIT = 2**63
+# Into how many parts each level of a long list of numbers is divided.
+PARTS = 8
 
 # What Qdrant's path parser takes without quotes.
 BARE_SEGMENT = re.compile(r"[\w-]+", re.ASCII)
@@ -31,12 +34,13 @@ BARE_SEGMENT = re.compile(r"[\w-]+", re.ASCII)
 
 def path_of(segments: Iterable[str], name: str) -> str:
     """The path that reaches a value by these keys, one below the other."""
+    check_text(name, f"filter {name!r}")
     parts = []
     for segment in segments:
         if not segment:
             raise ValueError(f"filter {name!r} has an empty part: name a field")
-        if '"' in segment:
-            raise ValueError(f'filter {name!r} holds a ", which a path in Qdrant cannot say')
+        if '"' in segment or "\\" in segment:
+            raise ValueError(f'filter {name!r} holds a " or a \\, which no path in Qdrant can say')
         parts.append(segment if BARE_SEGMENT.fullmatch(segment) else f'"{segment}"')
     return ".".join(parts)
 
@@ -50,6 +54,8 @@ def is_number(value: Any) -> TypeGuard[int | float]:
 
 def equals(path: str, name: str, value: str | bool | int | float) -> models.Condition:
     """Equal to a str, a bool or a finite number, whether that is stored as 10 or as 10.0."""
+    if isinstance(value, str):
+        check_text(value, f"filter {name!r} is {value!r}, which")
     if isinstance(value, str | bool):
         return models.FieldCondition(key=path, match=models.MatchValue(value=value))
     if isinstance(value, float) and not value.is_integer():
@@ -76,6 +82,8 @@ def equals_one(
     """What a field that equals one of the values meets one of; none where there are no values."""
     values = list(values)
     texts = [value for value in values if isinstance(value, str)]
+    for text in texts:
+        check_text(text, f"filter {name!r} is {text!r}, which")
     small = {value for value in values if is_number(value) and abs(value) < EXACT}
     others = [v for v in values if not isinstance(v, str) and not (is_number(v) and v in small)]
     met = [equals(path, name, value) for value in others]
@@ -123,9 +131,22 @@ def negated(condition: models.Condition) -> models.Filter:
     return models.Filter(must_not=[condition])
 
 
+def all_of(conditions: Sequence[models.Condition]) -> models.Condition:
+    """All of them, those within another `all_of` too: servers take some 40 levels."""
+    return _joined(conditions, "must") if conditions else EVERYTHING
+
+
 def any_of(conditions: Sequence[models.Condition]) -> models.Condition:
     """One of them at least; `NOTHING` where there are none, which Qdrant reads as no condition."""
-    return models.Filter(should=list(conditions)) if conditions else NOTHING
+    return _joined(conditions, "should") if conditions else NOTHING
+
+
+def _joined(conditions: Sequence[models.Condition], how: str) -> models.Condition:
+    parts: list[models.Condition] = []
+    for condition in conditions:
+        alike = isinstance(condition, models.Filter) and condition.model_fields_set == {how}
+        parts += getattr(condition, how) if alike else [condition]
+    return parts[0] if len(parts) == 1 else models.Filter(**{how: parts})
 
 
 def _double(path: str, value: int | float) -> models.FieldCondition:
@@ -135,17 +156,20 @@ def _double(path: str, value: int | float) -> models.FieldCondition:
 
 
 def _one_of_doubles(path: str, ordered: Sequence[int | float]) -> models.Condition:
-    """One of some numbers. Ranges halve them, since a point may be compared with thousands."""
+    """One of some numbers. Ranges divide them, since a point may be compared with thousands."""
     if len(ordered) == 1:
         return _double(path, ordered[0])
-    middle = len(ordered) // 2
-    halves = [_one_of_doubles(path, half) for half in (ordered[:middle], ordered[middle:])]
+    size = -(-len(ordered) // PARTS)
+    parts = [
+        _one_of_doubles(path, ordered[start : start + size])
+        for start in range(0, len(ordered), size)
+    ]
     ends = models.Range(gte=float(ordered[0]), lte=float(ordered[-1]))
-    return models.Filter(must=[models.FieldCondition(key=path, range=ends)], should=halves)
+    return models.Filter(must=[models.FieldCondition(key=path, range=ends)], should=parts)
 
 
 def _rounded_to(integer: int) -> list[int]:
     """The other integers whose nearest double is this integer."""
     reach = int(ulp(float(integer))) // 2
-    around = range(integer - reach, integer + reach + 1)
+    around = range(max(integer - reach, -INT64_LIMIT), integer + reach + 1)
     return [n for n in around if float(n) == integer and n != integer]

@@ -73,7 +73,7 @@ def _any_of(path: str, key: str, values: Sequence[Any]) -> models.Condition:
             f"to take all documents"
         )
     met = conditions.equals_one(path, key, [_checked(key, value) for value in values])
-    return met[0] if len(met) == 1 else conditions.any_of(met)
+    return conditions.any_of(met)
 
 
 def _checked(key: str, value: Any) -> Any:

@@ -230,6 +230,8 @@ def test_content_id_and_meta_are_where_the_layout_has_them(client, layout):
         (comparison("meta.g", "==", 2**63), "64 bits"),
         (comparison("meta.a..b", "==", 1), "empty part"),
         (comparison('meta.a"b', "==", 1), 'holds a "'),
+        (comparison("meta.a\\b", "==", 1), "holds a .* or a"),
+        (comparison("meta.g", "==", "\ud800"), "surrogate"),
         (comparison("person.name", "==", 1), "meta.<name>"),
         (comparison("embedding", "==", None), "meta.<name>"),
         (comparison("meta", "==", None), "meta.<name>"),
@@ -247,6 +249,19 @@ def test_a_filter_nested_too_deep_is_refused():
         deep = logic("AND", deep)
     with pytest.raises(FilterError, match="100 deep"):
         qdrant_filter(deep, Layout())
+
+
+@pytest.mark.parametrize("operator", ["AND", "OR", "NOT"])
+def test_a_chain_of_conditions_is_as_flat_as_servers_want_it(client, operator):
+    chain = LOW
+    for number in range(98):
+        other = comparison("meta.g", "==" if operator == "OR" else "!=", f"no {number}")
+        chain = logic(operator, chain) if operator == "NOT" else logic(operator, chain, other)
+    native, levels = qdrant_filter(chain, Layout()), 0
+    while isinstance(native, models.Filter):  # of some 40 that a server takes
+        native, levels = (native.must or native.should or native.must_not)[0], levels + 1
+    assert levels < 5
+    assert found(client, ACCESS[:2], chain) == {"a"}
 
 
 @pytest.mark.parametrize("nothing", [None, {}])

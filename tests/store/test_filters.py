@@ -132,12 +132,18 @@ def test_other_conditions_are_refused_with_key_value_and_accepted_forms(value, n
         to_qdrant_filter({"field": value}, "meta")
 
 
+@pytest.mark.parametrize("value", ["\ud800", ["x", "\ud800"]])
+def test_a_text_that_no_store_can_hold_is_refused(value):
+    with pytest.raises(ValueError, match=r"filter 'field' is .*half of a surrogate pair"):
+        to_qdrant_filter({"field": value}, "meta")
+
+
 def test_empty_any_of_is_refused():
     with pytest.raises(ValueError, match="'tag' is any of an empty list"):
         to_qdrant_filter({"tag": []}, "meta")
 
 
-@pytest.mark.parametrize("key", ["", ".a", "a..b", 3, 'a"b'])
+@pytest.mark.parametrize("key", ["", ".a", "a..b", 3, 'a"b', "a\\b", "a\ud800"])
 def test_keys_that_are_no_path_are_refused(key):
     with pytest.raises(ValueError, match=f"filter .*{re.escape(repr(key))}"):
         to_qdrant_filter({key: 1}, "meta")

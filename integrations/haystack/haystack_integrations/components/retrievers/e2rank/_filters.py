@@ -111,7 +111,7 @@ def _logic(
     converted = [_converted(part, layout, negated=inner, depth=depth + 1) for part in parts]
     # Not all of them is one that is not, not one of them is all that are not.
     if (operator == "OR") == inner:
-        return models.Filter(must=converted) if converted else conditions.EVERYTHING
+        return conditions.all_of(converted)
     return conditions.any_of(converted)
 
 
@@ -179,7 +179,7 @@ def _alike(field: str, values: list[Any]) -> Iterator[str | bool | int | float]:
         elif not isinstance(value, datetime):
             raise FilterError(
                 f"{field!r} cannot be compared with {value!r} ({type(value).__name__}) by Qdrant: "
-                f"give a str, a bool, a finite number, None or a date"
+                f"give a str, a bool, a finite number, None or a datetime"
             )
 
 
@@ -212,7 +212,8 @@ def _date(field: str, value: Any) -> datetime:
         return datetime.fromisoformat(value)
     except (ValueError, TypeError) as error:
         raise FilterError(
-            f"{field!r} cannot be more or less than {value!r}: give a number or an ISO date"
+            f"{field!r} cannot be more or less than {value!r}: give a number, a datetime "
+            f"or an ISO date"
         ) from error
 
 
