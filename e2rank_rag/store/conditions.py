@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from math import isfinite, ulp
-from typing import Any, TypeGuard
+from typing import Any, Literal, TypeGuard
 
 from qdrant_client import models
 
@@ -141,12 +141,16 @@ def any_of(conditions: Sequence[models.Condition]) -> models.Condition:
     return _joined(conditions, "should") if conditions else NOTHING
 
 
-def _joined(conditions: Sequence[models.Condition], how: str) -> models.Condition:
+def _joined(
+    conditions: Sequence[models.Condition], how: Literal["must", "should"]
+) -> models.Condition:
     parts: list[models.Condition] = []
     for condition in conditions:
         alike = isinstance(condition, models.Filter) and condition.model_fields_set == {how}
         parts += getattr(condition, how) if alike else [condition]
-    return parts[0] if len(parts) == 1 else models.Filter(**{how: parts})
+    if len(parts) == 1:
+        return parts[0]
+    return models.Filter(must=parts) if how == "must" else models.Filter(should=parts)
 
 
 def _double(path: str, value: int | float) -> models.FieldCondition:
