@@ -106,8 +106,11 @@ class SearchPipeline:
         if candidates is None:
             vectors = self.encoder.encode_queries(queries)
             depth = self._depth(top_k, retrieve_k)
-            asked = depth + most
-            found = self.store.search_batch(vectors, top_k=asked, filter=filter)
+            asked, short = 0, depth + most
+            while short > 0:
+                asked += short
+                found = self.store.search_batch(vectors, top_k=asked, filter=filter)
+                short = _short(found, asked, depth + most)
             found = _without(self._mended(found, vectors), exclude, depth)
         else:
             ids = _asked(queries, candidates)
@@ -163,8 +166,11 @@ class SearchPipeline:
         if candidates is None:
             vectors = await run(partial(self.encoder.encode_queries, queries))
             depth = self._depth(top_k, retrieve_k)
-            asked = depth + most
-            found = await self.store.asearch_batch(vectors, top_k=asked, filter=filter)
+            asked, short = 0, depth + most
+            while short > 0:
+                asked += short
+                found = await self.store.asearch_batch(vectors, top_k=asked, filter=filter)
+                short = _short(found, asked, depth + most)
             found = await run(partial(self._mended, found, vectors))
             found = _without(found, exclude, depth)
         else:
@@ -183,7 +189,7 @@ class SearchPipeline:
 
     def _mended(self, found: list[list[Hit]], vectors: Embeddings) -> list[list[Hit]]:
         """With the vectors and scores that a few documents lack, since theirs had no direction."""
-        lacking = any(hit.embedding is None and hit.score == 0.0 for hits in found for hit in hits)
+        lacking = any(_has_no_direction(hit) for hits in found for hit in hits)
         if not lacking or self._vectors.policy == "ignore":
             return found
         filled, _ = self._vectors.fill(found)
@@ -286,6 +292,17 @@ def _asked(queries: Sequence[str], candidates: Sequence[Candidates]) -> list[str
         for item in items
     }
     return list(asked)
+
+
+def _has_no_direction(hit: Hit) -> bool:
+    """Whether the vector in the store is zero or not finite."""
+    return hit.embedding is None and hit.score == 0.0
+
+
+def _short(found: Sequence[Sequence[Hit]], asked: int, wanted: int) -> int:
+    """How many more to ask for, so that so many have a vector: Qdrant ranks NaN first."""
+    full = (hits for hits in found if len(hits) == asked)
+    return max((wanted - asked + sum(map(_has_no_direction, hits)) for hits in full), default=0)
 
 
 def _most_excluded(queries: Sequence[str], exclude: Sequence[Collection[str]] | None) -> int:

@@ -187,12 +187,12 @@ def _compare(hit: Hit, vector: np.ndarray, encoder: TextEncoder) -> None:
 
 def _check_dim(hit: Hit, encoder: TextEncoder) -> None:
     shape = np.shape(hit.embedding)  # type: ignore[arg-type]
-    if shape == (encoder.dim,):
+    if len(shape) != 1 or shape == (encoder.dim,):  # what is no vector, `unit_or_none` refuses
         return
     model = getattr(encoder, "name", type(encoder).__name__)
     raise StoredVectorMismatch(
         f"the stored vector of document {hit.document.id!r} in {_where(hit)} has "
-        f"{shape[-1] if shape else 0} dimensions, {model} has {encoder.dim}: another model wrote "
+        f"{shape[0]} dimensions, {model} has {encoder.dim}: another model wrote "
         "it; open that one, or index again with this one"
     )
 

@@ -483,6 +483,11 @@ def test_one_vector_without_a_direction_fails_no_query_and_changes_no_ranking(
     backend.vectors[""][place] = value
     assert same(pipeline.search(QUERY), expected)
     assert same(pipeline.search(QUERY, filter={"year": 2001}), alone)
+    if kind == "none" and value != 0.0:  # Qdrant ranks NaN before all others
+        for top_k in range(1, 5):
+            assert same(pipeline.search(QUERY, top_k=top_k), expected[:top_k])
+            hits = asyncio.run(pipeline.asearch(QUERY, top_k=top_k))
+            assert same(hits, expected[:top_k])
     assert "'cats'" in caplog.text
     assert [hit.score for hit in store.search(bert.encode_queries([QUERY])[0], top_k=8)][-1] == 0.0
     store.close()

@@ -62,6 +62,19 @@ def test_a_ranker_refuses_foreign_vectors_in_each_list_wherever_they_stand(tiny_
     ranker.close()
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_an_embedding_may_be_an_array(tiny_bert, embedded, dtype):
+    ranker = E2RankRanker(model=tiny_bert)
+    expected = ranker.run(query=QUERY, documents=embedded)
+    arrays = [replace(d, embedding=np.asarray(d.embedding, dtype=dtype)) for d in embedded]
+    answer = ranker.run(query=QUERY, documents=arrays)
+    np.testing.assert_allclose(scores(answer), scores(expected), atol=1e-3)
+    assert answer["meta"]["encoded"] == 0
+    with pytest.raises(ValueError, match=r"2-D"):
+        ranker.run(query=QUERY, documents=[replace(d, embedding=np.eye(32)) for d in embedded])
+    ranker.close()
+
+
 @pytest.mark.parametrize("number", [np.nan, 0.0])
 def test_a_document_whose_embedding_has_no_direction_is_encoded_anew(tiny_bert, embedded, number):
     ranker = E2RankRanker(model=tiny_bert)

@@ -95,7 +95,10 @@ def was_fused_from_ten(scores: Sequence[float | None]) -> bool:
 
 
 def _as_array(embedding: Any) -> Embeddings | None:
-    return np.asarray(embedding) if embedding else None
+    if embedding is None:
+        return None
+    vector = np.asarray(embedding)
+    return vector if vector.size else None
 
 
 def _rescored(document: HaystackDocument, score: float) -> HaystackDocument:
