@@ -32,7 +32,7 @@ class Feedback(BaseModel):
         prompt shows.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     lexical_weight: float = Field(default=0.8, ge=0.0)
     temperature: float = Field(default=0.6, gt=0.0)

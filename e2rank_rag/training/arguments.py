@@ -98,7 +98,7 @@ def training_arguments(
         return TrainingArguments(
             output_dir=str(run / CHECKPOINTS), remove_unused_columns=False, **stated
         )
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ImportError) as error:  # ImportError: of what it lacks
         raise ValueError(f"trainer: {error}") from error
 
 
@@ -157,8 +157,8 @@ def _typed(name: str, value: Any) -> Any:
         value = switched(value)
     try:
         value = as_written(value, annotation)
-        adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
-        return adapter.validate_python(value)
+        options = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
+        return TypeAdapter(annotation, config=options).validate_python(value)
     except ValidationError as error:
         raise ValueError(told(error, within=("trainer", name))) from error
     except ValueError as error:

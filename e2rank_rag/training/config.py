@@ -47,7 +47,7 @@ Targets = Literal["relevant", "labels"]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -107,7 +107,7 @@ class PromptOptions(_Strict):
     order: of the documents shown: as retrieved, shuffled, or either with even chance.
     """
 
-    depths: tuple[int, ...] = (20,)
+    depths: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(20,), min_length=1)
     document_tokens: int | None = Field(default=None, ge=1)
     max_tokens: int | None = Field(default=None, ge=16)
     order: Order = "retrieved"
@@ -119,7 +119,7 @@ class LoraOptions(_Strict):
     rank: int = Field(default=16, ge=1)
     alpha: int = Field(default=32, ge=1)
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    targets: str | tuple[str, ...] = "all-linear"
+    targets: str | tuple[str, ...] = Field(default="all-linear", min_length=1)
 
 
 class StageConfig(_Strict):
@@ -335,10 +335,11 @@ def read_config(
     """
     path = Path(path)
     settings = read_settings(path)
-    for source in [*(settings.get("data") or ()), *(settings.get("dev") or ())]:
-        for name in ("path", "corpus"):
-            if isinstance(source, dict) and source.get(name) is not None:
-                source[name] = path.parent / str(source[name])
+    for sources in (settings.get("data"), settings.get("dev")):
+        for source in sources if isinstance(sources, list) else ():
+            for name in ("path", "corpus"):
+                if isinstance(source, dict) and source.get(name) is not None:
+                    source[name] = path.parent / str(source[name])
     settings |= given or {}
     for setting in overrides:
         override(settings, setting)

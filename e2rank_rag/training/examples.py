@@ -8,13 +8,15 @@
 `document` is read as `documents`, `positive(s)` and `negative(s)` as `pos` and `neg`, as the
 released E2Rank data and common pair files have them. A ranking is a permutation counted from 1,
 best first; of n documents the best is labelled n, the last 1. Labels beside it are what people
-judged, and the document with the highest of those is the known positive. `source` names the data
-set that a line is from, where several share a file.
+judged, and the document with the highest of those is the known positive. Labels alone that are 1 to
+n, each once, for n of 4 and more, are read as a ranking. `source` names the data set that a line is
+from, where several share a file.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -26,6 +28,8 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from e2rank_rag.lines import decode, read_lines, write_bytes
 from e2rank_rag.training.relevance import is_order, judgements
 from e2rank_rag.types import RankingExample
+
+logger = logging.getLogger(__name__)
 
 Corpus = Mapping[str, str]
 """document id -> text."""
@@ -56,6 +60,8 @@ def read_examples(path: str | Path, *, corpus: Corpus | None = None) -> list[Ran
 
     corpus: texts of the ids, for lines that hold ids only.
 
+    A warning counts the lines whose labels are read as a ranking.
+
     Raises:
         OSError: the file is not there.
         ValueError: `FILE, line N: reason`: no JSON, an empty query or document, no document with a
@@ -64,6 +70,7 @@ def read_examples(path: str | Path, *, corpus: Corpus | None = None) -> list[Ran
     """
     texts: dict[str, str] = {}
     examples = []
+    orders = []
     for number, line in read_lines(path):
         try:
             example = _example(_parsed(line), corpus)
@@ -71,8 +78,19 @@ def read_examples(path: str | Path, *, corpus: Corpus | None = None) -> list[Ran
             raise ValueError(f"{path}, line {number}: {error}") from error
         documents = tuple(texts.setdefault(text, text) for text in example.documents)
         examples.append(replace(example, documents=documents))
+        if example.judged is None and is_order(example):
+            orders.append(number)
     if not examples:
         raise ValueError(f"{path} holds no example")
+    if orders:
+        logger.warning(
+            "%s: %d of the lines, the first is line %d, have labels that are 1 to n, each once: they "
+            "are read as a teacher's order, whose best document alone is relevant; where they are "
+            "grades, write their order as `ranking` beside them",
+            path,
+            len(orders),
+            orders[0],
+        )
     return examples
 
 

@@ -68,7 +68,13 @@ def other_places(example: RankingExample, relevant: Sequence[int]) -> list[int]:
 def own_places(example: RankingExample) -> list[int]:
     """Documents that are the query itself."""
     own = {words(example.query), *map(words, example.copies)}
-    return [place for place, text in enumerate(example.documents) if words(text) in own]
+    # Nearly all documents begin otherwise, and the words of a long list take some milliseconds.
+    first = tuple(text.partition(" ")[0] for text in own)
+    return [
+        place
+        for place, text in enumerate(example.documents)
+        if text.lstrip().startswith(first) and words(text) in own
+    ]
 
 
 def words(text: str) -> str:

@@ -18,19 +18,20 @@ from e2rank_rag.lines import read_text
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with the core schema of YAML 1.2; a key that is given twice is an error."""
+    """SafeLoader with the core schema of YAML 1.2; a key that is given twice, or is a list or a
+    mapping, is an error."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         given: set[str] = set()
         for key, _ in node.value:
-            if key.value in given:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{key.value!r} is given twice", key.start_mark
-                )
-            if isinstance(key, yaml.ScalarNode):
-                given.add(key.value)
+            wrong = "a key is no word" if not isinstance(key, yaml.ScalarNode) else ""
+            if not wrong and key.value in given:
+                wrong = f"{key.value!r} is given twice"
+            if wrong:
+                raise yaml.constructor.ConstructorError(None, None, wrong, key.start_mark)
+            given.add(key.value)
         mapping: dict[Any, Any] = super().construct_mapping(node, deep=deep)
         return mapping
 
@@ -80,7 +81,7 @@ def override(settings: dict[str, Any], text: str) -> None:
             raise ValueError(f"{text!r}: {block} is no block of settings")
     try:
         settings[key] = yaml.load(value, _Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{text!r} is not YAML: {error}") from error
 
 

@@ -146,6 +146,22 @@ def test_judgements_of_zeros_beside_an_order_name_nothing(tmp_path):
     assert grades(example)[6] == 1.0
 
 
+def test_grades_that_look_like_an_order_are_told_and_can_be_said_to_be_grades(tmp_path, caplog):
+    line = {"query": "q", "documents": DOCUMENTS[:4], "labels": [4, 2, 3, 1]}
+    path = tmp_path / "lists.jsonl"
+    graded = {"query": "q", "documents": ["x", "y"], "labels": [2, 0]}
+    path.write_text(json.dumps(graded) + "\n" + json.dumps(line) + "\n")
+    examples = read_examples(path)
+    assert [relevant_places(each) for each in examples] == [[0], [0]]
+    assert "1 of the lines, the first is line 2, have labels that are 1 to n" in caplog.text
+    caplog.clear()
+    path.write_text(json.dumps({**line, "ranking": [1, 3, 2, 4]}) + "\n")
+    (example,) = read_examples(path)
+    assert relevant_places(example) == [0, 1, 2, 3]
+    assert judgements(example) == (4, 2, 3, 1)
+    assert not caplog.text
+
+
 @pytest.mark.parametrize("labels", [(2, 1), (1, 2, 3), (1, 1, 0, 0), (1,), (4, 3, 2, 0), (5, 3, 2)])
 def test_grades_are_grades(labels):
     documents = tuple(DOCUMENTS[: len(labels)])

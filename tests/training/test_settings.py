@@ -124,6 +124,12 @@ def test_a_name_of_digits_or_of_a_word_is_a_name(tmp_path, name):
         ("prompts", "{query: 2026, max: 1}", "prompts"),
         ("temperature", "warm", "temperature: .* got 'warm'"),
         ("data", "", "data: "),
+        ("data", "5", "data: .* got 5"),
+        ("balance", ".inf", "balance: .*finite number, got inf"),
+        ("temperature", "1e400", "temperature: .*finite number, got inf"),
+        ("dropout", "nan", "dropout: .*finite number, got 'nan'"),
+        ("lora", "{targets: []}", "lora.targets"),
+        ("lora", "{[rank]: 4}", "a key is no word"),
     ],
 )
 def test_what_is_of_another_type_is_named(tmp_path, key, text, said):
@@ -165,6 +171,12 @@ def test_a_setting_of_a_source_that_it_has_no_use_for_is_refused(tmp_path, sourc
 def test_a_configuration_made_in_python_is_read_as_one_that_was_written():
     given = {"init_from": "minilm", "output": Path("out"), "data": [{"path": Path("x")}]}
     assert RankT5Config(**given, list_size="8", upsample=None).list_size == 8
+
+
+@pytest.mark.parametrize("depths", ["[]", "[-1]", "[3, -2]", "no", "[.nan]", "5"])
+def test_depths_of_a_prompt_are_numbers_of_documents(tmp_path, depths):
+    with pytest.raises(ValueError, match=r"prompt\.depths"):
+        both_ways(tmp_path, "listwise", "prompt.depths", depths)
 
 
 @pytest.mark.parametrize("block", ["feedback", "layout"])
