@@ -84,9 +84,9 @@ def read_examples(path: str | Path, *, corpus: Corpus | None = None) -> list[Ran
         raise ValueError(f"{path} holds no example")
     if orders:
         logger.warning(
-            "%s: %d of the lines, the first is line %d, have labels that are 1 to n, each once: they "
-            "are read as a teacher's order, whose best document alone is relevant; where they are "
-            "grades, write their order as `ranking` beside them",
+            "%s: %d of the lines, the first is line %d, have labels that are 1 to n, each once: "
+            "they are read as a teacher's order, whose best document alone is relevant; where they "
+            "are grades, write their order as `ranking` beside them",
             path,
             len(orders),
             orders[0],
