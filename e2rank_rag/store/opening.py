@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import sqlite3
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from qdrant_client import QdrantClient
 
 from e2rank_rag.errors import StoreError
 from e2rank_rag.locks import Lock
+from e2rank_rag.store.closing import close_at_exit
 from e2rank_rag.store.folder_pickles import check_folder
 from e2rank_rag.store.folder_record import check_complete
 from e2rank_rag.store.server import server_client
@@ -27,7 +30,79 @@ NO_FOLDER = re.compile(
 )
 """An address without its scheme, or with a wrong one: `localhost:6333`, `htp://x`, `http:/x`."""
 
+LOCK_FILE = ".lock"
+
 _warnings_lock = Lock()
+_opening = Lock()
+
+
+@dataclass(eq=False)
+class _Folder:
+    """What the clients of one folder share. users: the ids of those that are open."""
+
+    backend: Any
+    process: int = field(default_factory=os.getpid)
+    users: set[int] = field(default_factory=set)
+
+    def is_at(self, folder: Path) -> bool:
+        """Not where that was deleted or moved since, nor in a forked child, which has a copy."""
+        with suppress(OSError):
+            ours, theirs = os.fstat(self.backend._flock_file.fileno()), os.stat(folder / LOCK_FILE)
+            return (
+                self.process == os.getpid()
+                and os.path.samestat(ours, theirs)
+                and os.path.samefile(self.backend.location, folder)
+            )
+        return False
+
+
+_folders: list[_Folder] = []
+
+
+class FolderClient(QdrantClient):
+    """A client of a folder. Qdrant opens a folder once: the clients of one process share what the
+    first of them read, and the last to close closes it."""
+
+    def __init__(self, folder: Path) -> None:
+        with _opening:
+            shared = next((each for each in list(_folders) if each.is_at(folder)), None)
+            if shared is None:
+                shared = self._read(folder)
+            else:
+                super().__init__(path=None, location=MEMORY)
+                self._client = shared.backend
+                self._init_options |= {"location": None, "path": str(folder)}
+            shared.users.add(id(self))
+            self._shared: _Folder | None = shared
+        close_at_exit(self)
+
+    def _read(self, folder: Path) -> _Folder:
+        _refuse_locked(folder)
+        check_folder(folder)
+        check_complete(folder)
+        with size_warning_silenced():
+            # One lock guards every call, so SQLite need not insist on its thread.
+            super().__init__(path=str(folder), force_disable_check_same_thread=True)
+        _folders.append(_Folder(self._client))
+        return _folders[-1]
+
+    def close(self, grpc_grace: float | None = None, **kwargs: Any) -> None:
+        """Leave the folder; a second call does nothing."""
+        with _opening:
+            self._leave()
+
+    def __del__(self) -> None:
+        self._leave()  # without the lock, since this may happen at any time
+
+    def _leave(self) -> None:
+        shared = vars(self).get("_shared")
+        if shared is None:  # closed before, or never opened
+            return
+        self._shared = None
+        shared.users.discard(id(self))
+        if not shared.users:
+            _folders.remove(shared)
+            shared.backend.close()
 
 
 def open_client(
@@ -35,8 +110,8 @@ def open_client(
 ) -> QdrantClient:
     """A client for `location`; ValueError where it is none, StoreError where it will not open.
 
-    A server is not contacted yet. A folder is read into memory as a whole; StoreError where it
-    holds a pickle that could run code.
+    A server is not contacted yet. A folder is read into memory as a whole, once for all clients of
+    this process; StoreError where it holds a pickle that could run code.
     """
     place = str(location)
     kind = kind_of(location)
@@ -74,12 +149,7 @@ def kind_of(location: str | Path) -> Literal["server", "memory", "folder"]:
 
 def _open_folder(folder: Path) -> QdrantClient:
     try:
-        _refuse_locked(folder)
-        check_folder(folder)
-        check_complete(folder)
-        with size_warning_silenced():
-            # One lock guards every call, so SQLite need not insist on its thread.
-            return QdrantClient(path=str(folder), force_disable_check_same_thread=True)
+        return FolderClient(folder)
     except (FileExistsError, NotADirectoryError) as error:
         raise StoreError(
             f"{folder} is no folder, a file is in the way ({error.filename}): give another location"
@@ -109,7 +179,7 @@ def _refuse_locked(folder: Path) -> None:
     # portalocker looks for a writable directory when it is imported, so not at the top.
     import portalocker
 
-    lock_file = folder / ".lock"
+    lock_file = folder / LOCK_FILE
     if not lock_file.exists():
         return
     with lock_file.open("r+") as file:
@@ -124,8 +194,8 @@ def _refuse_locked(folder: Path) -> None:
 
 def _locked(folder: Path) -> StoreError:
     return StoreError(
-        f"{folder} is open already, in another process or another store of this one: close that, "
-        f"share its client (QdrantStore(store.client, collection)), or run a Qdrant server"
+        f"{folder} is open already, in another process or through another library's client: close "
+        f"that, share the client (QdrantStore(client, collection)), or run a Qdrant server"
     )
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime, parsedate_to_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -354,12 +356,60 @@ def test_folder_open_in_another_process_is_refused(tmp_path):
     QdrantStore.open(tmp_path, "c").close()
 
 
-def test_folder_open_in_this_process_is_refused_and_its_client_can_be_shared(tmp_path):
+def test_stores_of_one_folder_share_what_is_open_and_the_last_one_closes_it(tmp_path, monkeypatch):
     store = QdrantStore.open(tmp_path, "c")
-    with pytest.raises(StoreError, match="share its client"):
-        QdrantStore.open(tmp_path, "d")
-    QdrantStore(store.client, "d").prepare(3)
+    store.prepare(3)
+    (tmp_path.parent / "link").symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path.parent)
+    others = [
+        QdrantStore.open(Path(tmp_path.name), "c"),
+        QdrantStore.open("link", "c"),
+        QdrantStore({"path": str(tmp_path)}, "c"),
+    ]
+    store.upsert([Document("a", "text")], np.eye(1, 3, dtype=np.float32))
+    assert [other.count() for other in others] == [1, 1, 1]
+    folder = store.client._client
     store.close()
+    store.close()
+    assert [other.get(["a"])["a"].document.text for other in others] == ["text"] * 3
+    for other in others:
+        assert not folder.closed
+        other.close()
+    QdrantClient(path=str(tmp_path)).close()
+
+
+def test_a_folder_that_was_deleted_and_made_anew_is_read_anew(tmp_path):
+    folder = tmp_path / "index"
+    forgotten = QdrantStore.open(folder, "c")
+    forgotten.prepare(3)
+    shutil.rmtree(folder)
+    store = QdrantStore.open(folder, "c")
+    assert not store.exists
+    store.close()
+    forgotten.close()
+
+
+def test_a_folder_that_another_librarys_client_has_open_is_refused(tmp_path):
+    client = QdrantClient(path=str(tmp_path))
+    with pytest.raises(StoreError, match="another library's client"):
+        QdrantStore.open(tmp_path, "d")
+    QdrantStore(client, "d").prepare(3)
+    client.close()
+
+
+def test_threads_open_and_close_one_folder_at_any_time(tmp_path):
+    first = QdrantStore.open(tmp_path, "c")
+    first.prepare(3)
+    first.close()
+
+    def use(_):
+        for _ in range(20):
+            store = QdrantStore.open(tmp_path, "c")
+            assert store.count() == 0
+            store.close()
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(use, range(4)))
 
 
 READ_ONLY = """
