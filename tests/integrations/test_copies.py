@@ -339,9 +339,9 @@ def test_a_pipeline_and_a_tool_with_our_components_are_deep_copied(place, parts)
 
 @pytest.mark.parametrize("kind", ["deepcopy", "pickle"])
 @pytest.mark.parametrize("system", ["e2rank", "resrank", "rankt5"])
-def test_an_open_model_says_what_to_do_in_place_of_a_copy(kind, system, parts):
+def test_an_open_model_says_what_to_do_in_place_of_a_copy(kind, system, parts, tmp_path):
     with load_reranker(parts.models[system]) as reranker:
-        store = core_store(parts.encoder, ":memory:")
+        store = core_store(parts.encoder, tmp_path)
         for held in (reranker, SearchPipeline(parts.encoder, store, reranker), parts.encoder):
             with pytest.raises(TypeError, match=r"open model, .*open it .*from_pretrained\("):
                 COPIES[kind](held)

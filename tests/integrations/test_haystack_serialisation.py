@@ -17,14 +17,19 @@ from haystack_integrations.components.embedders.e2rank import (
     E2RankTextEmbedder,
 )
 from haystack_integrations.components.rankers.e2rank import E2RankRanker
+from haystack_integrations.components.rankers.e2rank._backend import MODEL_ARGUMENTS
 from haystack_integrations.components.retrievers.e2rank import E2RankRetriever
 from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from qdrant_client import QdrantClient, models
 
+from e2rank_rag.models.encoder import Encoder
+from e2rank_rag.models.rankt5 import RankT5
+from e2rank_rag.models.resrank import ResRank
 from e2rank_rag.prompts import ChatListwise, Prompts, Task
 from e2rank_rag.store import LANGCHAIN_LAYOUT, Layout, QdrantStore
+from tests.integrations.haystack_kit import QUERY, TEXTS, documents, ids
 
 SECRET = "hunter2"
 
@@ -286,12 +291,29 @@ def test_arguments_of_the_encoder_come_back_as_they_were(kind):
 
 @pytest.mark.parametrize("kind", [E2RankDocumentEmbedder, E2RankTextEmbedder, E2RankRanker])
 def test_an_argument_that_yaml_cannot_hold_is_named(kind):
-    made = kind(encoder_kwargs={"truncate_dim": 8, "odd": {"deep": [Secret.from_token(SECRET)]}})
+    made = kind(encoder_kwargs={"truncate_dim": 8, "task": {"deep": [Secret.from_token(SECRET)]}})
     with pytest.raises(
-        ValueError, match=r"encoder_kwargs\['odd'\]\['deep'\]\[0\] is of type Tok"
+        ValueError, match=r"encoder_kwargs\['task'\]\['deep'\]\[0\] is of type Tok"
     ) as refused:
         made.to_dict()
     assert SECRET not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "kind", [E2RankDocumentEmbedder, E2RankTextEmbedder, E2RankRanker, E2RankRetriever]
+)
+@pytest.mark.parametrize("name", ["token", "device", "trust_remote_code"])
+def test_an_argument_that_no_model_takes_is_refused_and_never_written(kind, name):
+    given = {"document_store": {"location": "x", "collection": "docs"}}
+    with pytest.raises(ValueError, match=f"encoder_kwargs has no '{name}', .*'max_length'"):
+        kind(encoder_kwargs={name: SECRET}, **(given if kind is E2RankRetriever else {}))
+
+
+def test_the_arguments_that_models_take_are_those_of_their_from_pretrained():
+    taken = set().union(
+        *(inspect.signature(each.from_pretrained).parameters for each in (Encoder, ResRank, RankT5))
+    )
+    assert set(MODEL_ARGUMENTS) == taken - {"model", "device", "dtype"}
 
 
 def test_a_dict_as_document_store_may_hold_paths_and_a_layout():
@@ -320,9 +342,42 @@ def test_a_dict_as_document_store_may_hold_paths_and_a_layout():
         ({"client": "http://db", "collection": "a"}, "'client' is str"),
         ({"client": {"api_key": SECRET}, "collection": "a"}, "api_key is a Secret"),
         ({"location": f"http://me:{SECRET}@db", "collection": "a"}, "'location'"),
+        ({"location": "http://db", "collection": "a", "headers": {"k": SECRET}}, "no 'headers'"),
+        ({"client": {}, "collection": "a", "timeout": 1}, "no 'timeout', .*'layout'"),
     ],
 )
 def test_a_dict_that_opens_no_store_or_holds_a_secret_is_refused(given, message):
     with pytest.raises(ValueError, match=message) as refused:
         E2RankRetriever(given)
     assert SECRET not in str(refused.value)
+
+
+def test_components_in_one_yaml_may_name_the_same_folder(tiny_bert, tmp_path):
+    embedder = E2RankDocumentEmbedder(model=tiny_bert, progress_bar=False)
+    store = QdrantDocumentStore(
+        path=str(tmp_path), index="docs", embedding_dim=32, progress_bar=False
+    )
+    store.write_documents(embedder.run(documents())["documents"])
+    embedder.close()
+    store.close()
+    ours = QdrantStore.open(tmp_path, "docs")
+    pipeline = Pipeline()
+    pipeline.add_component("retriever", E2RankRetriever(ours, model=tiny_bert))
+    pipeline.add_component("other", E2RankRetriever(store, model=tiny_bert))
+    pipeline.add_component("ranker", E2RankRanker(model=tiny_bert, document_store=store))
+    text = pipeline.dumps()
+    ours.close()
+    store.close()
+    again = Pipeline.loads(text)
+    given = {"query": QUERY}
+    inputs = {"retriever": given, "other": given, "ranker": {**given, "documents": documents()}}
+    try:
+        for _ in range(2):
+            answer = again.run(inputs)
+            assert ids(answer["retriever"]) == ids(answer["other"])
+            assert answer["ranker"]["meta"]["fetched"] == len(TEXTS)
+            again.get_component("other").close()
+    finally:
+        for name in inputs:
+            again.get_component(name).close()
+    QdrantClient(path=str(tmp_path)).close()

@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from haystack import default_to_dict
 from haystack.utils import ComponentDevice
-from haystack_integrations.components.rankers.e2rank._written_stores import in_pickle
+from haystack_integrations.components.rankers.e2rank._written_stores import (
+    in_pickle,
+    refuse_unknown,
+)
 from pydantic import BaseModel
 
 from e2rank_rag.feedback import Feedback
@@ -56,13 +59,27 @@ MADE_OF = frozenset(
         "encoder_kwargs",
     }
 )
+# What `encoder_kwargs` may name, of any of the three systems. Known here, since a setting that no
+# model takes, such as a token, would be in YAML before a model is opened.
+MODEL_ARGUMENTS = (
+    "attn_implementation",
+    "local_files_only",
+    "max_length",
+    "pooling",
+    "prompts",
+    "revision",
+    "score_token",
+    "structure",
+    "task",
+    "truncate_dim",
+)
 
 
 class LazyEncoder:
     """A `TextEncoder` that opens its model at first use, and again after `close`.
 
     All that name the same model, dtype and device share its weights and its one thread.
-    options: further arguments of `Encoder.from_pretrained`.
+    options: further arguments of `Encoder.from_pretrained`; ValueError where no model has them.
     """
 
     def __init__(
@@ -77,6 +94,7 @@ class LazyEncoder:
         self._device = device
         self._dtype = dtype
         self._options = dict(options or {})
+        refuse_unknown("encoder_kwargs", self._options, MODEL_ARGUMENTS)
         self._encoder: Encoder | None = None
         self._lock = Lock()
 

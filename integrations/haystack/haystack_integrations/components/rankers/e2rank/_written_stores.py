@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -109,10 +109,19 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
         raise ValueError("a document store has a 'location' or a 'client', not both")
     if "api_key" in arguments:
         raise ValueError(f"an API key has no place in a pipeline's settings: {WAY_OUT}")
+    opened = QdrantStore if place == "client" else QdrantStore.open
+    allowed = inspect.signature(opened).parameters.keys() - {"api_key", "async_client"}
+    refuse_unknown("a document store", arguments, sorted(allowed))
     client = arguments.get("client", {"location": arguments.get("location")})
     if not isinstance(client, Mapping):
         raise ValueError(f"'client' is {type(client).__name__}, not a dict")
     _refuse_secrets(client, "the document store")
+
+
+def refuse_unknown(what: str, given: Iterable[str], allowed: Iterable[str]) -> None:
+    """ValueError that names the first of the given names that is none of the allowed ones."""
+    if unknown := [name for name in given if name not in allowed]:
+        raise ValueError(f"{what} has no {unknown[0]!r}, it has {list(allowed)}")
 
 
 def open_arguments(arguments: Mapping[str, Any]) -> QdrantStore:
