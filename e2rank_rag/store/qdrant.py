@@ -122,6 +122,13 @@ class QdrantStore:
         store._connect(Connection(client, owned=True))
         return store
 
+    def with_layout(self, layout: Layout) -> QdrantStore:
+        """This store, its points read by another layout; closing one closes both."""
+        store = object.__new__(type(self))
+        vars(store).update(vars(self), layout=layout)
+        store._connect(self._connection)
+        return store
+
     @property
     def client(self) -> QdrantClient:
         """To share with other stores and tools."""

@@ -11,6 +11,7 @@ from haystack_integrations.components.embedders.e2rank import E2RankDocumentEmbe
 from haystack_integrations.components.rankers.e2rank import E2RankRanker
 from haystack_integrations.components.retrievers.e2rank import E2RankRetriever
 from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
+from qdrant_client import QdrantClient
 
 from e2rank_rag.store import QdrantStore
 from tests.integrations.haystack_kit import QUERY, TEXTS, Encoded, alike, memory_store, scores
@@ -63,8 +64,6 @@ WHOLE = [
 @pytest.mark.parametrize("expand", [False, True])
 async def test_a_document_comes_back_whole(hybrid, expand, tiny_bert):
     given = embedded(tiny_bert, WHOLE)
-    if not hybrid:
-        given = [replace(document, sparse_embedding=None) for document in given]
     store = memory_store(32, given, use_sparse_embeddings=hybrid)
     retriever = E2RankRetriever(store, model=tiny_bert, top_k=10, expand=expand)
     plain = retriever.run(QUERY)["documents"]
@@ -86,15 +85,35 @@ async def test_a_document_comes_back_whole(hybrid, expand, tiny_bert):
     retriever.close()
 
 
-def test_a_document_comes_back_whole_through_the_arguments_of_a_store(tiny_bert, tmp_path):
-    store = QdrantDocumentStore(path=str(tmp_path), index="docs", embedding_dim=32)
-    store.write_documents(embedded(tiny_bert, [replace(d, sparse_embedding=None) for d in WHOLE]))
-    store.close()
-    retriever = E2RankRetriever({"location": tmp_path, "collection": "docs"}, model=tiny_bert)
-    by_id = {document.id: document for document in WHOLE}
-    for found in retriever.run(QUERY)["documents"]:
-        assert (found.content, found.blob) == (by_id[found.id].content, by_id[found.id].blob)
+@pytest.mark.parametrize("hybrid", [False, True], ids=["dense", "hybrid"])
+@pytest.mark.parametrize("form", ["location", "client", "QdrantStore", "QdrantStore of a client"])
+def test_a_document_comes_back_whole_from_a_collection_in_any_form(
+    form, hybrid, tiny_bert, tmp_path
+):
+    given = embedded(tiny_bert, WHOLE)
+    path = str(tmp_path)
+    written = QdrantDocumentStore(
+        path=path, index="docs", embedding_dim=32, use_sparse_embeddings=hybrid, progress_bar=False
+    )
+    written.write_documents(given)
+    written.close()
+    which = {"collection": "docs", "vector_name": "text-dense" if hybrid else None}
+    client = QdrantClient(path=path) if form == "QdrantStore of a client" else {"path": path}
+    store = {"location": path, **which} if form == "location" else {"client": client, **which}
+    if form.startswith("QdrantStore"):
+        store = QdrantStore(client, "docs", vector_name=which["vector_name"])
+    retriever = E2RankRetriever(store, model=tiny_bert, top_k=10, return_embedding=True)
+    found = {document.id: document for document in retriever.run(QUERY)["documents"]}
+    for original in given:
+        kept = [
+            (document.content, document.blob, document.sparse_embedding)
+            for document in (original, found[original.id])
+        ]
+        assert kept[0] == kept[1]
     retriever.close()
+    for each in (store, client):
+        if not isinstance(each, dict):
+            each.close()
 
 
 def test_a_document_comes_back_whole_from_the_ranker(tiny_bert):

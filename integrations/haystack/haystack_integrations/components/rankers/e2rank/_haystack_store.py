@@ -8,13 +8,13 @@ import os
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
-from haystack_integrations.components.rankers.e2rank._layout import HaystackLayout, HybridLayout
+from haystack_integrations.components.rankers.e2rank._layout import DENSE_VECTORS_NAME, whole
 from haystack_integrations.components.rankers.e2rank._written_stores import refuse_missing_folder
 from qdrant_client import QdrantClient, models
 
 from e2rank_rag.errors import StoreError
 from e2rank_rag.locks import Lock
-from e2rank_rag.store import QdrantStore
+from e2rank_rag.store import Layout, QdrantStore
 from e2rank_rag.store.connection import is_local
 from e2rank_rag.store.opening import open_client
 
@@ -107,13 +107,9 @@ class HaystackStore:
         self._given._client = client
 
     def _over(self, client: QdrantClient | dict[str, Any]) -> QdrantStore:
-        from haystack_integrations.document_stores.qdrant.converters import DENSE_VECTORS_NAME
-
-        if not self._given.use_sparse_embeddings:
-            return QdrantStore(client, self._given.index, layout=HaystackLayout())
-        return QdrantStore(
-            client, self._given.index, layout=HybridLayout(), vector_name=DENSE_VECTORS_NAME
-        )
+        name = DENSE_VECTORS_NAME if self._given.use_sparse_embeddings else None
+        layout = whole(Layout(), name)
+        return QdrantStore(client, self._given.index, layout=layout, vector_name=name)
 
 
 class SharedClient:

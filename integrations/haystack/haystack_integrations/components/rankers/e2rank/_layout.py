@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from e2rank_rag.store import Layout
 from e2rank_rag.types import Document
 
+DENSE_VECTORS_NAME = "text-dense"
 SPARSE_VECTORS_NAME = "text-sparse"
 
 
@@ -38,7 +39,8 @@ class HaystackLayout(Layout):
             known.meta,
             content=payload.get(self.content_key),
             blob=payload.get("blob"),
-            sparse_embedding=_sparse(point.vector),
+            # In the payload where the store was made without sparse vectors.
+            sparse_embedding=_sparse(point.vector) or payload.get("sparse_embedding"),
         )
 
 
@@ -47,6 +49,12 @@ class HybridLayout(HaystackLayout):
     """Of a QdrantDocumentStore with `use_sparse_embeddings`."""
 
     all_vectors: ClassVar[bool] = True
+
+
+def whole(layout: Layout, vector_name: str | None) -> HaystackLayout:
+    """The same layout, whose documents are `Whole`."""
+    kind = HybridLayout if vector_name == DENSE_VECTORS_NAME else HaystackLayout
+    return kind(**{each.name: getattr(layout, each.name) for each in fields(Layout)})
 
 
 def _sparse(vector: Any) -> Mapping[str, Any] | None:

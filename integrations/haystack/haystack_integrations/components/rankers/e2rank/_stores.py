@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from haystack_integrations.components.rankers.e2rank._backend import DocumentText
 from haystack_integrations.components.rankers.e2rank._haystack_store import HaystackStore
-from haystack_integrations.components.rankers.e2rank._layout import Whole
+from haystack_integrations.components.rankers.e2rank._layout import Whole, whole
 from haystack_integrations.components.rankers.e2rank._written_stores import (
     WANTED,
     check_arguments,
@@ -17,7 +17,7 @@ from haystack_integrations.components.rankers.e2rank._written_stores import (
 )
 
 from e2rank_rag.locks import Lock
-from e2rank_rag.store import Layout
+from e2rank_rag.store import Layout, QdrantStore
 from e2rank_rag.types import Document, Embeddings, Hit, Store
 
 if TYPE_CHECKING:
@@ -49,13 +49,18 @@ class StoreHandle:
         with self._lock:
             if self._haystack is not None:
                 return self._haystack.open()
-            if not isinstance(self.given, Mapping):
-                ours: Store = self.given
-                return ours
             if self._opened is None:
-                self._opened = open_arguments(self.given)
+                self._opened = self._open_given()
             opened: Store = self._opened
             return opened
+
+    def _open_given(self) -> Any:
+        given = self.given
+        if isinstance(given, Mapping):
+            return open_arguments(given)
+        if isinstance(given, QdrantStore):
+            return given.with_layout(whole(given.layout, given.vector_name))
+        return given
 
     def close(self) -> None:
         """Close what opens again by itself.
@@ -65,7 +70,7 @@ class StoreHandle:
         """
         with self._lock:
             opened, self._opened = self._opened, None
-            if opened is not None:
+            if opened is not None and isinstance(self.given, Mapping):
                 opened.close()
             if self._haystack is not None:
                 self._haystack.close()
@@ -77,7 +82,7 @@ class StoreHandle:
             return
         with self._lock:
             opened, self._opened = self._opened, None
-        if opened is not None:
+        if opened is not None and isinstance(self.given, Mapping):
             await opened.aclose()
 
     def to_dict(self) -> Any:

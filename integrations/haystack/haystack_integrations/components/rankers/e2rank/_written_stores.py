@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-from haystack_integrations.components.rankers.e2rank._layout import HaystackLayout
+from haystack_integrations.components.rankers.e2rank._layout import whole
 from qdrant_client import QdrantClient
 from qdrant_client.local.qdrant_local import META_INFO_FILENAME
 
@@ -128,8 +128,8 @@ def open_arguments(arguments: Mapping[str, Any]) -> QdrantStore:
     """The store that such a dict describes; StoreError where it is a folder that is not there."""
     options = dict(arguments)
     layout = options.get("layout") or {}
-    fields = asdict(layout) if isinstance(layout, Layout) else layout
-    options["layout"] = HaystackLayout(**fields)
+    layout = layout if isinstance(layout, Layout) else Layout(**layout)
+    options["layout"] = whole(layout, options.get("vector_name"))
     if "client" not in options:
         if kind_of(options["location"]) == "folder":
             refuse_missing_folder(options["location"])
