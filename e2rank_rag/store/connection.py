@@ -9,6 +9,7 @@ empty store, and one on a folder would find it locked.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import itertools
 import pickle
 import re
@@ -111,6 +112,19 @@ class Connection(ForkAware):
         """What the client is, or will be, opened with."""
         return self._options
 
+    @property
+    def async_settings(self) -> list[str]:
+        """Names of the settings in which the given async_client is not as the client."""
+        if self._async_client is None:
+            return []
+        defaults = {
+            name: each.default
+            for name, each in inspect.signature(AsyncQdrantClient).parameters.items()
+        }
+        ours = {**defaults, **self._options}
+        theirs = {**defaults, **self._async_client.init_options}
+        return sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+
     def send(self, request: Request[R]) -> R:
         """StoreError where Qdrant refuses, is not there, or answers what cannot be read.
 
@@ -179,6 +193,11 @@ class Connection(ForkAware):
         return self.__copy__()
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if own := self.async_settings:
+            raise TypeError(
+                f"the async_client of the store {self.where} has {', '.join(own)} of its own, "
+                "which a pickle does not keep: give both clients the same settings"
+            )
         settings = self._settings()
         try:
             pickle.dumps(settings)

@@ -59,7 +59,7 @@ class QdrantStore:
 
     A copy shares the client of a store in memory or in a folder, and opens a server anew; closing
     one leaves the other open. A pickle opens folder or server anew at first use, and holds the API
-    key; a store in memory cannot be pickled.
+    key; a store in memory, or with an `async_client` of other settings, cannot be pickled.
 
     Scores are cosines. (A collection of distance Dot chooses its `top_k` by dot products, the same
     where the stored vectors have unit length.)
@@ -138,6 +138,11 @@ class QdrantStore:
     def settings(self) -> Mapping[str, Any]:
         """The arguments of its QdrantClient, an API key among them."""
         return self._connection.options
+
+    @property
+    def async_settings(self) -> list[str]:
+        """Names of the settings in which a given `async_client` is not as the client."""
+        return self._connection.async_settings
 
     @property
     def name(self) -> str:

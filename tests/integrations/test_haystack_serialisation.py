@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import inspect
 import os
+import pickle
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from haystack_integrations.components.retrievers.e2rank import E2RankRetriever
 from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from qdrant_client import QdrantClient, models
+from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.models.rankt5 import RankT5
@@ -188,6 +189,28 @@ def test_a_document_store_of_haystack_keeps_its_settings(monkeypatch):
     again, text = round_trip(E2RankRetriever(store))
     assert SECRET not in text
     assert again.document_store.to_dict() == store.to_dict()
+
+
+@pytest.mark.parametrize(
+    "own", [{"timeout": 9}, {"api_key": SECRET}, {"headers": {"Authorization": SECRET}}]
+)
+def test_an_async_client_with_other_settings_is_refused_not_dropped(own):
+    settings = {"url": "https://db", "check_compatibility": False}
+    other = AsyncQdrantClient(**settings, **own)
+    store = QdrantStore(QdrantClient(**settings), "docs", async_client=other)
+    for write in (E2RankRetriever(store).to_dict, lambda: pickle.dumps(store)):
+        with pytest.raises((ValueError, TypeError), match=f"has {next(iter(own))} of its") as said:
+            write()
+        assert SECRET not in str(said.value)
+
+
+def test_an_async_client_with_the_same_settings_is_written_with_the_client():
+    settings = {"url": "http://db", "timeout": 9, "check_compatibility": False}
+    for client in (QdrantClient(**settings), settings):
+        store = QdrantStore(client, "docs", async_client=AsyncQdrantClient(**settings))
+        again, _ = round_trip(E2RankRetriever(store))
+        assert again.document_store["client"] == settings
+        assert pickle.loads(pickle.dumps(store)).settings["timeout"] == 9
 
 
 # Other parameters

@@ -154,6 +154,11 @@ def _of_ours(store: QdrantStore) -> dict[str, Any]:
         if name not in defaults or value != defaults[name]
     }
     _refuse_secrets(client, store.name)
+    if own := store.async_settings:
+        raise ValueError(
+            f"the async_client of {store.name} has {', '.join(own)} of its own, and YAML holds one "
+            "client: give both the same settings"
+        )
     arguments: dict[str, Any] = {"client": client, "collection": store.collection}
     if store.vector_name is not None:
         arguments["vector_name"] = store.vector_name
