@@ -14,6 +14,7 @@ from langchain_core.documents import Document as LangChainDocument
 from langchain_e2rank import E2RankEmbeddings, E2RankReranker
 
 from e2rank_rag import locks
+from e2rank_rag.errors import StoreError
 from e2rank_rag.locks import Kept, Lock, opening
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.store import QdrantStore
@@ -87,6 +88,21 @@ def test_a_store_is_read_in_a_child_while_the_parent_reads(place, tmp_path):
 
     with held(take):
         assert outcome(forked(use)) == 0
+    store.close()
+
+
+def test_a_child_that_closes_a_folder_leaves_it_locked_by_the_parent(tmp_path):
+    store = QdrantStore.open(tmp_path, "docs")
+    store.prepare(3)
+
+    def close():
+        store.close()
+        with pytest.raises(StoreError, match="is open already"):
+            QdrantStore.open(tmp_path, "docs")
+
+    assert outcome(forked(close)) == 0
+    assert outcome(forked(close)) == 0
+    assert store.count() == 0
     store.close()
 
 

@@ -102,7 +102,8 @@ class FolderClient(QdrantClient):
         shared.users.discard(id(self))
         if not shared.users:
             _folders.remove(shared)
-            shared.backend.close()
+            if shared.process == os.getpid():  # a forked child would free the parent's lock
+                shared.backend.close()
 
 
 def open_client(
