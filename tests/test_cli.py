@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from qdrant_client import QdrantClient
 from rich.console import Console
 from typer import rich_utils
 
@@ -855,19 +856,19 @@ def test_an_empty_source(run, tmp_path, tiny_bert):
 
 
 def test_a_locked_index(run, filled, tiny_bert):
-    store = QdrantStore.open(filled, "documents")
+    client = QdrantClient(path=str(filled))
     code, _, err = run("search", "q", "--index", filled, "--model", tiny_bert)
-    store.close()
+    client.close()
     assert code == 1
     assert one_line(err)
     assert f"{filled} is open already, in another process" in err
 
 
 def test_a_read_only_index(run, filled, monkeypatch, tiny_bert):
-    def refuse(**options):
+    def refuse(*_):
         raise PermissionError(13, "Permission denied", str(filled / "meta.json"))
 
-    monkeypatch.setattr(opening, "QdrantClient", refuse)
+    monkeypatch.setattr(opening, "FolderClient", refuse)
     code, _, err = run("search", "q", "--index", filled, "--model", tiny_bert)
     assert code == 1
     assert one_line(err)
