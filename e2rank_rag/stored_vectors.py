@@ -28,9 +28,9 @@ PROBED = 2
 """Candidates of one store that are compared for one call, where the store has no record of its
 model; those whose text and vector were compared before count among them."""
 
-PROBED_OF_MIXED = 4
-"""Candidates that are compared of each list that names no store, and may be joined from several,
-beside those that were compared before."""
+PROBED_OF_MIXED = 3
+"""Candidates that are compared of each list that names no store, and may be joined from several;
+of those that were compared before, one counts among them."""
 
 REMEMBERED_PAIRS = 100_000
 
@@ -148,24 +148,26 @@ class CandidateVectors:
         return source in self._trusted or source == self.encoder.fingerprint
 
     def _choose(self, hits: Sequence[Hit], *, one_store: bool) -> list[tuple[bytes, Hit]]:
-        """Some that were never compared: each the least like all that were, or are to be.
+        """Some that were never compared: first the least like the list as a whole, then each the
+        least like all that were compared, or are to be.
 
         Vectors of two models are far from each other in almost every direction.
         """
         keys = [_pair(hit) for hit in hits]
         vectors = np.stack([hit.embedding for hit in hits if hit.embedding is not None])
         known = np.array([key in self._compared for key in keys])
-        # Cosine with the nearest vector that is compared; 2 leaves a candidate out.
-        nearest = (vectors @ vectors[known].T).max(axis=1) if known.any() else -np.ones(len(hits))
-        nearest[known] = 2.0
-        # Of one store, those that were compared and are still there count.
-        count = PROBED - int(known.sum()) if one_store else PROBED_OF_MIXED
+        # 2 leaves out what was compared.
+        likeness = np.where(known, 2.0, vectors @ vectors.mean(axis=0))
+        nearest = (vectors @ vectors[known].T).max(axis=1, initial=-1.0)
+        compared = int(known.sum())
+        count = PROBED - compared if one_store else PROBED_OF_MIXED - min(compared, 1)
         chosen: list[tuple[bytes, Hit]] = []
-        while len(chosen) < count and (nearest < 2.0).any():
-            place = int(np.argmin(nearest))
+        while len(chosen) < count and (likeness < 2.0).any():
+            place = int(np.argmin(likeness))
             chosen.append((keys[place], hits[place]))
+            known |= np.array([key == keys[place] for key in keys])
             nearest = np.maximum(nearest, vectors @ vectors[place])
-            nearest[[key == keys[place] for key in keys]] = 2.0
+            likeness = np.where(known, 2.0, nearest)
         return chosen
 
 

@@ -198,7 +198,7 @@ async def test_the_event_loop_ticks_while_reranking(kind, encoder, candidates):
 # Stored vectors
 
 
-@pytest.mark.parametrize(("source", "probed"), [("a store", 2), ("", 4)])
+@pytest.mark.parametrize(("source", "probed"), [("a store", 2), ("", 3)])
 def test_of_stored_candidates_only_those_of_the_probe_are_encoded(
     kind, encoder, candidates, source, probed
 ):
@@ -207,7 +207,6 @@ def test_of_stored_candidates_only_those_of_the_probe_are_encoded(
     candidates = [replace(hit, source=source) for hit in candidates]
     reranker.rerank(QUERY, candidates)
     assert len(counting.documents) == probed
-    assert counting.documents[0] == TEXTS[0]
     if source:
         reranker.rerank(OTHER_QUERY, candidates)
         assert len(counting.documents) == probed

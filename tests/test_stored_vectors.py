@@ -111,13 +111,13 @@ def test_foreign_vectors_in_a_joined_list_are_refused_wherever_they_stand(size, 
             vectors.fill([joined(max(1, int(share * size)), size)])
 
 
-def test_a_joined_list_costs_four_encodings_at_most(table):
+def test_a_joined_list_costs_three_encodings_at_most(table):
     counting = CountingEncoder(MANY)
     vectors = CandidateVectors(counting)
     lists = [joined(0, 100), joined(0, 100)]
     vectors.fill(lists)
-    assert 4 <= len(counting.documents) <= 8
-    for _ in range(50):
+    assert 3 <= len(counting.documents) <= 6
+    for _ in range(100):
         vectors.fill(lists)
     texts = {h.document.text for hits in lists for h in hits}
     assert sorted(counting.documents) == sorted(texts)  # each once

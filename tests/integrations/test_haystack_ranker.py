@@ -20,6 +20,7 @@ from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.models.loaded import loaded_models
 from e2rank_rag.rerankers import ListwiseReranker
 from e2rank_rag.store import QdrantStore
+from e2rank_rag.stored_vectors import PROBED_OF_MIXED
 from e2rank_rag.types import Document as CoreDocument
 from e2rank_rag.types import Hit
 from tests.encoders import another_model
@@ -324,13 +325,13 @@ def test_run_in_a_pipeline(tiny_bert):
 # Stored vectors
 
 
-def test_vectors_of_the_documents_are_reused_after_four_were_probed(ranker, embedded, encoded):
+def test_vectors_of_the_documents_are_reused_after_some_were_probed(ranker, embedded, encoded):
     expected = ranker.run(query=QUERY, documents=documents())
     encoded.documents.clear()
     answer = ranker.run(query=QUERY, documents=embedded)
-    assert len(set(encoded.documents)) == 4
+    assert len(set(encoded.documents)) == PROBED_OF_MIXED
     again = ranker.run(query=QUERY, documents=embedded)
-    assert len(set(encoded.documents)) == len(encoded.documents) == 8  # none twice
+    assert len(set(encoded.documents)) == len(encoded.documents) == 2 * PROBED_OF_MIXED - 1  # none twice
     assert ids(answer) == ids(again) == ids(expected)
     np.testing.assert_allclose(scores(answer), scores(expected), atol=1e-5)
     assert answer["meta"]["reused"] == len(embedded)
