@@ -112,8 +112,8 @@ class Lock(ForkAware):
 class Kept(Generic[T]):
     """One thing that is made at first use, and anew whenever what it is made of has changed.
 
-    closes: close a thing that is given up, after its successor was made: models share their
-        weights, which then need not be loaded again.
+    closes: `clear` closes the thing. One that has a successor is only dropped, since other threads
+        may be using it.
 
     Copies and pickles of this begin empty: each makes a thing of its own.
     """
@@ -141,7 +141,6 @@ class Kept(Generic[T]):
             with opening():
                 value = make()
             self._known = (made_of, value)
-        self._give_up(known)
         return value
 
     def put(self, made_of: object, value: T) -> None:
@@ -153,7 +152,9 @@ class Kept(Generic[T]):
         """Give the thing up; the next `get` makes another."""
         with self._lock:
             known, self._known = self._known, None
-        self._give_up(known)
+        thing: Any = None if known is None else known[1]
+        if self._closes and thing is not None:
+            thing.close()
 
     def __eq__(self, other: object) -> bool:
         """Always: two components with the same settings are equal, whatever they have opened."""
@@ -161,7 +162,3 @@ class Kept(Generic[T]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(type(self), closes=self._closes), ()
-
-    def _give_up(self, known: tuple[object, Any] | None) -> None:
-        if self._closes and known is not None and known[1] is not None:
-            known[1].close()

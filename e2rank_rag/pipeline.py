@@ -46,9 +46,9 @@ class SearchPipeline:
         *,
         stored_vectors: StoredVectors = "check",
     ) -> None:
+        self._vectors = CandidateVectors(encoder, stored_vectors)
         self.store = store
         self.reranker = reranker
-        self._vectors = CandidateVectors(encoder, stored_vectors)
 
     @property
     def encoder(self) -> TextEncoder:

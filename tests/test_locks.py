@@ -57,10 +57,10 @@ def test_a_kept_thing_is_made_once_and_anew_when_its_parts_change():
     kept = Kept(closes=True)
     for name in ("a", "a", "b"):
         assert kept.get(name, lambda name=name: Door(log, name)).name == name
-    assert log == ["open a", "open b", "close a"]
+    assert log == ["open a", "open b"]  # others may be using the first one
     kept.clear()
     kept.clear()
-    assert log[3:] == ["close b"]
+    assert log[2:] == ["close b"]
     assert kept.known is None
 
 

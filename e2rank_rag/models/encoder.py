@@ -139,20 +139,15 @@ class Encoder(ModelUser[LoadedModel]):
             _check_base(recipe, loaded, name=found.name)
             _check_encoder(part, loaded, name=found.name)
             _check_lengths(recipe, loaded, name=found.name)
-            return cls(key, loaded, recipe, name=found.name)
         except BaseException:
             release(key, loaded)
             raise
+        return cls(key, loaded, recipe, name=found.name)
 
     def with_recipe(self, recipe: Recipe) -> Encoder:
         """The same weights under another recipe (prompts, lengths); close both when done."""
         _check_lengths(recipe, self.loaded, name=self.name)
-        loaded = acquire(self._key, load_encoder)
-        try:
-            return Encoder(self._key, loaded, recipe, name=self.name)
-        except BaseException:
-            release(self._key, loaded)
-            raise
+        return Encoder(self._key, acquire(self._key, load_encoder), recipe, name=self.name)
 
     def encode_queries(self, queries: Sequence[str], *, progress: bool | None = None) -> Embeddings:
         """Plain query vectors, float32 [n, dim]. ValueError for a query without any token."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import partial
@@ -116,14 +117,15 @@ def acquire(key: LoadKey, load: Callable[[LoadKey], M]) -> M:
                 _loaded[key] = in_passing_thread(lambda: load(key))
         found: M = _loaded[key]
         found.users += 1
-        return found
+        # The garbage collector may have released its last use in this thread, just before.
+        return found if _loaded.get(key) is found else acquire(key, load)
 
 
 def release(key: LoadKey, model: Shared) -> None:
     """Give one use back; the last one frees the weights."""
     with _lock:
         model.users -= 1
-        last = model.users == 0
+        last = model.users == 0 and _loaded.get(key) is model
         if last:
             del _loaded[key]
     if last:
@@ -133,7 +135,7 @@ def release(key: LoadKey, model: Shared) -> None:
 
 
 class ModelUser(OpenModel, Generic[M]):
-    """One use of a model in memory, which `close` gives back. From any thread.
+    """One use of a model in memory, given back by `close`, or when nothing refers to this any more.
 
     digest: of the model's weights.
     """
@@ -143,16 +145,18 @@ class ModelUser(OpenModel, Generic[M]):
         self.digest = model.digest
         self._key = key
         self._model: M | None = model
-        self._closing = Lock()
+        self._give_back = weakref.finalize(self, release, key, model)
+        self._give_back.atexit = False
 
     @property
     def loaded(self) -> M:
         """Weights, tokenizer and thread, which all users of the model share."""
-        if self._model is None:
+        model = self._model
+        if model is None:
             raise RuntimeError(
                 f"{self.name} was closed; open it again with {type(self).__name__}.from_pretrained"
             )
-        return self._model
+        return model
 
     @property
     def device(self) -> torch.device:
@@ -165,11 +169,9 @@ class ModelUser(OpenModel, Generic[M]):
 
     def close(self) -> None:
         """Give the model back; the last one that uses it frees it. Safe to call twice."""
-        with self._closing:
-            model, self._model = self._model, None
-        if model is not None:
-            self._drop()
-            release(self._key, model)
+        self._model = None
+        self._drop()
+        self._give_back()
 
     def _drop(self) -> None:
         """Let go of what was made of the weights, which would stay in memory with it."""

@@ -30,7 +30,7 @@ from e2rank_rag.models.encoder import (
     torch_device,
     torch_dtype,
 )
-from e2rank_rag.models.loaded import LoadKey, ModelUser, Shared, acquire, release, stamp
+from e2rank_rag.models.loaded import LoadKey, ModelUser, Shared, acquire, stamp
 from e2rank_rag.models.names import find_model
 from e2rank_rag.models.rankt5_checkpoint import (
     load_ranker,
@@ -119,12 +119,7 @@ class RankT5(ModelUser[LoadedRanker]):
             # Another structure of the same folder is refused only where it is loaded.
             system=f"rankt5 {recipe.structure}",
         )
-        loaded = acquire(key, partial(_load, recipe=recipe))
-        try:
-            return cls(key, loaded, recipe, found.name)
-        except BaseException:
-            release(key, loaded)
-            raise
+        return cls(key, acquire(key, partial(_load, recipe=recipe)), recipe, found.name)
 
     def score(
         self,
@@ -176,7 +171,7 @@ class RankT5(ModelUser[LoadedRanker]):
         )
 
     def _drop(self) -> None:
-        del self._scorer
+        self._scorer = None  # type: ignore[assignment]
 
 
 class PairScorer:

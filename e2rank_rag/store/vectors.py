@@ -59,12 +59,12 @@ def unit_or_none(vector: Any) -> Embeddings | None:
     row = np.asarray(vector)
     if row.dtype.kind not in "fiu" or row.ndim != 1:
         raise ValueError(f"a vector is a list of numbers, got dtype {row.dtype}, {row.ndim}-D")
+    if row.dtype == np.float32 and abs(np.vdot(row, row) - 1.0) < UNIT_TOLERANCE:
+        return row  # as most are: a search asks this of each of its hits
     wide = row.astype(np.float64)  # the squares of large float32 values overflow
     length = float(np.linalg.norm(wide))
     if not isfinite(length) or length == 0.0:
         return None
-    if row.dtype == np.float32 and abs(length - 1.0) < UNIT_TOLERANCE:
-        return row
     unit: Embeddings = (wide / length).astype(np.float32)
     return unit
 

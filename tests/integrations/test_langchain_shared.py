@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -15,7 +18,7 @@ from langchain_e2rank import (
     E2RankVectorStore,
 )
 from langchain_qdrant import QdrantVectorStore
-from pydantic import ValidationError
+from pydantic import ConfigDict, PrivateAttr, ValidationError
 from qdrant_client import QdrantClient
 
 from e2rank_rag.errors import StoredVectorMismatch, StoreError
@@ -285,6 +288,76 @@ def test_closing_a_copy_leaves_the_first_open_and_the_last_close_frees_the_model
     first.embed_query(QUERY)
     first.close()
     assert loaded_models() == before
+
+
+def test_threads_go_on_while_another_assigns(tiny_bert, tiny_rankt5):
+    embeddings = E2RankEmbeddings(model=tiny_bert)
+    store = E2RankVectorStore.from_documents(documents(), embeddings)
+    retriever = E2RankRetriever(vectorstore=store, reranker=E2RankReranker(model=tiny_rankt5))
+    before = loaded_models()
+    done = threading.Event()
+
+    def search():
+        answers = 0
+        while not done.is_set() or not answers:
+            answers += len(retriever.invoke(QUERY)) == 8
+        return answers
+
+    with ThreadPoolExecutor(3) as pool:
+        searches = [pool.submit(search) for _ in range(3)]
+        for turn in range(12):
+            retriever.reranker.model = (tiny_bert, tiny_rankt5)[turn % 2]
+            retriever.reranker = E2RankReranker(model=retriever.reranker.model)
+            time.sleep(0.05)
+        done.set()
+        assert all(search.result() for search in searches)
+    retriever.close()
+    assert loaded_models() == before
+    store.close()
+    embeddings.close()
+
+
+@pytest.mark.parametrize("source", ["vectorstore", "base_retriever"])
+def test_what_is_made_anew_for_each_call_frees_its_model(source, tiny_resrank, minilm):
+    embeddings = E2RankEmbeddings(model=tiny_resrank)
+    store = E2RankVectorStore.from_documents(documents(), embeddings)
+    made_of = {"vectorstore": store, "base_retriever": Bm25(docs=documents())}[source]
+    retriever = E2RankRetriever(**{source: made_of})
+    before = loaded_models()
+    configurable = retriever.configurable_fields(k=ConfigurableField(id="k"))
+    for k in (1, 2):
+        assert len(configurable.with_config(configurable={"k": k}).invoke(QUERY)) == k
+    if source == "base_retriever":  # one reranker for all, as if it had been given
+        assert retriever.reranker._opened.known is not None
+    retriever.close()
+    assert loaded_models() == before
+    store.close()
+    embeddings.close()
+
+
+def test_a_subclass_keeps_its_own_constructor_fields_and_state(tiny_bert):
+    class Counting(E2RankEmbeddings):
+        model_config = ConfigDict(extra="allow")
+        _queries: list[str] = PrivateAttr(default_factory=list)
+
+        def __init__(self, folder, **options):
+            super().__init__(model=folder, **options)
+
+        def embed_query(self, text):
+            self._queries.append(text)
+            return super().embed_query(text)
+
+    embeddings = Counting(tiny_bert, note="mine")
+    embeddings.embed_query(QUERY)
+    embeddings.max_length = 16
+    copied = embeddings.model_copy(update={"max_length": 8})
+    assert (embeddings.max_length, copied.max_length) == (16, 8)
+    assert (embeddings.note, copied.note) == ("mine", "mine")
+    assert copied._queries == [QUERY]
+    with pytest.raises(ValidationError):
+        embeddings.model_copy(update={"pooling": "none"})
+    embeddings.close()
+    copied.close()
 
 
 def test_a_store_and_its_copy_are_closed_apart(tiny_bert, tmp_path):

@@ -22,6 +22,7 @@ from e2rank_rag.models.loaded import (
     release,
     stamp,
 )
+from e2rank_rag.rerankers import load_reranker
 
 
 @pytest.fixture
@@ -45,6 +46,23 @@ def test_a_model_is_loaded_once_however_many_threads_ask(key):
     for model in models:
         assert loaded_models() == before + 1
         release(key, model)
+    assert loaded_models() == before
+
+
+@pytest.mark.parametrize("system", ["xlmr", "resrank", "rankt5"])
+def test_a_model_that_nobody_refers_to_is_freed(system, request):
+    folder = request.getfixturevalue(f"tiny_{system}")
+    before = loaded_models()
+    reranker = load_reranker(folder)
+    assert loaded_models() > before
+    del reranker
+    assert loaded_models() == before
+
+
+def test_a_model_that_cannot_be_opened_as_asked_is_freed(tiny_xlmr):
+    before = loaded_models()
+    with pytest.raises(ValueError, match="truncate_dim"):
+        Encoder.from_pretrained(tiny_xlmr, truncate_dim=1000)
     assert loaded_models() == before
 
 

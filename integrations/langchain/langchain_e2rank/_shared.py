@@ -52,11 +52,18 @@ class Checked(BaseModel):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy, with other values of some fields."""
         copied = super().model_copy(deep=deep)
-        return copied._with(update) if update else copied
+        if update:
+            changed = copied._with(update)
+            for part in ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__"):
+                object.__setattr__(copied, part, getattr(changed, part))
+        return copied
 
     def _with(self, changes: Mapping[str, Any]) -> Self:
+        """As pydantic's `__init__` does it: that of a subclass may take other arguments."""
         given = {name: getattr(self, name) for name in self.model_fields_set}
-        return type(self)(**{**given, **changes})
+        made = type(self).__new__(type(self))
+        self.__pydantic_validator__.validate_python({**given, **changes}, self_instance=made)
+        return made
 
 
 class E2RankModel(Checked):

@@ -66,6 +66,9 @@ class E2RankRetriever(Checked, BaseRetriever):
             )
         if self.vectorstore is None:
             self._refuse_search_options(self.filter, self.expand)
+            if self.reranker is None:
+                # Here, so that those share it which `configurable_fields` makes for each call.
+                vars(self)["reranker"] = E2RankReranker()
         elif self.reranker is None:
             self._of_the_embeddings(self.vectorstore)
         return self
