@@ -267,7 +267,8 @@ class SearchPipeline:
             return
         recorded, store = self.store.fingerprint, self.store.name
         model = getattr(self.encoder, "name", type(self.encoder).__name__)
-        if self.store.dim != self.encoder.dim:
+        # Vectors of one fingerprint have one dimension.
+        if recorded != self.encoder.fingerprint and self.store.dim != self.encoder.dim:
             raise StoredVectorMismatch(
                 f"{store} holds vectors of {self.store.dim} dimensions, {model} makes "
                 f"{self.encoder.dim}: open the model that wrote them, or index again"

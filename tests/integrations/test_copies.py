@@ -219,9 +219,18 @@ COMPONENTS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def models(bert, tiny_bert, tiny_resrank, tiny_rankt5):
+    """Folders by system; each stays in memory, so that no component has to load it."""
+    folders = {"e2rank": tiny_bert, "resrank": tiny_resrank, "rankt5": tiny_rankt5}
+    others = [load_reranker(folders[system]) for system in ("resrank", "rankt5")]
+    yield folders
+    for reranker in others:
+        reranker.close()
+
+
 @pytest.fixture
-def parts(bert, tiny_bert, tiny_resrank, tiny_rankt5, tmp_path):
-    models = {"e2rank": tiny_bert, "resrank": tiny_resrank, "rankt5": tiny_rankt5}
+def parts(bert, models, tmp_path):
     parts = Parts(bert, models, tmp_path / "index")
     yield parts
     for opened in reversed(parts.opened):
