@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import partial
@@ -106,6 +107,7 @@ class LoadedModel(Shared):
 M = TypeVar("M", bound=Shared)
 
 _loaded: dict[LoadKey, Any] = {}
+_abandoned: deque[tuple[LoadKey, Shared]] = deque()
 _lock = Lock()
 
 
@@ -117,15 +119,15 @@ def acquire(key: LoadKey, load: Callable[[LoadKey], M]) -> M:
                 _loaded[key] = in_passing_thread(lambda: load(key))
         found: M = _loaded[key]
         found.users += 1
-        # The garbage collector may have released its last use in this thread, just before.
-        return found if _loaded.get(key) is found else acquire(key, load)
+    _release_abandoned()
+    return found
 
 
 def release(key: LoadKey, model: Shared) -> None:
     """Give one use back; the last one frees the weights."""
     with _lock:
         model.users -= 1
-        last = model.users == 0 and _loaded.get(key) is model
+        last = model.users == 0
         if last:
             del _loaded[key]
     if last:
@@ -134,8 +136,27 @@ def release(key: LoadKey, model: Shared) -> None:
             torch.cuda.empty_cache()
 
 
+def abandon(key: LoadKey, model: Shared) -> None:
+    """Give one use back when a model is opened or closed next.
+
+    The garbage collector calls this in any thread, also in one that a holder of the lock waits for.
+    """
+    _abandoned.append((key, model))
+
+
+def _release_abandoned() -> None:
+    while True:
+        try:
+            use = _abandoned.popleft()
+        except IndexError:
+            return
+        release(*use)
+
+
 class ModelUser(OpenModel, Generic[M]):
-    """One use of a model in memory, given back by `close`, or when nothing refers to this any more.
+    """One use of a model in memory, given back by `close`.
+
+    One that nothing refers to any more is given back when a model is opened or closed next.
 
     digest: of the model's weights.
     """
@@ -145,8 +166,8 @@ class ModelUser(OpenModel, Generic[M]):
         self.digest = model.digest
         self._key = key
         self._model: M | None = model
-        self._give_back = weakref.finalize(self, release, key, model)
-        self._give_back.atexit = False
+        self._abandoned = weakref.finalize(self, abandon, key, model)
+        self._abandoned.atexit = False
 
     @property
     def loaded(self) -> M:
@@ -171,14 +192,19 @@ class ModelUser(OpenModel, Generic[M]):
         """Give the model back; the last one that uses it frees it. Safe to call twice."""
         self._model = None
         self._drop()
-        self._give_back()
+        use = self._abandoned.detach()
+        if use is not None:
+            _, _, (key, model), _ = use
+            release(key, model)
+        _release_abandoned()
 
     def _drop(self) -> None:
         """Let go of what was made of the weights, which would stay in memory with it."""
 
 
 def loaded_models() -> int:
-    """How many models are in memory."""
+    """How many models are in memory and in use."""
+    _release_abandoned()
     return len(_loaded)
 
 

@@ -331,7 +331,9 @@ def test_vectors_of_the_documents_are_reused_after_some_were_probed(ranker, embe
     answer = ranker.run(query=QUERY, documents=embedded)
     assert len(set(encoded.documents)) == PROBED_OF_MIXED
     again = ranker.run(query=QUERY, documents=embedded)
-    assert len(set(encoded.documents)) == len(encoded.documents) == 2 * PROBED_OF_MIXED - 1  # none twice
+    assert (
+        len(set(encoded.documents)) == len(encoded.documents) == 2 * PROBED_OF_MIXED - 1
+    )  # none twice
     assert ids(answer) == ids(again) == ids(expected)
     np.testing.assert_allclose(scores(answer), scores(expected), atol=1e-5)
     assert answer["meta"]["reused"] == len(embedded)

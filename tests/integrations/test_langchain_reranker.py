@@ -84,7 +84,8 @@ def test_documents_without_ids_are_copies_where_text_and_metadata_are_the_same(r
     found = reranker.compress_documents([Document(page_content=TEXTS[0])] * 3, QUERY)
     assert [(d.id, d.page_content) for d in found] == [(None, TEXTS[0])]
     pages = [Document(page_content=TEXTS[0], metadata={"page": page}) for page in (1, 2, 1)]
-    assert [d.metadata["page"] for d in reranker.compress_documents(pages, QUERY)] == [1, 2]
+    # Equal texts may differ in the last digit of their scores, and so in order.
+    assert sorted(d.metadata["page"] for d in reranker.compress_documents(pages, QUERY)) == [1, 2]
     # An id may look like anything that stands for documents without one.
     named = [Document(id=str(place), page_content=TEXTS[place]) for place in (1, 2, 0)]
     mixed = [*named, *(Document(page_content=text) for text in TEXTS[3:5])]
