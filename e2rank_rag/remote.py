@@ -14,11 +14,15 @@ from contextvars import copy_context
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from math import isfinite
+from numbers import Real
 from typing import Any, TypeVar
 
 import httpx
 
 R = TypeVar("R")
+
+LONGEST_TIMEOUT_S = 2_000_000
+"""23 days; sockets take no more than 2**31 milliseconds."""
 
 LONGEST_REPLY_BYTES = 128 * 2**20
 """What one reply may hold; parsed it takes some four times as much memory."""
@@ -26,6 +30,14 @@ LONGEST_REPLY_BYTES = 128 * 2**20
 
 class UnreadableReply(Exception):
     """A reply that is not read to its end: too long, or encoded though that was not asked for."""
+
+
+def check_timeout(seconds: Any, *, name: str) -> None:
+    """ValueError unless `seconds` is a time that a call can take."""
+    if not (isinstance(seconds, Real) and 0 < seconds <= LONGEST_TIMEOUT_S):
+        raise ValueError(
+            f"{name} must be > 0 seconds and at most {LONGEST_TIMEOUT_S:,}, got {seconds!r}"
+        )
 
 
 def within(seconds: float | None, call: Callable[[], R]) -> R:

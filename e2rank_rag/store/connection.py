@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -268,14 +269,14 @@ class Connection(ForkAware):
             collection = request.arguments.get("collection_name")
             return CollectionMissing(
                 f"collection {collection!r} is not there {self.where}: index documents first. "
-                f"{self._collections()}"
+                f"{self._collections(tries)}"
             )
         return explain(error, self.where, tries=tries.count, seconds=tries.seconds)
 
-    def _collections(self) -> str:
+    def _collections(self, tries: Tries) -> str:
         try:
             with self._lock:
-                answer = within(self._timeout_s, self.client.get_collections)
+                answer = within(tries.seconds_left(), self.client.get_collections)
             names = sorted(collection.name for collection in answer.collections)
         except self._failures:  # a key for one collection may not list the others
             return "The collections that are there cannot be listed."
@@ -337,6 +338,13 @@ class Tries:
     def __init__(self, seconds: float | None) -> None:
         self.seconds = seconds
         self.count = 0
+        self._started = monotonic()
+
+    def seconds_left(self) -> float | None:
+        """None where there is no limit."""
+        if self.seconds is None:
+            return None
+        return max(0.0, self.seconds - (monotonic() - self._started))
 
     def policy(self) -> dict[str, Any]:
         """Of tenacity's `Retrying` and `AsyncRetrying`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from json import JSONDecodeError
+from math import ceil
 from typing import Any
 
 import grpc
@@ -111,7 +112,7 @@ def explain(error: BaseException, where: str, *, tries: int, seconds: float | No
             "max_request_size_mb"
         )
     wait_s = wait_asked_by(error)
-    asked = f"; it asks to wait {wait_s:,.0f} s" if wait_s else ""
+    asked = f"; it asks to wait {ceil(wait_s):,} s" if wait_s else ""
     return StoreError(f"Qdrant {where} refused{after}{status}: {_server_text(error)}{hint}{asked}")
 
 
@@ -145,7 +146,8 @@ def _server_text(error: BaseException) -> str:
     if isinstance(error, grpc.RpcError) and hasattr(error, "details"):
         return f"{_grpc_code(error)}: {error.details()}"[:SHOWN_CHARACTERS]
     if not isinstance(error, UnexpectedResponse):
-        return str(error)[:SHOWN_CHARACTERS]
+        text = str(error)
+        return "it is busy" if text.startswith(NO_INTEGER) else text[:SHOWN_CHARACTERS]
     try:
         return str(error.structured()["status"]["error"])[:SHOWN_CHARACTERS]
     except (ValueError, *MALFORMED):  # a proxy's page, not Qdrant's JSON

@@ -17,6 +17,7 @@ from qdrant_client import QdrantClient
 
 from e2rank_rag.errors import StoreError
 from e2rank_rag.locks import Lock
+from e2rank_rag.remote import check_timeout
 from e2rank_rag.store.closing import close_at_exit
 from e2rank_rag.store.folder_pickles import check_folder
 from e2rank_rag.store.folder_record import check_complete
@@ -117,10 +118,15 @@ def open_client(
     place = str(location)
     kind = kind_of(location)
     if kind == "server":
-        if not timeout > 0:
-            raise ValueError(f"timeout must be > 0 seconds, got {timeout}")
+        check_timeout(timeout, name="timeout")
         return server_client(
-            {"url": place, "api_key": api_key, "prefer_grpc": prefer_grpc, "timeout": timeout}
+            {
+                "url": place,
+                "api_key": api_key,
+                "prefer_grpc": prefer_grpc,
+                # threading takes no other number
+                "timeout": timeout if isinstance(timeout, int) else float(timeout),
+            }
         )
     if api_key is not None:
         raise ValueError(f"api_key is for servers, and {place!r} is none")

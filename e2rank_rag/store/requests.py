@@ -75,10 +75,10 @@ class CollectionRequests:
         vector = models.VectorParams(size=dim, distance=models.Distance.COSINE)
         vectors = vector if self.vector_name is None else {self.vector_name: vector}
         arguments = {"vectors_config": vectors, "metadata": metadata, **options}
-        return self._request("create_collection", arguments, _nothing)
+        return self._request("create_collection", arguments, _done)
 
     def record(self, metadata: Mapping[str, Any]) -> Request[None]:
-        return self._request("update_collection", {"metadata": dict(metadata)}, _nothing)
+        return self._request("update_collection", {"metadata": dict(metadata)}, _done)
 
     def schema(self) -> Request[Schema]:
         parse = partial(read_schema, vector_name=self.vector_name, name=self.name)
@@ -114,7 +114,7 @@ class CollectionRequests:
         }
         at_most = OTHER_VECTORS_PER_REQUEST if schema.other_vectors else POINTS_PER_REQUEST
         return [
-            self._request("retrieve", {"ids": batch, **options}, list)
+            self._request("retrieve", {"ids": batch, **options}, partial(_kept, ids=batch))
             for batch in _batches([point.id for point in points], at_most)
         ]
 
@@ -136,7 +136,7 @@ class CollectionRequests:
                     point.vector = {**theirs.vector, **_by_name(point.vector)}
             sizes.append(size)
         return [
-            self._request("upsert", {"points": batch, "wait": True}, _nothing)
+            self._request("upsert", {"points": batch, "wait": True}, _written)
             for batch in _batches(points, POINTS_PER_REQUEST, sizes)
         ]
 
@@ -155,7 +155,9 @@ class CollectionRequests:
         sizes = [len(json.dumps(payload)) + BYTES_PER_OPERATION for payload in payloads]
         return [
             self._request(
-                "batch_update_points", {"update_operations": batch, "wait": True}, _nothing
+                "batch_update_points",
+                {"update_operations": batch, "wait": True},
+                partial(_all_written, count=len(batch)),
             )
             for batch in _batches(operations, POINTS_PER_REQUEST, sizes)
         ]
@@ -216,7 +218,7 @@ class CollectionRequests:
                     "query_filter": models.Filter(must=[models.HasIdCondition(has_id=batch)]),
                     "limit": len(batch),
                 },
-                partial(self._ranking, row=row_or_none, top_k=len(batch)),
+                partial(self._ranking, row=row_or_none, top_k=len(batch), ids=batch),
             )
             for batch in _batches(points, IDS_PER_REQUEST)
         ]
@@ -230,7 +232,7 @@ class CollectionRequests:
             "with_vectors": self._with_vectors() if vectors else False,
         }
         return [
-            self._request("retrieve", {"ids": batch, **options}, list)
+            self._request("retrieve", {"ids": batch, **options}, partial(_asked_for, ids=batch))
             for batch in _batches(
                 points, POINTS_PER_REQUEST if vectors or payload else IDS_PER_REQUEST
             )
@@ -273,16 +275,14 @@ class CollectionRequests:
             self._request(
                 "delete",
                 {"points_selector": models.PointIdsList(points=batch), "wait": True},
-                _nothing,
+                _written,
             )
             for batch in _batches(points, IDS_PER_REQUEST)
         ]
 
     def count(self, filter: Filter | models.Filter | None) -> Request[int]:
         native = to_qdrant_filter(filter, self.layout.metadata_key)
-        return self._request(
-            "count", {"count_filter": native, "exact": True}, lambda answer: int(answer.count)
-        )
+        return self._request("count", {"count_filter": native, "exact": True}, _count)
 
     def _request(
         self, method: str, arguments: Mapping[str, Any], parse: Callable[[Any], T]
@@ -305,11 +305,20 @@ class CollectionRequests:
             for answer, row in zip(answers, rows, strict=True)
         ]
 
-    def _ranking(self, answer: Any, *, row: Embeddings | None, top_k: int) -> list[Hit]:
-        """row: what to score the stored vectors with, in place of Qdrant's scores."""
+    def _ranking(
+        self,
+        answer: Any,
+        *,
+        row: Embeddings | None,
+        top_k: int,
+        ids: Sequence[Any] | None = None,
+    ) -> list[Hit]:
+        """row: what to score the stored vectors with, in place of Qdrant's scores. ids: of the only
+        points that may be in it; None: any."""
         if len(answer.points) > top_k:
             raise ValueError(f"{len(answer.points)} points where {top_k} were asked for")
-        hits = [self._hit(point, row) for point in answer.points]
+        points = _each_once(answer.points) if ids is None else _asked_for(answer.points, ids=ids)
+        hits = [self._hit(point, row) for point in points]
         # Local mode ranks a vector of NaN first.
         return sorted(hits, key=lambda hit: -hit.score)
 
@@ -349,8 +358,46 @@ class CollectionRequests:
         return [self.layout.document_id(point) for point in points], following
 
 
-def _nothing(answer: Any) -> None:
-    return None
+def _done(answer: Any) -> None:
+    if answer is not True:
+        raise ValueError(f"{answer!r} where it is True once that is done")
+
+
+def _written(answer: Any) -> None:
+    # Acknowledged is what a cluster may say: it is on record, and will be seen a moment later.
+    if answer.status not in (models.UpdateStatus.COMPLETED, models.UpdateStatus.ACKNOWLEDGED):
+        raise ValueError(f"the operation is {answer.status.value}, not completed")
+
+
+def _all_written(answer: Any, *, count: int) -> None:
+    if len(answer) != count:
+        raise ValueError(f"{len(answer)} results of {count} operations")
+    for result in answer:
+        _written(result)
+
+
+def _count(answer: Any) -> int:
+    if answer.count < 0:
+        raise ValueError(f"a count of {answer.count}")
+    return int(answer.count)
+
+
+def _each_once(points: Points) -> Points:
+    if len({str(point.id) for point in points}) < len(points):
+        raise ValueError("one point is there twice")
+    return points
+
+
+def _asked_for(points: Points, *, ids: Sequence[Any]) -> Points:
+    if not {str(point.id) for point in points} <= set(map(str, ids)):
+        raise ValueError("a point is there that was not asked for")
+    return _each_once(points)
+
+
+def _kept(points: Points, *, ids: Sequence[Any]) -> Points:
+    if any(point.vector and not isinstance(point.vector, dict) for point in points):
+        raise ValueError("a vector is there that was not asked for")
+    return _asked_for(points, ids=ids)
 
 
 def _unique_ids(documents: Sequence[Document]) -> list[str]:

@@ -54,6 +54,8 @@ class Schema:
 def read_schema(info: models.CollectionInfo, *, vector_name: str | None, name: str) -> Schema:
     """StoreError where the collection has no vector that a cosine can be taken with."""
     params = _vector_params(info.config.params, vector_name, name)
+    if params.size < 1:
+        raise StoreError(f"{name} says that its vectors have {params.size} dimensions")
     if params.multivector_config is not None:
         raise StoreError(
             f"{name} keeps several vectors per document{_under(vector_name)} (multivector), and "

@@ -19,7 +19,7 @@ from tenacity import (
     wait_random,
 )
 
-from e2rank_rag.remote import UnreadableReply, asked_wait_s, async_reply_limits
+from e2rank_rag.remote import UnreadableReply, asked_wait_s, async_reply_limits, check_timeout
 from e2rank_rag.training.labeling import TeacherError
 
 TRIES = 6
@@ -81,8 +81,7 @@ class ChatEndpoint:
     def __init__(
         self, address: str, *, key_env: str | None = None, timeout_s: float = 300.0
     ) -> None:
-        if not timeout_s > 0:
-            raise ValueError(f"timeout_s must be > 0, got {timeout_s}")
+        check_timeout(timeout_s, name="timeout_s")
         self._timeout_s = timeout_s
         self._url = _completions_url(address)
         self._key = None if key_env is None else _key_of(key_env)

@@ -15,6 +15,7 @@ from qdrant_client import QdrantClient
 from e2rank_rag import remote
 from e2rank_rag.errors import StoreError
 from e2rank_rag.store import QdrantStore, connection
+from e2rank_rag.store.qdrant import DEFAULT_LAYOUT
 from e2rank_rag.store.server import server_client
 from e2rank_rag.types import Document
 
@@ -177,7 +178,7 @@ async def test_timeout_holds_over_grpc():
         client.close()
 
 
-@pytest.mark.parametrize("timeout", [0, -1, float("nan")])
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 1e12, "3", None])
 def test_a_timeout_that_is_none_is_refused(timeout):
     with pytest.raises(ValueError, match="timeout must be > 0"):
         QdrantStore.open("http://localhost:6333", "c", timeout=timeout)
@@ -272,6 +273,29 @@ async def test_an_answer_is_checked_before_it_is_used(value, said):
         with pytest.raises(StoreError, match=said):
             await ASYNC_CALLS["search"](store)
         await store.aclose()
+
+
+OTHER_POINT = POINT | {"id": "7c1e6d5e-0f0e-4b0c-8a53-7f3b8a6f2b11"}
+MINE = POINT | {"id": DEFAULT_LAYOUT.point_id("a")}
+
+
+@pytest.mark.parametrize(
+    ("call", "value", "said"),
+    [
+        ("search", [{"points": [POINT, POINT]}] * 3, "one point is there twice"),
+        ("get", [OTHER_POINT], "not asked for"),
+        ("get", [MINE, MINE], "one point is there twice"),
+        ("rescore", {"points": [OTHER_POINT]}, "not asked for"),
+        ("count", {"count": -1}, "a count of -1"),
+        ("delete", {"operation_id": 1, "status": "wait_timeout"}, "is wait_timeout, not completed"),
+    ],
+)
+def test_an_answer_to_another_question_is_an_error(call, value, said):
+    with RawServer(answering(result(value))) as server:
+        store = QdrantStore.open(server.url, "c")
+        with pytest.raises(StoreError, match=said):
+            CALLS[call](store)
+        store.close()
 
 
 @pytest.mark.parametrize(
