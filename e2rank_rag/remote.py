@@ -14,7 +14,6 @@ from contextvars import copy_context
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from math import isfinite
-from numbers import Real
 from typing import Any, TypeVar
 
 import httpx
@@ -34,7 +33,7 @@ class UnreadableReply(Exception):
 
 def check_timeout(seconds: Any, *, name: str) -> None:
     """ValueError unless `seconds` is a time that a call can take."""
-    if not (isinstance(seconds, Real) and 0 < seconds <= LONGEST_TIMEOUT_S):
+    if not (isinstance(seconds, int | float) and 0 < seconds <= LONGEST_TIMEOUT_S):
         raise ValueError(
             f"{name} must be > 0 seconds and at most {LONGEST_TIMEOUT_S:,}, got {seconds!r}"
         )
