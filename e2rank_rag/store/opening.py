@@ -67,13 +67,15 @@ class FolderClient(QdrantClient):
     def __init__(self, folder: Path) -> None:
         with _opening:
             shared = next((each for each in list(_folders) if each.is_at(folder)), None)
-            if shared is None:
+            if shared is not None:
+                shared.users.add(id(self))
+            if shared is None or shared not in _folders:  # its last client may just be collected
                 shared = self._read(folder)
+                shared.users.add(id(self))
             else:
                 super().__init__(path=None, location=MEMORY)
                 self._client = shared.backend
                 self._init_options |= {"location": None, "path": str(folder)}
-            shared.users.add(id(self))
             self._shared: _Folder | None = shared
         close_at_exit(self)
 
