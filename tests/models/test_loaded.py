@@ -66,6 +66,21 @@ def test_a_model_that_cannot_be_opened_as_asked_is_freed(tiny_xlmr):
     assert loaded_models() == before
 
 
+def test_a_model_may_be_given_up_in_the_thread_that_loads_another(key, tiny_xlmr):
+    """As where the garbage collector runs in it: the thread that asked holds the lock."""
+    held = [Encoder.from_pretrained(tiny_xlmr)]
+    before = loaded_models()
+
+    def load(key):
+        held.clear()
+        return load_encoder(key)
+
+    model = acquire(key, load)
+    assert loaded_models() == before  # one more, one less
+    release(key, model)
+    assert loaded_models() == before - 1
+
+
 def test_loading_leaves_no_thread_of_torch_with_the_caller(key):
     threads = []
 
