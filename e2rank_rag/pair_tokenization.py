@@ -40,6 +40,8 @@ class PairTokenizer:
 
     segments: whether the model was trained to read them; without them a BERT takes the document for
         a part of the query, and says nothing of it.
+    padding: the id that the model takes for none; a causal one reads its score off the last token
+        before those. None: the tokenizer's.
     """
 
     def __init__(
@@ -49,11 +51,12 @@ class PairTokenizer:
         recipe: RankT5Recipe,
         *,
         segments: bool,
+        padding: int | None = None,
     ) -> None:
         self.recipe = recipe
         self._plain = plain
         self._segments = segments
-        self._pad_id = pad_id(tokenizer)
+        self._pad_id = pad_id(tokenizer) if padding is None else padding
         if recipe.input == "segments":
             self._frame = pair_frame(tokenizer)
         else:

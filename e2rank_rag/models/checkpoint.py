@@ -288,7 +288,8 @@ _COMPUTED = (
 def _unread(model: PreTrainedModel, unexpected: Iterable[str]) -> list[str]:
     """Tensors without a place in the parts that the model has; heads that it lacks may be there."""
     prefix = f"{model.base_model_prefix}."
-    parts = {name.removeprefix(prefix).split(".")[0] for name in model.state_dict()}
+    names = (name for name, _ in model.named_modules() if name)
+    parts = {name.removeprefix(prefix).split(".")[0] for name in (*names, *model.state_dict())}
     return sorted(
         name
         for name in unexpected

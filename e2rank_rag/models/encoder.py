@@ -71,10 +71,6 @@ class Encoder(ModelUser[LoadedModel]):
         )
         check_special_ids(self.tokenizer.special_ids, model.transformer)
         self.hidden_size = int(model.transformer.config.hidden_size)
-        if recipe.truncate_dim is not None and recipe.truncate_dim > self.hidden_size:
-            raise ValueError(
-                f"truncate_dim is {recipe.truncate_dim}, {name} has {self.hidden_size} dimensions"
-            )
         self.dim = recipe.truncate_dim or self.hidden_size
         self.feedback = recipe.feedback
         self.fingerprint = recipe.document_fingerprint(model.digest)
@@ -138,15 +134,17 @@ class Encoder(ModelUser[LoadedModel]):
         try:
             _check_base(recipe, loaded, name=found.name)
             _check_encoder(part, loaded, name=found.name)
-            _check_lengths(recipe, loaded, name=found.name)
-        except BaseException:
+            _check_numbers(recipe, loaded, name=found.name)
+        except BaseException as error:
             release(key, loaded)
+            if isinstance(error, ValueError) and not (changes or pooling or prompts):
+                raise CheckpointError(str(error)) from error  # the folder's own numbers
             raise
         return cls(key, loaded, recipe, name=found.name)
 
     def with_recipe(self, recipe: Recipe) -> Encoder:
         """The same weights under another recipe (prompts, lengths); close both when done."""
-        _check_lengths(recipe, self.loaded, name=self.name)
+        _check_numbers(recipe, self.loaded, name=self.name)
         return Encoder(self._key, acquire(self._key, load_encoder), recipe, name=self.name)
 
     def encode_queries(self, queries: Sequence[str], *, progress: bool | None = None) -> Embeddings:
@@ -432,7 +430,12 @@ def _check_encoder(part: EncoderOf | None, loaded: LoadedModel, *, name: str) ->
         )
 
 
-def _check_lengths(recipe: Recipe, loaded: LoadedModel, *, name: str) -> None:
+def _check_numbers(recipe: Recipe, loaded: LoadedModel, *, name: str) -> None:
+    dimensions = int(loaded.transformer.config.hidden_size)
+    if recipe.truncate_dim is not None and recipe.truncate_dim > dimensions:
+        raise ValueError(
+            f"truncate_dim is {recipe.truncate_dim}, but {name} has {dimensions} dimensions"
+        )
     limit = positions(loaded.transformer.config)
     lengths = {
         "query_tokens": recipe.query_tokens,

@@ -94,11 +94,15 @@ def _blobs(root: Path) -> list[Path]:
 
 
 def read_json(path: Path, default: Any = None, *, most_bytes: int = MAX_JSON_BYTES) -> Any:
-    """CheckpointError for what is no JSON, is over `most_bytes`, or nests too deep."""
+    """CheckpointError for what is no JSON, holds NaN or half a character, is over `most_bytes`, or
+    nests too deep."""
     if default is not None and not path.is_file():
         return default
     try:
-        content = json.loads(read_text(path, most_bytes=most_bytes))
+        text = read_text(path, most_bytes=most_bytes)
+        content = json.loads(text, parse_constant=_constant)
+        if re.search(r"\\u[dD]", text):
+            json.dumps(content, ensure_ascii=False).encode()  # not of half a character
     except (ValueError, RecursionError) as error:
         if isinstance(error, CheckpointError):
             raise
@@ -106,6 +110,13 @@ def read_json(path: Path, default: Any = None, *, most_bytes: int = MAX_JSON_BYT
         raise CheckpointError(f"{path} cannot be read: {reason}") from None
     _check_depth(content, path)
     return content
+
+
+def _constant(name: str) -> float:
+    # Some state space models state the infinity.
+    if name == "NaN":
+        raise ValueError("it holds NaN, which is no number")
+    return float(name)
 
 
 def read_text(path: Path, *, most_bytes: int = MAX_JSON_BYTES) -> str:

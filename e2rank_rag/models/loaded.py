@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,8 +16,10 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from e2rank_rag.closing import OpenModel
+from e2rank_rag.errors import CheckpointError
 from e2rank_rag.locks import Lock, opening
 from e2rank_rag.models.adapter import with_adapter
+from e2rank_rag.models.backbone import Backbone
 from e2rank_rag.models.checkpoint import load_tokenizer, load_transformer, weights_digest
 from e2rank_rag.models.cpu import use_onednn
 from e2rank_rag.models.tokenizer_check import check_ids
@@ -208,6 +211,19 @@ def loaded_models() -> int:
     return len(_loaded)
 
 
+@contextmanager
+def trying(folder: Path) -> Iterator[None]:
+    """While a model that was just opened reads a first text: CheckpointError where it cannot, as
+    under numbers in a config.json that are none."""
+    try:
+        with torch.inference_mode():
+            yield
+    except (torch.OutOfMemoryError, CheckpointError):
+        raise
+    except Exception as error:
+        raise CheckpointError(f"the model in {folder} reads no text: {error}") from error
+
+
 def load_encoder(key: LoadKey) -> LoadedModel:
     """Weights, listwise adapter and tokenizer of an encoder."""
     tokenizer = load_tokenizer(key.folder)
@@ -225,6 +241,9 @@ def load_encoder(key: LoadKey) -> LoadedModel:
     if key.device.type == "cpu" and key.dtype == torch.float32:
         use_onednn(transformer)
         use_onednn(listwise)
+    with trying(key.folder):
+        ids = torch.tensor([tokenizer("a")["input_ids"]], device=key.device)
+        Backbone(transformer)(ids, torch.ones_like(ids), torch.ones_like(ids))
     return LoadedModel(
         transformer=transformer,
         listwise=listwise,

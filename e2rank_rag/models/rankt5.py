@@ -30,7 +30,7 @@ from e2rank_rag.models.encoder import (
     torch_device,
     torch_dtype,
 )
-from e2rank_rag.models.loaded import LoadKey, ModelUser, Shared, acquire, stamp
+from e2rank_rag.models.loaded import LoadKey, ModelUser, Shared, acquire, stamp, trying
 from e2rank_rag.models.names import find_model
 from e2rank_rag.models.rankt5_checkpoint import (
     load_ranker,
@@ -203,6 +203,7 @@ class PairScorer:
             plain_tokenizer(tokenizer) if plain is None else plain,
             recipe,
             segments=reads_segments(config),
+            padding=config.pad_token_id if recipe.input == "segments" else None,
         )
 
     def score(
@@ -279,6 +280,9 @@ def _load(key: LoadKey, *, recipe: RankT5Recipe) -> LoadedRanker:
     model = to_device(device=key.device)
     if key.device.type == "cpu" and key.dtype == torch.float32:
         use_onednn(model)
+    scorer = PairScorer(model, tokenizer, recipe, plain=plain)
+    with trying(key.folder):
+        scorer.score(["a"], [["a"]], budget=recipe.max_tokens, least=0)
     return LoadedRanker(
         model=model,
         tokenizer=tokenizer,

@@ -114,9 +114,8 @@ def read_rankt5_recipe(
         raise ValueError(f"{name}: {reasons}") from error
     limit = position_limit(config)
     if recipe.max_tokens > limit:
-        raise ValueError(
-            f"max_tokens is {recipe.max_tokens}, but {name} can place {limit} tokens only"
-        )
+        kind = CheckpointError if max_tokens is None else ValueError
+        raise kind(f"max_tokens is {recipe.max_tokens}, but {name} can place {limit} tokens only")
     return recipe
 
 
@@ -173,7 +172,7 @@ def load_ranker(
             f"{folder} is no cross-encoder: it lacks {missing[0]} and "
             f"{len(missing) - 1} more tensors of {type(model).__name__}; train one: stage rankt5"
         )
-    if recipe.input == "segments" and config.pad_token_id is None:
+    if recipe.input == "segments" and (config.pad_token_id is None or config.pad_token_id < 0):
         raise CheckpointError(
             f"{folder} is a {config.model_type} without a pad token, which reads one pair at a "
             "time: set pad_token_id in its config.json, or take a T5, or an encoder such as a BERT"

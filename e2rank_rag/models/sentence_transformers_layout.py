@@ -23,10 +23,9 @@ _TRANSFORMER_FILES = tuple(
 """What sentence-transformers has called the file that says how long a text may be, as it looks for
 them."""
 
-_READ_ELSEWHERE = (
-    *("max_seq_length", "do_lower_case", "unpad_inputs"),
-    *("model_args", "model_kwargs", "tokenizer_args", "processor_kwargs"),
-)
+_ARGUMENTS = ("model_args", "model_kwargs", "tokenizer_args", "processor_kwargs")
+
+_READ_ELSEWHERE = ("max_seq_length", "do_lower_case", "unpad_inputs", *_ARGUMENTS)
 
 _DEFAULTS: Mapping[str, Any] = {
     "transformer_task": "feature-extraction",
@@ -150,6 +149,13 @@ def _read_object(path: Path) -> dict[str, Any]:
     return content
 
 
+def _part(path: Path, content: Mapping[str, Any], key: str) -> dict[str, Any]:
+    part = content.get(key) or {}
+    if not isinstance(part, dict):
+        raise CheckpointError(f"{path} says {key} = {str(part)[:80]!r}, not an object")
+    return part
+
+
 def _refuse_others(path: Path, *names: str) -> None:
     """CheckpointError where a module reads or writes anything but the vector of a text."""
     content = _read_object(path)
@@ -165,15 +171,15 @@ def _stated_length(folder: Path, tokenizer: PreTrainedTokenizerBase) -> int:
         content = _read_object(path)
         if content:
             break
-    arguments = {**(content.get("tokenizer_args") or {}), **(content.get("processor_kwargs") or {})}
+    model, model_too, tokenizer_too, processor = (_part(path, content, key) for key in _ARGUMENTS)
+    arguments = {**tokenizer_too, **processor}
     length = arguments.pop("model_max_length", None) or content.get("max_seq_length")
     length = tokenizer.model_max_length if length is None else length
     if not isinstance(length, int) or isinstance(length, bool) or length < 8:
         raise CheckpointError(f"{path} states the length {length!r}, which is no number of tokens")
-    for key in ("model_args", "model_kwargs"):
-        # Which numbers and attention it was saved with is the opener's to state.
-        own = {"dtype", "torch_dtype", "attn_implementation"}
-        arguments.update({k: v for k, v in (content.get(key) or {}).items() if k not in own})
+    # Which numbers and attention it was saved with is the opener's to state.
+    own = {"dtype", "torch_dtype", "attn_implementation"}
+    arguments.update({k: v for k, v in {**model, **model_too}.items() if k not in own})
     if arguments:
         raise CheckpointError(f"{path} has the arguments {arguments}, which are not supported")
     for key, value in content.items():
@@ -209,7 +215,13 @@ def _stated_prompts(path: Path, stated: Mapping[str, Any]) -> tuple[str, str]:
         if any(name in prompt for name in ("{query}", "{document}", "{task}")):
             raise CheckpointError(f"{path} has the prompt {prompt[:80]!r} with a name in braces")
     default = stated.get("default_prompt_name")
-    if default is not None and (prompts.get(default) or "") != document:
+    if default is None:
+        return query, document
+    if str(default) not in {"query", "document", *prompts}:
+        raise CheckpointError(
+            f"{path} has default_prompt_name = {str(default)[:80]!r}, which none of its prompts is"
+        )
+    if (prompts.get(str(default)) or "") != document:
         raise CheckpointError(
             f"{path} has default_prompt_name = {str(default)[:80]!r}: encode() of "
             "sentence-transformers takes that prompt, its encode_document() another; say which is "
@@ -228,11 +240,11 @@ def _sentence_transformers_pooling(path: Path) -> Pooling:
     }
     old = {key: on for key, on in config.items() if key.startswith("pooling_mode_")}
     stated = config.get("pooling_mode", [])
-    stated = [stated] if isinstance(stated, str) else list(stated)
+    stated = stated if isinstance(stated, list) else [stated]
     if "pooling_mode" not in config:  # the old flags count only without it
         stated = [flags.get(key, key) for key, on in old.items() if on]
         stated = stated or ["mean"] * bool(old)
-    if len(stated) != 1 or stated[0] not in names:
+    if len(stated) != 1 or str(stated[0]) not in names:
         raise CheckpointError(
             f"{path} asks for pooling {stated}; one of {sorted(names)} is supported"
         )

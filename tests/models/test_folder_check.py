@@ -51,6 +51,12 @@ def in_config(**values):
     return lambda folder, outside: change(folder / "config.json", **values)
 
 
+def in_recipe(**values):
+    said = {"pooling": "mean", "prompts": {}, "query_tokens": 64, "document_tokens": 64}
+    said["listwise"] = {"max_tokens": 64}
+    return lambda folder, outside: change(folder / "e2rank.json", **{**said, **values})
+
+
 def in_tokenizer_config(**values):
     return lambda folder, outside: change(folder / "tokenizer_config.json", **values)
 
@@ -196,6 +202,18 @@ POISONS = {
     "no unknown token": in_model_of_tokenizer(vocab={}),
     "a frame of no tokens": unknown_frame,
     "layers left out": fewer_layers,
+    "all layers left out": in_config(num_hidden_layers=0),
+    "no number by its name": in_config(layer_norm_eps=float("nan")),
+    "no share": in_config(hidden_dropout_prob=float("inf")),
+    "no yes and no": in_config(is_causal="x"),
+    "half a character in a recipe": in_recipe(end_token="\ud800"),
+    "half a character in a path": lambda folder, outside: (folder / "modules.json").write_text(
+        (folder / "modules.json").read_text().replace("1_Pooling", "\\ud800")
+    ),
+    "more dimensions than there are": lambda folder, outside: change(
+        folder / "config_sentence_transformers.json", truncate_dim=33
+    ),
+    "more tokens than there are positions": in_recipe(query_tokens=1_000_000),
     "another tensor": another_tensor,
     "other shapes": in_config(vocab_size=17),
     "a deep config": deep("config.json"),
@@ -336,7 +354,21 @@ def cross_encoder(tiny_bert, tmp_path):
     return folder
 
 
+def test_a_recipe_of_these_tests_is_read_but_for_what_is_poisoned(tiny_bert, outside, tmp_path):
+    folder = shutil.copytree(tiny_bert, tmp_path / "model")
+    in_recipe()(folder, outside)
+    Encoder.from_pretrained(folder).close()
+
+
+def test_a_stated_number_that_does_not_fit_is_the_callers(tiny_bert):
+    with pytest.raises(ValueError, match="truncate_dim is 33, but") as raised:
+        Encoder.from_pretrained(tiny_bert, truncate_dim=33)
+    assert not isinstance(raised.value, CheckpointError)
+
+
 OF_EVERY_SYSTEM = [
+    "no share",
+    "no yes and no",
     "another weights file",
     "a kernel of the hub",
     "200,000 layers",

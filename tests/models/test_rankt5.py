@@ -14,6 +14,8 @@ from sentence_transformers import CrossEncoder
 from transformers import (
     AutoTokenizer,
     BertForSequenceClassification,
+    Qwen3Config,
+    Qwen3ForSequenceClassification,
     T5EncoderModel,
     T5ForConditionalGeneration,
 )
@@ -185,6 +187,21 @@ def test_a_pair_has_the_same_score_alone_and_in_a_batch(folder):
             for query, texts in zip(QUERIES, DOCUMENTS, strict=True)
         ]
     assert_scores(together, alone)
+
+
+def test_a_causal_model_is_padded_with_what_it_takes_for_padding(tiny_qwen3, tmp_path):
+    folder = shutil.copytree(tiny_qwen3, tmp_path / "causal")
+    config = Qwen3Config.from_pretrained(tiny_qwen3)
+    # Not the tokenizer's, whose pad token may end a text.
+    config.num_labels, config.pad_token_id = 1, 1
+    torch.manual_seed(6)
+    Qwen3ForSequenceClassification(config).save_pretrained(folder)
+    texts = ["cats purr", "A ferry crosses the strait between the two islands.", "x " * 40]
+    with RankT5.from_pretrained(folder) as ranker:
+        assert ranker.loaded.tokenizer.pad_token_id != 1
+        ((together,), _) = ranker.score(["ferry"], [texts])
+        alone = [ranker.score(["ferry"], [[text]]).scores[0][0] for text in texts]
+    np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
 def test_an_output_layer_of_its_own_survives_saving(tiny_t5, tmp_path):

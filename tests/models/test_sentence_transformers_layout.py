@@ -231,6 +231,9 @@ REFUSED = {
     "a length that is none": (in_transformer(max_seq_length="long"), "no number of tokens"),
     "no object": (lambda folder: write(folder / "sentence_bert_config.json", [1]), "not an object"),
     "lower case before the tokenizer": (cased, "lower-cased"),
+    "pooling that is a number": (pooling(embedding_dimension=32, pooling_mode=3), "asks for"),
+    "arguments that are a text": (in_transformer(model_args="float32"), "not an object"),
+    "a default that is a list": (in_config(default_prompt_name=["query"]), "default_prompt_name"),
     "two poolings": (pooling(embedding_dimension=32, pooling_mode=["cls", "mean"]), "asks for"),
     "maxima": (pooling(word_embedding_dimension=32, pooling_mode_max_tokens=True), "asks for"),
 }
