@@ -30,6 +30,7 @@ from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.adapter import ADAPTER_FILES, copy_adapter
 from e2rank_rag.models.families import positions
 from e2rank_rag.models.folder_check import (
+    COMPUTED,
     building,
     check_config,
     inside,
@@ -182,8 +183,8 @@ def model_folders(
     return transformer_folder(weights), adapter
 
 
-_PROBE = "a \U000e0001"
-"""A text of a letter, and of a character that hardly any tokenizer knows."""
+_PROBE = "a \U000e0001 \ua66e \U0002a6a5"
+"""A text of a letter, and of characters that hardly any tokenizer knows."""
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -200,6 +201,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True, **stated
         )
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            raise TypeError(f"it is a {type(tokenizer).__name__}")
         tokenizer(_PROBE)
         tokenizer(_PROBE, _PROBE)
     except (KeyboardInterrupt, SystemExit):
@@ -274,17 +277,6 @@ def load_weights(
     return model.eval(), sorted(report["missing_keys"])
 
 
-_COMPUTED = (
-    "position_ids",
-    "token_type_ids",
-    "inv_freq",
-    "masked_bias",
-    "attn.bias",
-    "attention.bias",
-)
-"""Tensors of older files that are computed where they are used."""
-
-
 def _unread(model: PreTrainedModel, unexpected: Iterable[str]) -> list[str]:
     """Tensors without a place in the parts that the model has; heads that it lacks may be there."""
     prefix = f"{model.base_model_prefix}."
@@ -295,7 +287,7 @@ def _unread(model: PreTrainedModel, unexpected: Iterable[str]) -> list[str]:
         for name in unexpected
         if name.removeprefix(prefix).split(".")[0] in parts
         and "pooler" not in name
-        and not name.endswith(_COMPUTED)
+        and not name.endswith(COMPUTED)
     )
 
 

@@ -65,6 +65,10 @@ def why_unusable(config: PretrainedConfig) -> str | None:
             "with block_sparse attention its vectors depend on the texts before; state "
             'attention_type "original_full"'
         )
+    if config.model_type in T5_FAMILY:
+        near, far = config.relative_attention_num_buckets, config.relative_attention_max_distance
+        if not near // 4 < far:
+            return f"it has {near} buckets for distances up to {far}"
     if positions(config) < _FEWEST:
         return f"it can place {positions(config)} tokens only"
     return None

@@ -41,6 +41,18 @@ _READ_SUFFIXES = {".json", ".safetensors", ".txt", ".model", ".jinja"}
 
 _TABLES = ("vocab.json", "vocab.txt", "merges.txt", "chat_template.json")
 
+COMPUTED = (
+    "position_ids",
+    "token_type_ids",
+    "inv_freq",
+    "masked_bias",
+    "attn.bias",
+    "attention.bias",
+)
+"""Ends of the names of tensors in older files that are computed where they are used."""
+
+_PLAIN = ("F64", "F32", "F16", "BF16")
+_MOST_TENSORS = 1 << 16
 _MOST_OF_A_KIND = 10_000
 _LARGEST = 1 << 31
 _UNBOUNDED = re.compile(r"theta|max_length$")
@@ -72,7 +84,10 @@ def inside(folder: Path, name: str) -> Path:
     A snapshot of the hub's cache is links into the `blobs` beside it, which belong to it.
     """
     root, path = folder.resolve(), folder / name
-    found = path.resolve()
+    try:
+        found = path.resolve()
+    except (OSError, RuntimeError) as error:  # links in a circle
+        raise CheckpointError(f"{path} leads nowhere: {error}") from None
     if found.is_relative_to(root) or any(found.is_relative_to(each) for each in _blobs(root)):
         return path
     # Some installers put links in place of files.
@@ -229,6 +244,10 @@ def _check_entry(path: Path, key: str, value: Any) -> None:
             f"{path} says {key} = {str(value)[:80]!r}: take it out, and state "
             "attn_implementation when you open the model"
         )
+    if isinstance(value, dict | list) and len(value) > _MOST_OF_A_KIND:
+        raise CheckpointError(
+            f"{path} says {key} of {len(value)} parts; the limit is {_MOST_OF_A_KIND}"
+        )
     if isinstance(value, int) and not isinstance(value, bool) and not _UNBOUNDED.search(key):
         limit = _MOST_OF_A_KIND if _COUNTED.search(key) else _LARGEST
         if abs(value) > limit or (value < 0 and _SIZED.match(key)):
@@ -263,12 +282,24 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def weight_shapes(files: list[Path]) -> dict[str, list[int]]:
-    """The shape of each tensor, by name; only the headers are read."""
+    """The shape of each tensor, by name; only the headers are read.
+
+    CheckpointError for too many tensors, and for numbers that are quantised.
+    """
     shapes = {}
     for path in files:
         try:
             with safe_open(path, framework="pt") as file:
-                shapes.update({name: file.get_slice(name).get_shape() for name in file.keys()})  # noqa: SIM118
+                names = file.keys()
+                if len(names) > _MOST_TENSORS:
+                    raise CheckpointError(f"{len(names)} tensors; the limit is {_MOST_TENSORS}")
+                for name in names:
+                    part = file.get_slice(name)
+                    shapes[name] = part.get_shape()
+                    if part.get_dtype() not in _PLAIN and not name.endswith(COMPUTED):
+                        raise CheckpointError(
+                            f"{name} is in {part.get_dtype()}; plain weights are in one of {_PLAIN}"
+                        )
         except Exception as error:
             raise CheckpointError(
                 f"the weights in {path.parent} cannot be read: {path.name}: {error}"

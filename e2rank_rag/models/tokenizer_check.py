@@ -103,9 +103,7 @@ def check_ids(
 
 
 def _check_tokenizer(content: dict[str, Any]) -> None:
-    added = content.get("added_tokens") or []
-    if len(added) > _MOST_ADDED_TOKENS:
-        raise CheckpointError(f"{len(added)} added tokens; the limit is {_MOST_ADDED_TOKENS}")
+    _check_specials(content)
     model = content.get("model") or {}
     if (model.get("max_input_chars_per_word") or 0) > _LONGEST_WORD:
         raise CheckpointError(
@@ -131,11 +129,29 @@ def _check_tokenizer(content: dict[str, Any]) -> None:
                 check_pattern(pattern)
 
 
+def _check_specials(content: dict[str, Any]) -> None:
+    """Of the tokens beside those of the table, and of those around a text."""
+    added = content.get("added_tokens") or []
+    if len(added) > _MOST_ADDED_TOKENS:
+        raise CheckpointError(f"{len(added)} added tokens; the limit is {_MOST_ADDED_TOKENS}")
+    longest = max((len(token["content"]) for token in added), default=0)
+    if longest > _LONGEST_WORD:
+        raise CheckpointError(
+            f"an added token of {longest} characters; the limit is {_LONGEST_WORD}"
+        )
+    for step in _steps(content.get("post_processor")):
+        named = (step.get("special_tokens") or {}).values() if "single" in step else ()
+        parts = [step.get("single"), step.get("pair"), *(each["ids"] for each in named)]
+        if any(len(part or ()) > _MOST_STEPS for part in parts):
+            raise CheckpointError(f"more than {_MOST_STEPS} special tokens around a text")
+
+
 def _steps(part: Any) -> Iterator[dict[str, Any]]:
-    """The steps of a normaliser or pre-tokeniser, those of sequences one by one."""
+    """The steps of a normaliser, a pre-tokeniser or a post-processor, of sequences one by one."""
     if part is None:
         return
-    inner = part.get("normalizers") or part.get("pretokenizers") or part.get("pre_tokenizers")
+    names = ("normalizers", "pretokenizers", "pre_tokenizers", "processors")
+    inner = next(filter(None, map(part.get, names)), None)
     if inner is None:
         yield part
         return

@@ -136,6 +136,31 @@ def no_text_in_the_frame(folder, outside):
     (folder / "tokenizer.json").write_text(json.dumps(content))
 
 
+def long_frame(folder, outside):
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["post_processor"]["single"][:0] = content["post_processor"]["single"][:1] * 100_000
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+
+
+def no_tokenizer(folder, outside):
+    (folder / "tokenizer.json").unlink()
+    change(folder / "tokenizer_config.json", tokenizer_class="ProcessorMixin")
+
+
+def in_eight_bits(folder, outside):
+    weights = load_file(folder / "model.safetensors")
+    name = "encoder.layer.0.output.dense.weight"
+    weights[name] = (weights[name] * 100).to(torch.int8)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def many_tensors(folder, outside):
+    empty = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    header = json.dumps({f"t{number}": empty for number in range(100_000)}).encode()
+    content = len(header).to_bytes(8, "little") + header
+    (folder / "model.safetensors").write_bytes(content)
+
+
 def deep(name):
     def poison(folder, outside):
         (folder / name).write_text('{"a":' * 100_000 + "1" + "}" * 100_000)
@@ -172,6 +197,7 @@ def normalizers(*steps):
     return in_tokenizer(normalizer={"type": "Sequence", "normalizers": list(steps)})
 
 
+PLAIN_TOKEN = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
 DOUBLE = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
 BETWEEN = {"type": "Replace", "pattern": {"Regex": "x*"}, "content": "abc"}
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
@@ -204,6 +230,15 @@ POISONS = {
     "layers left out": fewer_layers,
     "all layers left out": in_config(num_hidden_layers=0),
     "no number by its name": in_config(layer_norm_eps=float("nan")),
+    "labels by their names": in_config(id2label={str(number): "a" for number in range(200_000)}),
+    "numbers in eight bits": in_eight_bits,
+    "more tensors than any model has": many_tensors,
+    "links in a circle": lambda folder, outside: (folder / "a.json").symlink_to("a.json"),
+    "no tokenizer": no_tokenizer,
+    "a long frame": long_frame,
+    "a long added token": in_tokenizer(
+        added_tokens=[{"id": 5, "content": "a" * 5_000_000, "special": False, **PLAIN_TOKEN}]
+    ),
     "no share": in_config(hidden_dropout_prob=float("inf")),
     "no yes and no": in_config(is_causal="x"),
     "half a character in a recipe": in_recipe(end_token="\ud800"),
@@ -261,7 +296,7 @@ POISONS = {
             {
                 "id": 500 + number,
                 "content": f"<{number}>",
-                **dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False),
+                **PLAIN_TOKEN,
                 "special": True,
             }
             for number in range(30_000)
