@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,6 +64,8 @@ from e2rank_rag.tokenization import special_frame
 
 if TYPE_CHECKING:
     from peft import PeftModel
+
+logger = logging.getLogger(__name__)
 
 RECIPE_FILE = "e2rank.json"
 
@@ -251,6 +254,14 @@ def load_weights(
     """A model of a class of transformers, in evaluation mode, and which of its tensors the files
     lack, sorted. safetensors only; CheckpointError for files that cannot be read."""
     check_config(folder)
+    own = getattr(config, "auto_map", None) or {}
+    if any(str(name).startswith("AutoModel") for name in own):
+        logger.warning(
+            "%s names code of its own (auto_map), which is never run: the model is opened as the "
+            "%s of transformers, and its numbers may not be those that its author had",
+            folder / "config.json",
+            config.model_type,
+        )
     shapes = weight_shapes(weight_files(folder))
     try:
         with quiet_transformers(), building(shapes, source=folder):

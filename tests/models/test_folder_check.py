@@ -332,7 +332,7 @@ def test_what_a_model_folders_author_wrote_cannot_steer_anything_but_numbers(
     assert not [each for _, each in opened if str(each).endswith(".bin")]
 
 
-def test_a_tokenizer_config_cannot_name_another_file(tiny_bert, outside, tmp_path, opened):
+def test_a_tokenizer_config_cannot_name_another_file(tiny_bert, outside, tmp_path, opened, caplog):
     folder = shutil.copytree(tiny_bert, tmp_path / "model")
     names = ("tokenizer_file", "vocab_file", "special_tokens_map_file", "chat_template_file")
     change(
@@ -347,6 +347,7 @@ def test_a_tokenizer_config_cannot_name_another_file(tiny_bert, outside, tmp_pat
             encoder.encode_documents(["cats purr"]), other.encode_documents(["cats purr"])
         )
     assert not [each for _, each in opened if str(each).startswith(str(outside))]
+    assert "names code of its own (auto_map), which is never run" in caplog.text
 
 
 def test_how_a_config_would_have_a_model_answer_changes_no_vector(tiny_bert, tmp_path):
