@@ -198,8 +198,10 @@ def _index(
         for batch in _batches(_good(numbered, seen, bad)):
             run.write(batch)
             shown.advance(len(batch))
-    if not seen and not bad.count:
-        raise ValueError("there is nothing to index: the source has no document")
+    if not seen and (prune or not bad.count):
+        raise ValueError(
+            "there is nothing to index: the source has no document that can be indexed"
+        )
     reason = changed()
     if prune and reason is not None:
         raise ValueError(

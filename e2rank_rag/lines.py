@@ -11,6 +11,7 @@ import os
 import stat
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
@@ -54,6 +55,20 @@ def read_lines(
                     yield number, line.rstrip(b"\r\n")
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise _damaged(path, number, error) from error
+
+
+def read_raw_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
+    """All lines of a plain file as they are, with their line ends, numbered from 1.
+
+    Raises:
+        OSError: the file is not there or cannot be read.
+        ValueError: a line has more than `LINE_BYTES` bytes.
+    """
+    with open(path, "rb") as stream:
+        for number, line in enumerate(iter(partial(stream.readline, LINE_BYTES + 1), b""), start=1):
+            if len(line) > LINE_BYTES:
+                raise ValueError(f"{path}, line {number}: {_too_long()}")
+            yield number, line
 
 
 def read_text(path: str | Path) -> str:

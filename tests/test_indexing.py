@@ -405,6 +405,15 @@ def test_an_empty_corpus_prunes_nothing(encoder, store):
     assert store.count() == 7
 
 
+def test_a_source_of_bad_records_only_prunes_nothing(encoder, store, tmp_path):
+    index_documents(DOCUMENTS, encoder, store)
+    path = tmp_path / "corpus.jsonl"
+    path.write_text('{"_id": "new", "text": ""}\n', encoding="utf-8")
+    with pytest.raises(ValueError, match="no document that can be indexed"):
+        index_file(path, encoder, store, prune=True, on_bad=lambda bad: None)
+    assert store.count() == len(DOCUMENTS)
+
+
 def test_a_missing_file_is_told_before_anything_is_made(encoder, store, tmp_path):
     with pytest.raises(FileNotFoundError):
         index_file(tmp_path / "nowhere.jsonl", encoder, store)

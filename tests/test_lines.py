@@ -9,7 +9,7 @@ import pytest
 from e2rank_rag import lines
 from e2rank_rag.documents import read_documents
 from e2rank_rag.evaluation.runs import read_qrels, read_run
-from e2rank_rag.lines import count_lines, read_lines, read_text, write_bytes
+from e2rank_rag.lines import count_lines, read_lines, read_raw_lines, read_text, write_bytes
 from e2rank_rag.training.config import read_config
 from e2rank_rag.training.examples import read_examples
 
@@ -100,7 +100,14 @@ def test_a_line_of_just_the_limit_is_read(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "read", [lambda path: list(read_documents(path)), read_qrels, read_run, read_examples]
+    "read",
+    [
+        lambda path: list(read_documents(path)),
+        lambda path: list(read_raw_lines(path)),
+        read_qrels,
+        read_run,
+        read_examples,
+    ],
 )
 def test_every_reader_of_lines_has_the_limit(tmp_path, monkeypatch, read):
     monkeypatch.setattr(lines, "LINE_BYTES", 100)

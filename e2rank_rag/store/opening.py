@@ -27,9 +27,11 @@ MEMORY = ":memory:"
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 SERVER = re.compile(r"https?://[^/]", re.IGNORECASE)
 NO_FOLDER = re.compile(
-    r"\s*([a-z][a-z0-9+.-]+:/|https?:|https?//|[\w.@\[\]:-]+:\d+/?\s*$)", re.IGNORECASE
+    r"\s*([a-z][a-z0-9+.-]+:/|https?:|https?//|(//)?[\w.@\[\]:-]+:\d+\s*(/|$)|:memory:\s*$)",
+    re.IGNORECASE,
 )
-"""An address without its scheme, or with a wrong one: `localhost:6333`, `htp://x`, `http:/x`."""
+"""An address without its scheme, or with a wrong one: `localhost:6333`, `htp://x`, `http:/x`; or
+":memory:" written another way."""
 
 LOCK_FILE = ".lock"
 

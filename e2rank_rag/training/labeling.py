@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from e2rank_rag.lines import read_raw_lines
 from e2rank_rag.progress import ProgressReport
 from e2rank_rag.training.examples import named
 from e2rank_rag.training.relevance import judgements, without_query
@@ -262,21 +263,20 @@ def _done(
     start = json.dumps({"teacher": dict(record)}, ensure_ascii=False)[:-1].encode()
     done = set()
     whole = 0
-    with path.open("rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.endswith(b"\n") and (line.startswith(start) or start.startswith(line)):
-                break  # the run was killed while it wrote
-            try:
-                key = _key_of_line(line, record)
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: {error}") from error
-            if key not in lists:
-                raise ValueError(
-                    f"{path}, line {number}: this list is not among those to label, cut to "
-                    f"list_size {list_size}; name another file, or the same lists and size"
-                )
-            done.add(key)
-            whole += len(line)
+    for number, line in read_raw_lines(path):
+        if not line.endswith(b"\n") and (line.startswith(start) or start.startswith(line)):
+            break  # the run was killed while it wrote
+        try:
+            key = _key_of_line(line, record)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from error
+        if key not in lists:
+            raise ValueError(
+                f"{path}, line {number}: this list is not among those to label, cut to "
+                f"list_size {list_size}; name another file, or the same lists and size"
+            )
+        done.add(key)
+        whole += len(line)
     if whole < path.stat().st_size:
         os.truncate(path, whole)
     return done
@@ -287,7 +287,7 @@ def _key_of_line(line: bytes, record: Mapping[str, Any]) -> bytes:
     try:
         known = json.loads(line)
         query, documents, teacher = known["query"], known["documents"], known["teacher"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"no list that a teacher labelled ({error!r}); {another}") from error
     if teacher != record:
         raise ValueError(

@@ -467,7 +467,20 @@ def test_folder_of_something_else_is_refused(tmp_path):
         QdrantStore.open(tmp_path, "c")
 
 
-@pytest.mark.parametrize("location", ["", "ftp://host", "localhost:6333", "qdrant.example:6334"])
+@pytest.mark.parametrize(
+    "location",
+    [
+        "",
+        "ftp://host",
+        "localhost:6333",
+        "qdrant.example:6334",
+        "//host:6333",
+        "localhost:6333/dashboard",
+        "[::1]:6333",
+        ":MEMORY:",
+        " :memory: ",
+    ],
+)
 def test_location_that_is_none_of_the_three_is_refused(location):
     with pytest.raises(ValueError, match="':memory:', a folder, or a URL"):
         QdrantStore.open(location, "c")

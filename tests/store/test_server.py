@@ -13,7 +13,7 @@ import pytest
 from qdrant_client import QdrantClient
 
 from e2rank_rag import remote
-from e2rank_rag.errors import StoreError
+from e2rank_rag.errors import CollectionMissing, StoreError
 from e2rank_rag.store import QdrantStore, connection
 from e2rank_rag.store.qdrant import DEFAULT_LAYOUT
 from e2rank_rag.store.server import server_client
@@ -145,6 +145,24 @@ async def test_timeout_is_what_a_call_may_take(kind, slow):
         await store.aclose()
         if kind == "client of the user":
             client.close()
+
+
+async def test_what_an_error_says_of_the_store_is_within_the_timeout():
+    gone = b'{"status": {"error": "Not found: Collection `c` doesn\'t exist!"}}'
+    missing = reply(gone).replace(b"200 OK", b"404 Not Found")
+
+    def answer(line):
+        time.sleep(0.5)
+        return [missing] if "/collections/c" in line else one_by_one(b" " * 100)
+
+    with RawServer(answer, pause_s=0.2) as server:
+        store = QdrantStore.open(server.url, "c", timeout=1)
+        for call in ("sync", "async"):
+            started = time.monotonic()
+            with pytest.raises(CollectionMissing, match="cannot be listed"):
+                store.count() if call == "sync" else await store.acount()
+            assert time.monotonic() - started < 1.4
+        await store.aclose()
 
 
 async def test_tries_and_their_waits_are_within_the_timeout(monkeypatch):
@@ -295,6 +313,39 @@ def test_an_answer_to_another_question_is_an_error(call, value, said):
         store = QdrantStore.open(server.url, "c")
         with pytest.raises(StoreError, match=said):
             CALLS[call](store)
+        store.close()
+
+
+@pytest.mark.parametrize(
+    ("call", "asked", "value", "said"),
+    [
+        ("upsert", "POST /collections/c/points ", [MINE], "a vector is there that was not asked"),
+        ("update_meta", "POST /collections/c/points/batch", [], "0 results of 1 operations"),
+        ("record", "PATCH /collections/c ", False, "False where it is True"),
+    ],
+)
+def test_an_answer_to_a_write_is_checked_before_it_is_used(call, asked, value, said):
+    bare = MINE | {"vector": None}
+    answers = {
+        "GET /collections/c ": result(COLLECTION),
+        "POST /collections/c/points ": result([bare]),
+        "GET /collections/c/exists": result({"exists": True}),
+        "POST /collections/c/points/count": result({"count": 0}),
+        asked: result(value),
+    }
+
+    def answer(line):
+        return [next(content for begin, content in answers.items() if line.startswith(begin))]
+
+    calls = {
+        "upsert": CALLS["upsert"],
+        "update_meta": lambda store: store.update_meta([DOCUMENT]),
+        "record": lambda store: store.prepare(3, fingerprint="f"),
+    }
+    with RawServer(answer) as server:
+        store = QdrantStore.open(server.url, "c")
+        with pytest.raises(StoreError, match=said):
+            calls[call](store)
         store.close()
 
 

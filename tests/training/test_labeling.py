@@ -222,6 +222,7 @@ async def test_a_line_that_a_killed_run_left_unfinished_is_asked_for_again(tmp_p
         (b"notes, not data", "line 1: no list that a teacher labelled"),
         (b"[]\n", "line 1: no list that a teacher labelled"),
         (b"\xff\n", "line 1: no list that a teacher labelled"),
+        (b"[" * 100_000, "line 1: no list that a teacher labelled"),
     ],
 )
 async def test_a_file_of_something_else_is_refused_and_stays_as_it_was(tmp_path, line, message):
@@ -230,6 +231,14 @@ async def test_a_file_of_something_else_is_refused_and_stays_as_it_was(tmp_path,
     with pytest.raises(ValueError, match=f"out.jsonl, {message}"):
         await label_lists(examples(1), RuleTeacher(), output)
     assert output.read_bytes() == line
+
+
+async def test_a_line_of_an_earlier_run_has_the_limit(tmp_path, monkeypatch):
+    output = tmp_path / "out.jsonl"
+    await label_lists(examples(1), RuleTeacher(), output)
+    monkeypatch.setattr("e2rank_rag.lines.LINE_BYTES", 20)
+    with pytest.raises(ValueError, match=r"out\.jsonl, line 1: more than 20 bytes"):
+        await label_lists(examples(1), RuleTeacher(), output)
 
 
 async def test_the_labels_of_two_teachers_do_not_mix(tmp_path):
