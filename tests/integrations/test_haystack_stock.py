@@ -17,6 +17,7 @@ from haystack_integrations.components.retrievers.qdrant import QdrantEmbeddingRe
 from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 
 from e2rank_rag.errors import StoredVectorMismatch
+from e2rank_rag.stored_vectors import PROBED_OF_MIXED
 from tests.encoders import another_model
 from tests.integrations.haystack_kit import (
     QUERY,
@@ -92,7 +93,7 @@ def test_a_sentence_transformers_collection_is_reranked_as_it_is(minilm, tmp_pat
     stock = stock_chain(store, "minilm", top_k=5)
     chained = stock.run({"embedder": {"text": QUERY}, "ranker": {"query": QUERY}})["ranker"]
     assert ids(chained) == ids(answer)
-    assert len(encoded.documents) == 6  # four of what the documents carry
+    assert len(encoded.documents) == 2 + PROBED_OF_MIXED  # of what the documents carry
     fetching = E2RankRanker(model="minilm", top_k=5, document_store=store)
     fetched = fetching.run(query=QUERY, documents=stock_order(store, minilm))
     assert ids(fetched) == ids(answer)

@@ -84,7 +84,7 @@ class E2RankRanker(_backend.Configured):
         query_weight: how much of the plain query is in the vector; None takes the model's own. For
             an E2Rank only.
         stored_vectors: encode some of the documents anew and compare ("check"), use the vectors
-            unseen ("trust"), or encode every document anew ("ignore"). Compared are up to four of
+            unseen ("trust"), or encode every document anew ("ignore"). Compared are up to three of
             each list whose documents carry vectors, and two of those that were read from a
             document_store without a record of its model; none that were compared before.
         document_store: a QdrantDocumentStore or an e2rank_rag store, for documents without vectors.
