@@ -291,9 +291,9 @@ def special_frame(
     framed = tokenizer("a")["input_ids"]
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     starts = [i for i in range(len(framed)) if framed[i : i + len(bare)] == bare]
-    if not bare or not starts:
+    if not bare or len(starts) != 1:
         raise CheckpointError(
-            "the tokenizer does not put its special tokens around a text: "
+            "the tokenizer does not put its special tokens around a text, once: "
             f"'a' alone has the ids {bare[:9]}, with them {framed[:9]}"
         )
     start = starts[0]

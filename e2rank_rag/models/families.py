@@ -68,7 +68,7 @@ def why_unusable(config: PretrainedConfig) -> str | None:
     if config.model_type in T5_FAMILY:
         near, far = config.relative_attention_num_buckets, config.relative_attention_max_distance
         if not near // 4 < far:
-            return f"it has {near} buckets for distances up to {far}"
+            return f"it has {near} buckets for distances up to {far}, which are too few"
     if positions(config) < _FEWEST:
         return f"it can place {positions(config)} tokens only"
     return None

@@ -132,6 +132,7 @@ def test_a_family_that_cannot_be_served_is_refused(tiny_bert, tmp_path, kind, re
         ({"model_type": "roberta", "pad_token_id": None}, "pad_token_id, which it does not state"),
         ({"model_type": "roberta", "max_position_embeddings": 4}, "can place 2 tokens only"),
         ({"model_type": "big_bird", "attention_type": "block_sparse"}, "texts before"),
+        ({"model_type": "t5", "relative_attention_max_distance": 7}, "buckets for distances"),
     ],
 )
 def test_a_configuration_that_cannot_be_served_is_refused(tiny_bert, tmp_path, changes, reason):

@@ -142,6 +142,13 @@ def long_frame(folder, outside):
     (folder / "tokenizer.json").write_text(json.dumps(content))
 
 
+def text_twice(folder, outside):
+    content = json.loads((folder / "tokenizer.json").read_text())
+    single = content["post_processor"]["single"]
+    single += [each for each in single if "Sequence" in each]
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+
+
 def no_tokenizer(folder, outside):
     (folder / "tokenizer.json").unlink()
     change(folder / "tokenizer_config.json", tokenizer_class="ProcessorMixin")
@@ -236,6 +243,7 @@ POISONS = {
     "links in a circle": lambda folder, outside: (folder / "a.json").symlink_to("a.json"),
     "no tokenizer": no_tokenizer,
     "a long frame": long_frame,
+    "a text twice": text_twice,
     "a long added token": in_tokenizer(
         added_tokens=[{"id": 5, "content": "a" * 5_000_000, "special": False, **PLAIN_TOKEN}]
     ),
