@@ -98,7 +98,7 @@ def test_a_sentence_transformers_collection_is_reranked_as_it_is(minilm, tmp_pat
     fetched = fetching.run(query=QUERY, documents=stock_order(store, minilm))
     assert ids(fetched) == ids(answer)
     assert fetched["meta"]["fetched"] == 12
-    assert len(encoded.documents) == 8
+    assert len(encoded.documents) == 2 + PROBED_OF_MIXED + 2  # two that were fetched
     turned = vectors @ another_model(384)
     of_another_model = memory_store(
         384, [replace(d, embedding=v.tolist()) for d, v in zip(documents(), turned, strict=True)]
