@@ -18,7 +18,12 @@ from e2rank_rag.training.contrastive import train_contrastive
 
 ROOT = Path(__file__).parents[1]
 
-MEASURING = {"eval_steps": 1, "save_strategy": "no", "load_best_model_at_end": False}
+MEASURING = {
+    "eval_steps": 1,
+    "save_strategy": "no",
+    "load_best_model_at_end": False,
+    "learning_rate": 0.0,  # a last digit of the weights would change the order of near vectors
+}
 
 VARIANTS = {
     "direct": {"chunk_size": None},
@@ -77,7 +82,6 @@ def configured(folder, model, name, count):
         "cross_device_negatives": True,
         # The weights move by the gradient itself.
         "trainer": {
-            **variant.pop("trainer", {}),
             "max_steps": 1,
             "per_device_train_batch_size": BATCH // count,
             "optim": "sgd",
@@ -88,12 +92,13 @@ def configured(folder, model, name, count):
             "logging_steps": 1,
             "use_cpu": True,
             "disable_tqdm": True,
+            **variant.pop("trainer", {}),
         },
         **variant,
     }
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "measured"])
 def test_two_processes_give_one_process_gradient(trained, tiny_bert, name):
     before = load_file(tiny_bert / "model.safetensors")
     one, two = (load_file(trained / f"{name}-{count}" / "model.safetensors") for count in (1, 2))
