@@ -3,8 +3,8 @@
     python benchmarks/onednn_linear.py
 
 Encodes SciFact abstracts with MiniLM at 256 tokens in float32, and single queries. Each round times
-the same encoder with `models.cpu.OneDnnLinear` and with plain `nn.Linear`, in turn; ratios are taken
-round by round. Writes benchmarks/results/onednn_linear.json.
+the same encoder with `OneDnnLinear` and with plain `nn.Linear`, in turn. Ratios are taken round by
+round. Writes benchmarks/results/onednn_linear.json.
 """
 
 from __future__ import annotations
