@@ -18,9 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from e2rank_rag.types import Embeddings
-
 Scores = NDArray[np.float32]
+Vectors = NDArray[np.float32]
 
 
 class Feedback(BaseModel):
@@ -45,10 +44,10 @@ class Feedback(BaseModel):
             scores = scores + self.lexical_weight * _standardised(lexical_scores(query, texts))
         return scores
 
-    def mean(self, vectors: Embeddings, evidence: Scores) -> Embeddings:
+    def mean(self, vectors: Vectors, evidence: Scores) -> Vectors:
         """Float32 [dim]: the mean of the candidates' vectors [n, dim], weighted."""
         weights = np.exp((evidence - evidence.max()) / self.temperature)
-        mean: Embeddings = (weights / weights.sum()) @ vectors
+        mean: Vectors = (weights / weights.sum()) @ vectors
         return mean.astype(np.float32, copy=False)
 
 

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from tokenizers import Encoding, Tokenizer
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from e2rank_rag.errors import CheckpointError
@@ -136,6 +137,10 @@ class TextTokenizer:
         """A finished prompt whose special tokens are meant as such; only for templates of ours."""
         ids = self._specials(text)
         return Tokens(ids, self._slots(len(ids)), cut=False)
+
+    def collate(self, batch: Sequence[Tokens]) -> dict[str, Tensor]:
+        """The arguments of `Backbone`: input_ids, attention_mask and pool_slots, int64 [B, L]."""
+        return collate(batch, pad_id=pad_id(self._tokenizer))
 
     def _specials(self, text: str) -> list[int]:
         """Ids of a template's own text, in which special tokens are recognised."""
@@ -315,21 +320,58 @@ def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
     return number
 
 
+def padded(rows: Sequence[Sequence[float]], fill: float = 0, *, dtype: torch.dtype) -> Tensor:
+    """Rows of different lengths as one tensor [B, L], with `fill` behind the shorter ones."""
+    tensors = [torch.tensor(row, dtype=dtype) for row in rows]
+    return pad_sequence(tensors, batch_first=True, padding_value=fill)
+
+
+def batches_by_length(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Indices in batches of similar length, each at most `budget` tokens, padding included.
+
+    Longest first: what does not fit into memory fails at once, and the time left is not flattered.
+    """
+    batch: list[int] = []
+    width = 0
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        width = width or lengths[index]
+        if batch and width * (len(batch) + 1) > budget:
+            yield batch
+            batch, width = [], lengths[index]
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def checked_texts(texts: Sequence[str], kind: str) -> list[str]:
+    """Texts as a list; anything but a string that can be written as UTF-8 is an error."""
+    if isinstance(texts, str):
+        raise TypeError(f"expected a list of texts, got one string; write [{texts[:40]!r}]")
+    texts = list(texts)
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"{kind} {index} is a {type(text).__name__}, not a string")
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(
+                    f"{kind} {index} has a lone surrogate at character {error.start}, which is no "
+                    'text; clean it with text.encode("utf-8", "replace").decode()'
+                ) from None
+    return texts
+
+
 def collate(batch: Sequence[Tokens], *, pad_id: int) -> dict[str, Tensor]:
     """Pad on the right, always; the mask comes from lengths: Qwen3's pad token is its end token.
 
     Returns input_ids, attention_mask and pool_slots, each int64 [B, L].
     """
-    longest = max(len(tokens.ids) for tokens in batch)
-    input_ids = torch.full((len(batch), longest), pad_id, dtype=torch.long)
-    attention_mask = torch.zeros_like(input_ids)
-    pool_slots = torch.zeros_like(input_ids)
-    for row, tokens in enumerate(batch):
-        length = len(tokens.ids)
-        input_ids[row, :length] = torch.tensor(tokens.ids, dtype=torch.long)
-        attention_mask[row, :length] = 1
-        pool_slots[row, :length] = torch.tensor(tokens.slots, dtype=torch.long)
-    return {"input_ids": input_ids, "attention_mask": attention_mask, "pool_slots": pool_slots}
+    return {
+        "input_ids": padded([tokens.ids for tokens in batch], pad_id, dtype=torch.long),
+        "attention_mask": padded([[1] * len(tokens.ids) for tokens in batch], dtype=torch.long),
+        "pool_slots": padded([tokens.slots for tokens in batch], dtype=torch.long),
+    }
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:

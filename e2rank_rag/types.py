@@ -166,8 +166,12 @@ class TextEncoder(Protocol):
         *,
         depth: int | None = None,
         query_weight: float | None = None,
+        query_vectors: Embeddings | None = None,
     ) -> ListwiseEncoding:
-        """One vector per query, of a prompt of the query and its first `depth` candidates."""
+        """One vector per query, of a prompt of the query and its first `depth` candidates.
+
+        query_vectors: what `encode_queries` gave for these queries, if the caller has it.
+        """
         ...
 
     async def run_async(self, call: Callable[[], T]) -> T:

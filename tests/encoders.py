@@ -77,7 +77,9 @@ class TableEncoder:
     def encode_documents(self, documents, *, on_cut=None):
         return self.encode_queries(documents)
 
-    def encode_listwise(self, queries, candidates, *, depth=None, query_weight=None):
+    def encode_listwise(
+        self, queries, candidates, *, depth=None, query_weight=None, query_vectors=None
+    ):
         self.shown += [list(texts[:depth]) for texts in candidates]
         usage = tuple(PromptUsage(len(texts[:depth]), 0, 1) for texts in candidates)
         return ListwiseEncoding(

@@ -9,7 +9,7 @@ import pytest
 
 from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.encoder import Encoder
-from e2rank_rag.models.loaded import loaded_models
+from e2rank_rag.models.runtime import loaded_models
 from e2rank_rag.recipe import system_of
 from e2rank_rag.rerankers import (
     CrossEncoderReranker,

@@ -8,53 +8,69 @@ scores = queries @ documents.T
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import Any, Self, TypeVar
 
-import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import track
+from transformers import PreTrainedModel
 
 from e2rank_rag.errors import CheckpointError
-from e2rank_rag.models.backbone import Backbone
+from e2rank_rag.models.adapter import with_adapter
 from e2rank_rag.models.checkpoint import (
     RECIPE_FILE,
     encoder_folder,
+    load_tokenizer,
+    load_transformer,
     model_folders,
     read_recipe,
     save_checkpoint,
+    weights_digest,
 )
+from e2rank_rag.models.cpu import use_onednn
+from e2rank_rag.models.e2rank import Backbone, RecentVectors, TextModel
 from e2rank_rag.models.families import positions
-from e2rank_rag.models.loaded import (
-    LoadedModel,
+from e2rank_rag.models.names import find_model
+from e2rank_rag.models.runtime import (
+    Dtype,
     LoadKey,
     ModelUser,
+    Shared,
+    Worker,
     acquire,
-    load_encoder,
     release,
     stamp,
+    torch_device,
+    torch_dtype,
+    trying,
 )
-from e2rank_rag.models.names import find_model
-from e2rank_rag.models.tokenizer_check import check_special_ids
+from e2rank_rag.models.tokenizer_check import check_ids, check_special_ids
 from e2rank_rag.prompts import Prompts, Task, resolve_prompts, resolve_task
 from e2rank_rag.recipe import EncoderOf, Pooling, Recipe
-from e2rank_rag.tokenization import TextTokenizer, Tokens, collate, pad_id
-from e2rank_rag.types import Cut, Embeddings, ListwiseEncoding, T
+from e2rank_rag.tokenization import TextTokenizer, plain_tokenizer
+from e2rank_rag.types import Cut, Embeddings, ListwiseEncoding
 
-logger = logging.getLogger(__name__)
+R = TypeVar("R")
 
-Dtype = Literal["float32", "bfloat16", "float16"]
 
-BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
-"""Tokens of one forward pass, padding included. A longer text than this is a batch of its own."""
+@dataclass(kw_only=True)
+class LoadedModel(Shared):
+    """What the encoders of one model share.
+
+    listwise: the module that reads listwise prompts; the transformer itself without an adapter.
+    queries: vectors of recent queries. A pipeline encodes a query to search, and its reranker,
+        often another encoder of the same model, asks for the same vector again.
+    """
+
+    transformer: PreTrainedModel
+    listwise: PreTrainedModel
+    queries: RecentVectors = field(default_factory=lambda: RecentVectors(256))
 
 
 class Encoder(ModelUser[LoadedModel]):
-    """A text encoder with its recipe. Light: encoders of the same model share weights and thread.
+    """A `TextModel` in the thread of its device. Encoders of one model share weights and thread.
 
     Every method may be called from any thread; the `a...` twins never block the event loop. Vectors
     are float32 [n, dim], unit length, in input order, and the same for a text alone and in any
@@ -64,16 +80,23 @@ class Encoder(ModelUser[LoadedModel]):
     def __init__(self, key: LoadKey, model: LoadedModel, recipe: Recipe, *, name: str) -> None:
         super().__init__(key, model, name=name)
         self.recipe = recipe
-        self._backbone = Backbone(model.transformer, truncate_dim=recipe.truncate_dim)
-        self._listwise_backbone = Backbone(model.listwise, truncate_dim=recipe.truncate_dim)
         self.tokenizer = model.worker.run(
             lambda: TextTokenizer(model.tokenizer, model.plain, recipe)
         )
         check_special_ids(self.tokenizer.special_ids, model.transformer)
         self.hidden_size = int(model.transformer.config.hidden_size)
-        self.dim = recipe.truncate_dim or self.hidden_size
         self.feedback = recipe.feedback
         self.fingerprint = recipe.document_fingerprint(model.digest)
+        self._texts = TextModel(
+            model.transformer,
+            self.tokenizer,
+            listwise=model.listwise,
+            fingerprint=self.fingerprint,
+            name=name,
+            recent=model.queries,
+            before_batch=lambda: model.worker.check_cancelled(),
+        )
+        self.dim = self._texts.dim
 
     @classmethod
     def from_pretrained(
@@ -91,21 +114,21 @@ class Encoder(ModelUser[LoadedModel]):
         revision: str | None = None,
         local_files_only: bool = False,
     ) -> Self:
-        """Open a model folder, a hub id, or a model that needs neither.
+        """Open a shipped model by its name, a model folder or a hub id.
 
-        A Path is always a folder. A string is first a name of a model that ships with this package:
-        "minilm" is all-MiniLM-L6-v2, from the `minilm` extra; "e2rank-minilm" is that with a
-        listwise adapter of ours: the same vectors of documents and queries, a better reranking.
-        Of a ResRank folder this opens the encoder.
+        A Path is always a folder. "minilm" is all-MiniLM-L6-v2 from the `minilm` extra;
+        "e2rank-minilm" adds a listwise adapter, so its query and document vectors are the same and
+        its reranking is better. A ResRank folder gives its encoder.
 
-        pooling, prompts: only where the folder does not say (see `checkpoint.read_recipe`).
-        task: the instruction of causal models, one of `prompts.TASKS` or a Task of your own.
+        pooling, prompts: needed only where the folder does not state them, see `read_recipe`.
+        task: the instruction for causal models, one of `prompts.TASKS` or a Task.
         dtype: float32 on a CPU and bfloat16 on CUDA by default.
-        device: "cpu", "cuda", "cuda:1", ...; CUDA when there is one by default.
-        max_length: limit for queries and documents, in tokens, special ones included.
-        truncate_dim: keep this many leading dimensions (Matryoshka models).
+        device: "cpu", "cuda", "cuda:1", ...; by default CUDA if there is one.
+        max_length: limit for queries and documents in tokens, special tokens included.
+        truncate_dim: how many leading dimensions to keep (Matryoshka models).
 
-        Raises CheckpointError when the folder is missing, damaged, or does not say how it encodes.
+        Raises CheckpointError for a folder that is missing, damaged or does not state how it
+        encodes.
         """
         found = find_model(model, revision=revision, local_files_only=local_files_only)
         folder, part = encoder_folder(found.folder, local_files_only=local_files_only)
@@ -116,24 +139,18 @@ class Encoder(ModelUser[LoadedModel]):
             prompts=None if prompts is None else resolve_prompts(prompts),
             said=None if part is None else part.recipe,
         )
-        changes: dict[str, object] = {}
-        if max_length is not None:
-            changes.update(query_tokens=max_length, document_tokens=max_length)
-        if truncate_dim is not None:
-            changes["truncate_dim"] = truncate_dim
-        if task is not None:
-            changes["prompts"] = recipe.prompts.model_copy(update={"task": resolve_task(task)})
+        changes = _changes(recipe, task, max_length, truncate_dim)
         recipe = Recipe.model_validate({**dict(recipe), **changes})
+        weights, adapter = model_folders(
+            folder.resolve(), recipe, local_files_only=local_files_only
+        )
         where = torch_device(device)
-        folder = folder.resolve()
-        weights, adapter = model_folders(folder, recipe, local_files_only=local_files_only)
-        dtype_here = torch_dtype(dtype, where)
+        number = torch_dtype(dtype, where)
         files = stamp(weights, adapter)
-        key = LoadKey(weights, files, dtype_here, where, attn_implementation, adapter)
+        key = LoadKey(weights, files, number, where, attn_implementation, adapter)
         loaded = acquire(key, load_encoder)
         try:
-            _check_base(recipe, loaded, name=found.name)
-            _check_encoder(part, loaded, name=found.name)
+            _check_digests(recipe, part, loaded, name=found.name)
             _check_numbers(recipe, loaded, name=found.name)
         except BaseException as error:
             release(key, loaded)
@@ -149,14 +166,7 @@ class Encoder(ModelUser[LoadedModel]):
 
     def encode_queries(self, queries: Sequence[str], *, progress: bool | None = None) -> Embeddings:
         """Plain query vectors, float32 [n, dim]. ValueError for a query without any token."""
-        texts = checked_texts(queries, "query")
-        limit = self.recipe.query_tokens
-        return self._encode_logged(
-            "queries",
-            limit,
-            lambda: self.tokenizer.queries(texts),
-            lambda tokens: self._queries(tokens, progress=progress),
-        )
+        return self._run(TextModel.encode_queries, queries, progress=progress)
 
     def encode_documents(
         self,
@@ -165,20 +175,8 @@ class Encoder(ModelUser[LoadedModel]):
         on_cut: Callable[[Cut], None] | None = None,
         progress: bool | None = None,
     ) -> Embeddings:
-        """Document vectors, float32 [n, dim].
-
-        Over-long texts are cut at `recipe.document_tokens`; `on_cut` is told how many, without it
-        one warning per call is logged. progress: show a bar; None: on a terminal, for long calls.
-        """
-        texts = checked_texts(documents, "document")
-        limit = self.recipe.document_tokens
-        return self._encode_logged(
-            "documents",
-            limit,
-            lambda: self.tokenizer.documents(texts),
-            lambda tokens: self._forward(tokens, self._backbone, progress=progress),
-            on_cut,
-        )
+        """Document vectors, float32 [n, dim]; see `TextModel.encode_documents`."""
+        return self._run(TextModel.encode_documents, documents, on_cut=on_cut, progress=progress)
 
     def encode_listwise(
         self,
@@ -187,43 +185,21 @@ class Encoder(ModelUser[LoadedModel]):
         *,
         depth: int | None = None,
         query_weight: float | None = None,
+        query_vectors: Embeddings | None = None,
     ) -> ListwiseEncoding:
-        """One vector per query, of a prompt that holds the query and its first `depth` candidates.
-
-        This is E2Rank's pseudo-relevance-feedback query (arXiv 2510.22733, eq. 1): its cosine with
-        a document's own vector is that document's score. depth: None takes the recipe's; 0 leaves
-        the documents out. query_weight: `a` in `a * query + (1 - a) * listwise`, scaled to unit
-        length; None takes the recipe's.
-        """
-        texts = checked_texts(queries, "query")
-        if len(candidates) != len(texts):
-            raise ValueError(f"{len(texts)} queries came with {len(candidates)} candidate lists")
-        depth = self.recipe.listwise.depth if depth is None else depth
-        if depth < 0:
-            raise ValueError(f"depth must be 0 or more, got {depth}")
-        weight = self.recipe.query_weight if query_weight is None else query_weight
-        if not 0.0 <= weight <= 1.0:
-            raise ValueError(f"query_weight must be between 0 and 1, got {weight}")
-        lists = [checked_texts(documents[:depth], "candidate") for documents in candidates]
-
-        def encode() -> ListwiseEncoding:
-            tokens, usage = self.tokenizer.listwise(texts, lists, depth)
-            vectors = self._forward(tokens, self._listwise_backbone)
-            if weight > 0.0 and texts:
-                plain = self._queries(self.tokenizer.queries(texts))
-                vectors = weight * plain + (1.0 - weight) * vectors
-                vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-            return ListwiseEncoding(vectors.astype(np.float32, copy=False), tuple(usage))
-
-        return self._worker_run(encode)
+        """One vector per query that reranks its candidates; see `TextModel.encode_listwise`."""
+        return self._run(
+            TextModel.encode_listwise,
+            queries,
+            candidates,
+            depth=depth,
+            query_weight=query_weight,
+            query_vectors=query_vectors,
+        )
 
     def encode_verbatim(self, prompts: Sequence[str]) -> Embeddings:
-        """Finished prompts whose special tokens are meant: for checks against published vectors."""
-        return self._worker_run(
-            lambda: self._forward(
-                [self.tokenizer.verbatim(prompt) for prompt in prompts], self._listwise_backbone
-            )
-        )
+        """Vectors of finished prompts, float32 [n, dim]; see `TextModel.encode_verbatim`."""
+        return self._run(TextModel.encode_verbatim, prompts)
 
     async def aencode_queries(self, queries: Sequence[str]) -> Embeddings:
         """`encode_queries` without blocking the event loop."""
@@ -236,193 +212,88 @@ class Encoder(ModelUser[LoadedModel]):
         return await self.run_async(partial(self.encode_documents, documents, on_cut=on_cut))
 
     async def aencode_listwise(
-        self,
-        queries: Sequence[str],
-        candidates: Sequence[Sequence[str]],
-        *,
-        depth: int | None = None,
-        query_weight: float | None = None,
+        self, queries: Sequence[str], candidates: Sequence[Sequence[str]], **options: Any
     ) -> ListwiseEncoding:
         """`encode_listwise` without blocking the event loop."""
-        call = partial(
-            self.encode_listwise, queries, candidates, depth=depth, query_weight=query_weight
-        )
+        call = partial(self.encode_listwise, queries, candidates, **options)
         return await self.run_async(call)
 
     def save(self, folder: str | Path) -> Path:
         """Write model and recipe; `SentenceTransformer(folder)` opens it with the same vectors."""
-        loaded = self.loaded
+        loaded, adapter = self.loaded, self._key.adapter
         return loaded.worker.run(
             lambda: save_checkpoint(
-                folder,
-                loaded.transformer,
-                loaded.tokenizer,
-                self.recipe,
-                adapter=self._key.adapter,
+                folder, loaded.transformer, loaded.tokenizer, self.recipe, adapter=adapter
             )
         )
 
     @property
     def weights_folder(self) -> Path:
-        """Where the weights of queries and documents were read."""
+        """The folder that the weights for queries and documents were read from."""
         return self._key.folder
 
     def _drop(self) -> None:
-        # Not deleted: a call that is running finds out by `loaded` that this was closed.
-        self._backbone = self._listwise_backbone = None  # type: ignore[assignment]
+        self._texts = None  # type: ignore[assignment]
 
-    def _worker_run(self, call: Callable[[], T]) -> T:
-        return self.loaded.worker.run(call)
-
-    def _encode_logged(
-        self,
-        kind: str,
-        limit: int,
-        tokenise: Callable[[], list[Tokens]],
-        forward: Callable[[list[Tokens]], Embeddings],
-        on_cut: Callable[[Cut], None] | None = None,
-    ) -> Embeddings:
-        cut = Cut(0, 0, limit)
-
-        def encode() -> Embeddings:
-            nonlocal cut
-            tokens = tokenise()
-            cut = Cut(sum(row.cut for row in tokens), len(tokens), limit)
-            return forward(tokens)
-
-        vectors = self._worker_run(encode)
-        if cut.texts and on_cut is not None:
-            on_cut(cut)
-        elif cut.texts:
-            logger.warning(
-                "%d of %d %s were longer than %d tokens and were cut there", *cut[:2], kind, limit
-            )
-        return vectors
-
-    def _queries(self, tokens: Sequence[Tokens], *, progress: bool | None = False) -> Embeddings:
-        """As `_forward`, but for those that were asked for lately."""
-        recent = self.loaded.queries
-        keys = [(self.dim, tuple(row.ids), tuple(row.slots)) for row in tokens]
-        vectors = np.empty((len(tokens), self.dim), dtype=np.float32)
-        fresh = []
-        for row, key in enumerate(keys):
-            known = recent.get(key)
-            if known is None:
-                fresh.append(row)
-            else:
-                vectors[row] = known
-        asked = [tokens[row] for row in fresh]
-        vectors[fresh] = self._forward(asked, self._backbone, progress=progress)
-        for row in fresh:
-            recent.put(keys[row], vectors[row])
-        return vectors
-
-    def _forward(
-        self, tokens: Sequence[Tokens], backbone: Backbone, *, progress: bool | None = False
-    ) -> Embeddings:
-        """Batches of similar length through the model; runs in the worker thread."""
-        loaded, device = self.loaded, self._key.device
-        vectors = np.empty((len(tokens), self.dim), dtype=np.float32)
-        batches = list(batches_by_length([len(row.ids) for row in tokens], batch_tokens(device)))
-        padding = pad_id(loaded.tokenizer)
-        with torch.inference_mode():
-            for rows in _tracked(batches, progress):
-                loaded.worker.check_cancelled()
-                batch = collate([tokens[row] for row in rows], pad_id=padding)
-                output = backbone(**{name: part.to(device) for name, part in batch.items()})
-                vectors[rows] = output[:, 0].float().cpu().numpy()
-        if not (np.linalg.norm(vectors, axis=1) > 0.5).all():
-            raise not_finite(f"{self.name} gave vectors", self._key.dtype, "not finite or zero")
-        return vectors
+    def _run(self, method: Callable[..., R], *texts: Any, **options: Any) -> R:
+        """A method of the `TextModel`, in its thread."""
+        worker, model = self.loaded.worker, self._texts
+        return worker.run(lambda: method(model, *texts, **options))
 
 
-def batches_by_length(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Indices in batches of similar length, each at most `budget` tokens, padding included.
-
-    Longest first: what does not fit into memory fails at once, and the time left is not flattered.
-    """
-    batch: list[int] = []
-    width = 0
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        width = width or lengths[index]
-        if batch and width * (len(batch) + 1) > budget:
-            yield batch
-            batch, width = [], lengths[index]
-        batch.append(index)
-    if batch:
-        yield batch
-
-
-def _tracked(batches: list[list[int]], progress: bool | None) -> Iterator[list[int]]:
-    console = Console(stderr=True)
-    long = len(batches) > 50
-    shown = (console.is_terminal and long) if progress is None else progress
-    if not shown:
-        yield from batches
-        return
-    yield from track(batches, description="encoding", console=console, transient=True)
-
-
-def batch_tokens(device: torch.device) -> int:
-    """`BATCH_TOKENS` of this device."""
-    return BATCH_TOKENS["cpu" if device.type == "cpu" else "cuda"]
+def load_encoder(key: LoadKey) -> LoadedModel:
+    """Weights, listwise adapter and tokenizer of an encoder."""
+    tokenizer = load_tokenizer(key.folder)
+    load = partial(load_transformer, key.folder, attn_implementation=key.attn_implementation)
+    transformer = load(dtype=key.dtype)
+    plain = plain_tokenizer(tokenizer)
+    check_ids(tokenizer, plain, transformer)
+    # The digest is of values in bfloat16, which rounding to float16 first would change.
+    rounded = key.dtype == torch.float16
+    digest = weights_digest(load(dtype=torch.float32) if rounded else transformer)
+    # Before the adapter, so that tensors which both modules share are one on the device too.
+    to_device: Callable[..., PreTrainedModel] = transformer.to
+    transformer = to_device(device=key.device)
+    listwise = transformer if key.adapter is None else with_adapter(transformer, key.adapter)
+    if key.device.type == "cpu" and key.dtype == torch.float32:
+        use_onednn(transformer)
+        use_onednn(listwise)
+    with trying(key.folder):
+        ids = torch.tensor([tokenizer("a")["input_ids"]], device=key.device)
+        Backbone(transformer)(ids, torch.ones_like(ids), torch.ones_like(ids))
+    return LoadedModel(
+        transformer=transformer,
+        listwise=listwise,
+        tokenizer=tokenizer,
+        plain=plain,
+        digest=digest,
+        worker=Worker(str(key.device)),
+    )
 
 
-def checked_texts(texts: Sequence[str], kind: str) -> list[str]:
-    """Texts as a list; anything but a string that can be written as UTF-8 is an error."""
-    if isinstance(texts, str):
-        raise TypeError(f"expected a list of texts, got one string; write [{texts[:40]!r}]")
-    texts = list(texts)
-    for index, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise TypeError(f"{kind} {index} is a {type(text).__name__}, not a string")
-        if not text.isascii():
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                raise ValueError(
-                    f"{kind} {index} has a lone surrogate at character {error.start}, which is no "
-                    'text; clean it with text.encode("utf-8", "replace").decode()'
-                ) from None
-    return texts
+def _changes(
+    recipe: Recipe, task: Task | str | None, max_length: int | None, truncate_dim: int | None
+) -> dict[str, object]:
+    """The fields of a recipe that the caller states otherwise."""
+    changes: dict[str, object] = {}
+    if max_length is not None:
+        changes.update(query_tokens=max_length, document_tokens=max_length)
+    if truncate_dim is not None:
+        changes["truncate_dim"] = truncate_dim
+    if task is not None:
+        changes["prompts"] = recipe.prompts.model_copy(update={"task": resolve_task(task)})
+    return changes
 
 
-def torch_device(device: str | None) -> torch.device:
-    """A device by its name, always the same for the same one; None: CUDA where there is one."""
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if where.type == "cuda" and where.index is None:
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("cpu") if where.type == "cpu" else where
-
-
-def torch_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
-    """A dtype by its name; None: bfloat16 on CUDA, float32 elsewhere."""
-    if dtype is None:
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if dtype not in get_args(Dtype):
-        raise ValueError(f"dtype must be one of {list(get_args(Dtype))}, got {dtype!r}")
-    found: torch.dtype = getattr(torch, dtype)
-    return found
-
-
-def not_finite(what: str, dtype: torch.dtype, how: str = "not finite") -> FloatingPointError:
-    """The error for numbers of a model that nobody can rank by, and what helps."""
-    if dtype == torch.float32:
-        way = "float32 is the widest there is: the weights are damaged, or vectors that were given"
-    else:
-        way = 'open it with dtype="float32"'
-    return FloatingPointError(f"{what} in {dtype} that are {how}; {way}")
-
-
-def _check_base(recipe: Recipe, loaded: LoadedModel, *, name: str) -> None:
+def _check_digests(
+    recipe: Recipe, part: EncoderOf | None, loaded: LoadedModel, *, name: str
+) -> None:
+    """CheckpointError for an adapter or a reranker that was trained on other weights."""
     if recipe.adapter is not None and recipe.adapter.digest != loaded.digest:
         raise CheckpointError(
             f"the listwise adapter of {name} was trained on other weights than those of "
             f"{recipe.adapter.base!r} here; name the folder of its own base in {RECIPE_FILE}"
         )
-
-
-def _check_encoder(part: EncoderOf | None, loaded: LoadedModel, *, name: str) -> None:
     if part is not None and part.digest != loaded.digest:
         raise CheckpointError(
             f"the reranker of {name} was trained on vectors of other weights than those of its "

@@ -21,16 +21,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.checkpoint import load_tokenizer, weights_digest
 from e2rank_rag.models.cpu import use_onednn
-from e2rank_rag.models.encoder import (
-    Dtype,
-    batch_tokens,
-    batches_by_length,
-    checked_texts,
-    not_finite,
-    torch_device,
-    torch_dtype,
-)
-from e2rank_rag.models.loaded import LoadKey, ModelUser, Shared, acquire, stamp, trying
 from e2rank_rag.models.names import find_model
 from e2rank_rag.models.rankt5_checkpoint import (
     load_ranker,
@@ -39,11 +29,32 @@ from e2rank_rag.models.rankt5_checkpoint import (
     reads_segments,
     save_ranker,
 )
+from e2rank_rag.models.runtime import (
+    Dtype,
+    LoadKey,
+    ModelUser,
+    Shared,
+    Worker,
+    acquire,
+    batch_tokens,
+    not_finite,
+    stamp,
+    torch_device,
+    torch_dtype,
+    trying,
+)
 from e2rank_rag.models.tokenizer_check import check_ids, check_special_ids
-from e2rank_rag.models.worker import Worker
 from e2rank_rag.pair_tokenization import PairTokenizer
 from e2rank_rag.recipe import PairPooling, RankT5Recipe, Structure
-from e2rank_rag.tokenization import MIN_SHARE, Tokens, pad_id, plain_tokenizer, token_id
+from e2rank_rag.tokenization import (
+    MIN_SHARE,
+    Tokens,
+    batches_by_length,
+    checked_texts,
+    pad_id,
+    plain_tokenizer,
+    token_id,
+)
 from e2rank_rag.types import PairScores, PromptUsage
 
 

@@ -25,7 +25,6 @@ from transformers import (
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from e2rank_rag.errors import CheckpointError
-from e2rank_rag.models.backbone import pool
 from e2rank_rag.models.checkpoint import (
     RECIPE_FILE,
     load_tokenizer,
@@ -34,6 +33,7 @@ from e2rank_rag.models.checkpoint import (
     read_recipe_file,
     read_system,
 )
+from e2rank_rag.models.e2rank import pool
 from e2rank_rag.models.families import T5_FAMILY, positions
 from e2rank_rag.models.folder_check import read_json
 from e2rank_rag.models.folder_write import new_files, refuse_adapted

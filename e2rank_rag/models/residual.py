@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from e2rank_rag.models.backbone import pool
+from e2rank_rag.models.e2rank import pool
 from e2rank_rag.models.families import first_position
 from e2rank_rag.recipe import ResidualLayout
 from e2rank_rag.tokenization import Tokens

@@ -22,7 +22,7 @@ from e2rank_rag.closing import OpenModel
 from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.checkpoint import RECIPE_FILE, read_resrank_recipe
 from e2rank_rag.models.cpu import use_onednn
-from e2rank_rag.models.encoder import Dtype, Encoder, batch_tokens, batches_by_length, not_finite
+from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.models.families import positions
 from e2rank_rag.models.folder_check import inside
 from e2rank_rag.models.folder_write import new_files
@@ -35,7 +35,7 @@ from e2rank_rag.models.residual import (
     collate_lists,
     list_tokens,
 )
-from e2rank_rag.models.worker import in_passing_thread
+from e2rank_rag.models.runtime import Dtype, batch_tokens, in_passing_thread, not_finite
 from e2rank_rag.prompts import Task
 from e2rank_rag.recipe import (
     ENCODER_FOLDER,
@@ -43,7 +43,7 @@ from e2rank_rag.recipe import (
     EncoderOf,
     ResRankRecipe,
 )
-from e2rank_rag.tokenization import TextTokenizer, pad_id
+from e2rank_rag.tokenization import TextTokenizer, batches_by_length, pad_id
 from e2rank_rag.types import Embeddings, PromptUsage, T, TextEncoder
 
 HEAD_FILE = "head.safetensors"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from e2rank_rag.models.backbone import Backbone
+from e2rank_rag.models.e2rank import Backbone
 
 
 def embed(

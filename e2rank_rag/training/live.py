@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from e2rank_rag.models.backbone import Backbone
-from e2rank_rag.models.encoder import Encoder, batches_by_length
+from e2rank_rag.models.e2rank import Backbone
+from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.recipe import Recipe
-from e2rank_rag.tokenization import TextTokenizer, Tokens, collate
+from e2rank_rag.tokenization import TextTokenizer, Tokens, batches_by_length, collate
 from e2rank_rag.types import Cut, Embeddings, ListwiseEncoding, T
 
 BATCH_TOKENS = 8192
@@ -62,13 +62,16 @@ class LiveEncoder:
         *,
         depth: int | None = None,
         query_weight: float | None = None,
+        query_vectors: Embeddings | None = None,
     ) -> ListwiseEncoding:
         depth = self.recipe.listwise.depth if depth is None else depth
         weight = self.recipe.query_weight if query_weight is None else query_weight
         tokens, usage = self.tokenizer.listwise(queries, candidates, depth)
         vectors = self._forward(tokens)
         if weight > 0.0:
-            vectors = weight * self.encode_queries(queries) + (1.0 - weight) * vectors
+            if query_vectors is None:
+                query_vectors = self.encode_queries(queries)
+            vectors = weight * query_vectors + (1.0 - weight) * vectors
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         return ListwiseEncoding(vectors.astype(np.float32), tuple(usage))
 

@@ -20,9 +20,8 @@ from e2rank_rag.losses import (
     ranknet_loss,
     softmax_ce_loss,
 )
-from e2rank_rag.models.encoder import batches_by_length
 from e2rank_rag.pair_tokenization import PairTokenizer
-from e2rank_rag.tokenization import Tokens
+from e2rank_rag.tokenization import Tokens, batches_by_length
 from e2rank_rag.training.config import RankingLoss, RankT5Config, Targets
 from e2rank_rag.training.relevance import is_order, own_places, relevant_places
 from e2rank_rag.types import RankingExample

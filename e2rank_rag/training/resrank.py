@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from transformers import TrainingArguments
 
 from e2rank_rag.losses import info_nce_loss, ranknet_loss
-from e2rank_rag.models.backbone import Backbone
 from e2rank_rag.models.checkpoint import (
     RECIPE_FILE,
     load_tokenizer,
     read_resrank_recipe,
     read_system,
 )
+from e2rank_rag.models.e2rank import Backbone
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.models.names import name_beside, name_of_base, resolve_folder
 from e2rank_rag.models.residual import ResidualHead, ResidualRanker, token_length

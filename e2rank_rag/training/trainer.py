@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
-from e2rank_rag.models.backbone import Backbone
 from e2rank_rag.models.checkpoint import load_tokenizer, save_adapter
+from e2rank_rag.models.e2rank import Backbone
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.recipe import Recipe
 from e2rank_rag.rerankers import ListwiseReranker

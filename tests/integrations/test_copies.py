@@ -38,7 +38,7 @@ from langchain_e2rank import (
 )
 
 from e2rank_rag.errors import StoreError
-from e2rank_rag.models.loaded import loaded_models
+from e2rank_rag.models.runtime import loaded_models
 from e2rank_rag.pipeline import SearchPipeline
 from e2rank_rag.rerankers import load_reranker
 from e2rank_rag.store import QdrantStore

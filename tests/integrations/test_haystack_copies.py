@@ -18,7 +18,7 @@ from haystack_integrations.components.rankers.e2rank import E2RankRanker
 from haystack_integrations.components.retrievers.e2rank import E2RankRetriever
 from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 
-from e2rank_rag.models.loaded import loaded_models
+from e2rank_rag.models.runtime import loaded_models
 from e2rank_rag.store import QdrantStore
 from tests.integrations.haystack_kit import QUERY, TEXTS, Encoded, alike, documents, ids
 

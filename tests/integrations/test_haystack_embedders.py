@@ -17,7 +17,7 @@ from haystack_integrations.components.embedders.e2rank import (
 
 from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.encoder import Encoder
-from e2rank_rag.models.loaded import loaded_models
+from e2rank_rag.models.runtime import loaded_models
 from e2rank_rag.prompts import Task, resolve_prompts
 from tests.integrations.haystack_kit import QUERY, Encoded, alike, documents
 

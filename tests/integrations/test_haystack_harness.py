@@ -30,7 +30,7 @@ from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 
 from e2rank_rag.errors import StoreError
 from e2rank_rag.models.encoder import Encoder
-from e2rank_rag.models.loaded import loaded_models
+from e2rank_rag.models.runtime import loaded_models
 from tests.integrations.haystack_kit import QUERY, TEXTS, alike, documents, ids, memory_store
 
 ROOT = Path(__file__).parents[2]

@@ -17,7 +17,7 @@ from haystack_integrations.components.rankers.e2rank._candidates import was_fuse
 
 from e2rank_rag.errors import StoredVectorMismatch
 from e2rank_rag.models.encoder import Encoder
-from e2rank_rag.models.loaded import loaded_models
+from e2rank_rag.models.runtime import loaded_models
 from e2rank_rag.rerankers import ListwiseReranker
 from e2rank_rag.store import QdrantStore
 from e2rank_rag.stored_vectors import PROBED_OF_MIXED

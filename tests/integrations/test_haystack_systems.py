@@ -20,7 +20,7 @@ from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 
 from e2rank_rag.errors import CheckpointError, StoredVectorMismatch
 from e2rank_rag.models.encoder import Encoder
-from e2rank_rag.models.loaded import loaded_models
+from e2rank_rag.models.runtime import loaded_models
 from e2rank_rag.pipeline import SearchPipeline
 from e2rank_rag.rerankers import load_reranker
 from e2rank_rag.store import QdrantStore

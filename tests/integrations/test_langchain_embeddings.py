@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.encoder import Encoder
-from e2rank_rag.models.loaded import loaded_models
+from e2rank_rag.models.runtime import loaded_models
 from e2rank_rag.prompts import Task
 from tests.integrations.langchain_parts import QUERY, TEXTS, ticks_during
 

@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from qdrant_client import QdrantClient, models
 
 from e2rank_rag.errors import CheckpointError, StoredVectorMismatch, StoreError
-from e2rank_rag.models.loaded import loaded_models
+from e2rank_rag.models.runtime import loaded_models
 from e2rank_rag.rerankers import ListwiseReranker, load_reranker
 from e2rank_rag.store import LANGCHAIN_LAYOUT, QdrantStore
 from e2rank_rag.types import Document as CoreDocument

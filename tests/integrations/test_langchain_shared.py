@@ -22,7 +22,7 @@ from pydantic import ConfigDict, PrivateAttr, ValidationError
 from qdrant_client import QdrantClient
 
 from e2rank_rag.errors import StoredVectorMismatch, StoreError
-from e2rank_rag.models.loaded import loaded_models
+from e2rank_rag.models.runtime import loaded_models
 from e2rank_rag.prompts import Task
 from e2rank_rag.store import LANGCHAIN_LAYOUT, Layout, QdrantStore
 from tests.integrations.langchain_parts import (

@@ -20,10 +20,11 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer
 
 from e2rank_rag.errors import CheckpointError
-from e2rank_rag.models.encoder import BATCH_TOKENS, Encoder, batches_by_length
-from e2rank_rag.models.loaded import loaded_models
+from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.models.minilm import minilm_folder
+from e2rank_rag.models.runtime import BATCH_TOKENS, loaded_models
 from e2rank_rag.prompts import E2RANK, TASKS, Task
+from e2rank_rag.tokenization import batches_by_length
 
 END = "<|endoftext|>"
 INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"

@@ -20,9 +20,9 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from e2rank_rag.models.loaded import loaded_models
 from e2rank_rag.models.rankt5 import RankT5
 from e2rank_rag.models.rankt5_checkpoint import T5Ranker, save_ranker
+from e2rank_rag.models.runtime import loaded_models
 from e2rank_rag.recipe import RankT5Recipe
 from tests.cross_encoders import write_bert_cross_encoder
 

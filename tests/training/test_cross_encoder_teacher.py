@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from e2rank_rag.errors import CheckpointError
-from e2rank_rag.models.encoder import BATCH_TOKENS
+from e2rank_rag.models.runtime import BATCH_TOKENS
 from e2rank_rag.training.cross_encoder_teacher import CrossEncoderTeacher
 from e2rank_rag.training.labeling import TeacherError
 from tests.conftest import TEXT, xlmr_tokenizer

@@ -11,7 +11,7 @@ import torch
 from transformers import BertModel
 
 from e2rank_rag.losses import info_nce_loss
-from e2rank_rag.models.backbone import Backbone
+from e2rank_rag.models.e2rank import Backbone
 from e2rank_rag.training.gradcache import embed
 
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,300 @@
+"""E2Rank's core: texts to unit vectors with a transformer, a tokenizer and a recipe, in one thread.
+
+`encoder.Encoder` runs a `TextModel` in the thread of its device; training measures with a
+`TextModel` of the weights that it changes, so what is measured is what serves.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, nn
+
+from e2rank_rag.models.runtime import batch_tokens, not_finite
+from e2rank_rag.tokenization import TextTokenizer, Tokens, batches_by_length, checked_texts
+from e2rank_rag.types import Cut, Embeddings, ListwiseEncoding, T
+
+logger = logging.getLogger(__name__)
+
+
+def pool(hidden: Tensor, slots: Tensor) -> Tensor:
+    """The float32 mean of the hidden states of each slot: [B, L, D], int [B, L] -> [B, S, D].
+
+    S is the highest slot number; slot 0 is not pooled. Every row must fill every slot: the mean of
+    an empty slot is undefined, and checking here would cost a device synchronisation per batch, so
+    the code that fills the slots guarantees it (`TextTokenizer` does).
+    """
+    count = int(slots.max())
+    members = (
+        slots[:, None, :] == torch.arange(1, count + 1, device=slots.device)[:, None]
+    )  # [B, S, L]
+    sums = members.to(torch.float32) @ hidden.to(torch.float32)
+    return sums / members.sum(-1, keepdim=True)
+
+
+def blend(queries: Tensor, listwise: Tensor, weight: float) -> Tensor:
+    """`weight * queries + (1 - weight) * listwise`, scaled to unit length: [B, D] each.
+
+    The vector that reranks. With weight 0 it is the listwise vector as it is.
+    """
+    if weight == 0.0:
+        return listwise
+    return F.normalize(weight * queries + (1.0 - weight) * listwise, dim=-1)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Run a model as it serves: without dropout and without gradients.
+
+    A model in training mode is put back into training mode at the end. It runs under `no_grad`,
+    because tensors that it caches in inference mode could not be used for a gradient later.
+    """
+    if not model.training:
+        with torch.inference_mode():
+            yield
+        return
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train()
+
+
+class Backbone(nn.Module):
+    """A Hugging Face encoder or decoder without its head, giving unit vectors.
+
+    truncate_dim: how many leading dimensions are kept before scaling to unit length; None: all.
+    """
+
+    def __init__(self, transformer: nn.Module, *, truncate_dim: int | None = None) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.truncate_dim = truncate_dim
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, pool_slots: Tensor) -> Tensor:
+        """int [B, L] three times -> float32 [B, S, D], unit length, one vector per slot."""
+        hidden = self.transformer(
+            input_ids=input_ids, attention_mask=attention_mask
+        ).last_hidden_state
+        pooled = pool(hidden, pool_slots)[..., : self.truncate_dim]
+        return F.normalize(pooled, dim=-1)
+
+
+class RecentVectors:
+    """The vectors asked for last, at most `size` of them. Not thread-safe."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._vectors: dict[Hashable, Embeddings] = {}
+
+    def get(self, key: Hashable) -> Embeddings | None:
+        """The vector of this key, which becomes the most recent one; None if it is not kept."""
+        found = self._vectors.pop(key, None)
+        if found is not None:
+            self._vectors[key] = found
+        return found
+
+    def put(self, key: Hashable, vector: Embeddings) -> None:
+        """Keep a copy of the vector, and drop the one that was unused for longest."""
+        self._vectors[key] = vector.copy()
+        if len(self._vectors) > self.size:
+            del self._vectors[next(iter(self._vectors))]
+
+
+class TextModel:
+    """Queries, documents and listwise prompts to unit vectors. Satisfies `types.TextEncoder`.
+
+    Vectors are float32 [n, dim], unit length, in input order. The modules may be in training mode
+    and may change between calls: each call runs them without dropout and without gradients. Not
+    thread-safe.
+
+    transformer: reads queries and documents.
+    tokenizer: turns texts into tokens as its recipe says.
+    listwise: reads listwise prompts; None: the transformer does. While an adapter is trained,
+        `transformer` is the frozen base and `listwise` the model in training.
+    fingerprint: see `TextEncoder.fingerprint`.
+    name: what errors call the model.
+    recent: cache of query vectors, for a `transformer` that does not change.
+    before_batch: called before each forward pass; it may raise to stop the call.
+    """
+
+    def __init__(
+        self,
+        transformer: nn.Module,
+        tokenizer: TextTokenizer,
+        *,
+        listwise: nn.Module | None = None,
+        fingerprint: str = "in training",
+        name: str = "the model",
+        recent: RecentVectors | None = None,
+        before_batch: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.recipe = tokenizer.recipe
+        self.fingerprint = fingerprint
+        self.name = name
+        self.feedback = self.recipe.feedback
+        self.dim = int(self.recipe.truncate_dim or transformer.config.hidden_size)  # type: ignore[union-attr, arg-type]
+        self._plain = transformer
+        self._listwise = transformer if listwise is None else listwise
+        self._recent = recent
+        self._before_batch = before_batch
+
+    def encode_queries(
+        self, queries: Sequence[str], *, progress: bool | None = False
+    ) -> Embeddings:
+        """Plain query vectors, float32 [n, dim]. ValueError for a query without any token."""
+        tokens = self.tokenizer.queries(checked_texts(queries, "query"))
+        _log_cut("queries", _cut(tokens, self.recipe.query_tokens))
+        return self._queries(tokens, progress=progress)
+
+    def encode_documents(
+        self,
+        documents: Sequence[str],
+        *,
+        on_cut: Callable[[Cut], None] | None = None,
+        progress: bool | None = False,
+    ) -> Embeddings:
+        """Document vectors, float32 [n, dim].
+
+        Over-long texts are cut at `recipe.document_tokens`; `on_cut` is told how many, without it
+        one warning per call is logged. progress: show a bar; None: on a terminal, for long calls.
+        """
+        tokens = self.tokenizer.documents(checked_texts(documents, "document"))
+        vectors = self._forward(tokens, self._plain, progress=progress)
+        cut = _cut(tokens, self.recipe.document_tokens)
+        if on_cut is None:
+            _log_cut("documents", cut)
+        elif cut.texts:
+            on_cut(cut)
+        return vectors
+
+    def encode_listwise(
+        self,
+        queries: Sequence[str],
+        candidates: Sequence[Sequence[str]],
+        *,
+        depth: int | None = None,
+        query_weight: float | None = None,
+        query_vectors: Embeddings | None = None,
+    ) -> ListwiseEncoding:
+        """One vector per query, of a prompt that holds the query and its first `depth` candidates.
+
+        This is E2Rank's pseudo-relevance-feedback query (arXiv 2510.22733, eq. 1): its cosine with
+        a document's own vector is that document's score.
+
+        depth: None takes the recipe's; 0 leaves the documents out.
+        query_weight: `a` in `a * query + (1 - a) * listwise`, scaled to unit length, from 0 to 1;
+            None takes the recipe's.
+        query_vectors: [n, dim], what `encode_queries` gave for these queries; None: they are
+            encoded here if the weight needs them.
+        """
+        texts = checked_texts(queries, "query")
+        if len(candidates) != len(texts):
+            raise ValueError(f"{len(texts)} queries came with {len(candidates)} candidate lists")
+        depth = self.recipe.listwise.depth if depth is None else depth
+        if depth < 0:
+            raise ValueError(f"depth must be 0 or more, got {depth}")
+        weight = self.recipe.query_weight if query_weight is None else query_weight
+        if not 0.0 <= weight <= 1.0:
+            raise ValueError(f"query_weight must be between 0 and 1, got {weight}")
+        if query_vectors is not None and np.shape(query_vectors) != (len(texts), self.dim):
+            raise ValueError(
+                f"query_vectors has the shape {np.shape(query_vectors)}, and {len(texts)} queries "
+                f"have vectors of shape {(len(texts), self.dim)}"
+            )
+        lists = [checked_texts(documents[:depth], "candidate") for documents in candidates]
+        tokens, usage = self.tokenizer.listwise(texts, lists, depth)
+        vectors = self._forward(tokens, self._listwise)
+        if weight > 0.0:
+            if query_vectors is None:
+                query_vectors = self._queries(self.tokenizer.queries(texts))
+            plain = torch.from_numpy(np.asarray(query_vectors, dtype=np.float32))
+            vectors = blend(plain, torch.from_numpy(vectors), weight).numpy()
+        return ListwiseEncoding(vectors, tuple(usage))
+
+    def encode_verbatim(self, prompts: Sequence[str]) -> Embeddings:
+        """Vectors of finished prompts, in which special tokens are recognised, float32 [n, dim].
+
+        For checks against published vectors.
+        """
+        tokens = [self.tokenizer.verbatim(prompt) for prompt in prompts]
+        return self._forward(tokens, self._listwise)
+
+    async def run_async(self, call: Callable[[], T]) -> T:
+        """Run the call at once: this model has no thread of its own."""
+        return call()
+
+    def close(self) -> None:
+        """Do nothing: the modules belong to the caller."""
+
+    def _queries(self, tokens: Sequence[Tokens], *, progress: bool | None = False) -> Embeddings:
+        """As `_forward`, without a forward pass for queries that are in the cache."""
+        if self._recent is None:
+            return self._forward(tokens, self._plain, progress=progress)
+        keys = [(self.dim, tuple(row.ids), tuple(row.slots)) for row in tokens]
+        vectors = np.empty((len(tokens), self.dim), dtype=np.float32)
+        fresh = []
+        for row, key in enumerate(keys):
+            known = self._recent.get(key)
+            if known is None:
+                fresh.append(row)
+            else:
+                vectors[row] = known
+        asked = [tokens[row] for row in fresh]
+        vectors[fresh] = self._forward(asked, self._plain, progress=progress)
+        for row in fresh:
+            self._recent.put(keys[row], vectors[row])
+        return vectors
+
+    def _forward(
+        self, tokens: Sequence[Tokens], transformer: nn.Module, *, progress: bool | None = False
+    ) -> Embeddings:
+        """Vectors of tokenised texts, in batches of similar length."""
+        parameter = next(transformer.parameters())
+        backbone = Backbone(transformer, truncate_dim=self.recipe.truncate_dim)
+        vectors = np.empty((len(tokens), self.dim), dtype=np.float32)
+        budget = batch_tokens(parameter.device)
+        batches = list(batches_by_length([len(row.ids) for row in tokens], budget))
+        with evaluating(transformer):
+            for rows in _tracked(batches, progress):
+                self._before_batch()
+                batch = self.tokenizer.collate([tokens[row] for row in rows])
+                batch = {name: part.to(parameter.device) for name, part in batch.items()}
+                vectors[rows] = backbone(**batch)[:, 0].float().cpu().numpy()
+        if not (np.linalg.norm(vectors, axis=1) > 0.5).all():
+            raise not_finite(f"{self.name} gave vectors", parameter.dtype, "not finite or zero")
+        return vectors
+
+
+def _cut(tokens: Sequence[Tokens], limit: int) -> Cut:
+    return Cut(sum(row.cut for row in tokens), len(tokens), limit)
+
+
+def _log_cut(kind: str, cut: Cut) -> None:
+    if cut.texts:
+        logger.warning(
+            "%d of %d %s were longer than %d tokens and were cut there",
+            cut.texts,
+            cut.of,
+            kind,
+            cut.limit,
+        )
+
+
+def _tracked(batches: list[list[int]], progress: bool | None) -> Iterator[list[int]]:
+    console = Console(stderr=True)
+    long = len(batches) > 50
+    shown = (console.is_terminal and long) if progress is None else progress
+    if not shown:
+        yield from batches
+        return
+    yield from track(batches, description="encoding", console=console, transient=True)

@@ -1,0 +1,358 @@
+"""Models in memory: one copy of the weights for all that use them, and one thread per device.
+
+Tokenising and the forward pass of a model happen in the thread of its device: shared fast
+tokenizers truncate wrongly across threads without an error, and eight callers with two torch
+threads each would compete for the processor. Synchronous calls wait, asynchronous calls are
+awaited, and a cancelled call leaves the queue.
+
+All models of a device share its thread because a thread that has computed with torch keeps a team
+of OpenMP threads. Beside a second team, in a process with as many of them as cores, libgomp puts
+them to sleep between any two operations, and a short text takes 1.4 times as long
+(docs/performance.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar, get_args
+
+import torch
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase
+
+from e2rank_rag.closing import OpenModel
+from e2rank_rag.errors import CheckpointError
+from e2rank_rag.locks import ForkAware, Lock, opening
+from e2rank_rag.types import T
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
+"""Tokens of one forward pass, padding included. A longer text than this is a batch of its own."""
+
+
+def batch_tokens(device: torch.device) -> int:
+    """`BATCH_TOKENS` of this device."""
+    return BATCH_TOKENS["cpu" if device.type == "cpu" else "cuda"]
+
+
+def torch_device(device: str | None) -> torch.device:
+    """A device by its name, with its number for CUDA; None: CUDA if there is one, else the CPU."""
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if where.type == "cuda" and where.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu") if where.type == "cpu" else where
+
+
+def torch_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
+    """A dtype by its name; None: bfloat16 on CUDA, float32 elsewhere."""
+    if dtype is None:
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if dtype not in get_args(Dtype):
+        raise ValueError(f"dtype must be one of {list(get_args(Dtype))}, got {dtype!r}")
+    found: torch.dtype = getattr(torch, dtype)
+    return found
+
+
+def not_finite(what: str, dtype: torch.dtype, how: str = "not finite") -> FloatingPointError:
+    """The error for output that cannot be ranked by, with advice that suits the dtype."""
+    if dtype == torch.float32:
+        way = "float32 is the widest there is: the weights are damaged, or vectors that were given"
+    else:
+        way = 'open it with dtype="float32"'
+    return FloatingPointError(f"{what} in {dtype} that are {how}; {way}")
+
+
+CLOSED = "this model was closed; open it again with from_pretrained"
+
+
+class Cancelled(Exception):
+    """Raised inside a running job whose caller was cancelled or interrupted."""
+
+
+class DeviceThread:
+    """A thread with a queue. `here.gone` is the running job's event, see `Worker._gone`."""
+
+    def __init__(self, device: str) -> None:
+        self.executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"e2rank-{device}")
+        self.here = threading.local()
+
+
+_threads: dict[str, DeviceThread] = {}
+if hasattr(os, "register_at_fork"):  # not on Windows
+    # A child process has none of its parent's threads, but may go on with the parent's models.
+    os.register_at_fork(after_in_child=_threads.clear)
+
+
+def thread_of(device: str) -> DeviceThread:
+    """The thread of a device; it starts with its first job."""
+    return _threads.get(device) or _threads.setdefault(device, DeviceThread(device))
+
+
+def in_passing_thread(call: Callable[[], T]) -> T:
+    """The result of `call`, computed in a thread that ends afterwards, with its OpenMP threads."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="e2rank-open") as passing:
+        return passing.submit(call).result()
+
+
+class Worker(ForkAware):
+    """A model's calls in the thread of its device. `run` waits for its turn, `run_async` awaits it.
+
+    device: "cpu", "cuda:0", ...
+    """
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._jobs: set[Future[Any]] = set()
+        self._lock = Lock()
+        self._closed = False
+        super().__init__()
+
+    def run(self, call: Callable[[], T]) -> T:
+        """The result of `call`, computed in that thread. A call from there runs at once."""
+        if self._gone is not None:
+            return call()
+        gone = threading.Event()
+        future = self._submit(call, gone)
+        try:
+            return future.result()
+        except CancelledError:
+            raise RuntimeError(CLOSED) from None
+        except BaseException:
+            # Ctrl-C reaches the waiting thread only: take the job from the queue, or stop it.
+            gone.set()
+            future.cancel()
+            raise
+
+    async def run_async(self, call: Callable[[], T]) -> T:
+        """The same without blocking the event loop. A cancelled task leaves the queue."""
+        if self._gone is not None:
+            return call()
+        gone = threading.Event()
+        future = self._submit(call, gone)
+        try:
+            return await asyncio.wrap_future(future)
+        except BaseException:
+            gone.set()
+            task = asyncio.current_task()
+            if future.cancelled() and not (task and task.cancelling()):
+                # The worker was closed; to pass that on as it comes would end the caller's task.
+                raise RuntimeError(CLOSED) from None
+            raise
+
+    def check_cancelled(self) -> None:
+        """Raise `Cancelled` if the caller of the running job has given up; for long jobs."""
+        gone = self._gone
+        if gone is not None and gone.is_set():
+            raise Cancelled
+
+    def close(self) -> None:
+        """Finish what is running, drop what is queued. Safe to call twice, and from the thread."""
+        with self._lock:
+            self._closed = True
+            jobs = self._jobs.copy()
+        running = [job for job in jobs if not job.cancel()]
+        if self._gone is None:
+            wait(running)
+
+    def after_fork(self) -> None:
+        # They run, or wait, in the parent only.
+        self._jobs = set()
+
+    @property
+    def _gone(self) -> threading.Event | None:
+        """The running job's event, which is set when its caller gives up; None in other threads."""
+        return getattr(thread_of(self._device).here, "gone", None)
+
+    def _submit(self, call: Callable[[], T], gone: threading.Event) -> Future[T]:
+        thread = thread_of(self._device)
+
+        def job() -> T:
+            thread.here.gone = gone
+            try:
+                return call()
+            finally:
+                thread.here.gone = None
+
+        with self._lock:
+            if self._closed:
+                raise RuntimeError(CLOSED)
+            future = thread.executor.submit(job)
+            self._jobs.add(future)
+        future.add_done_callback(self._jobs.discard)
+        return future
+
+
+@dataclass(frozen=True)
+class LoadKey:
+    """What makes two requests the same model in memory; lengths and prompts do not count.
+
+    stamp: sizes and times of the weight files, so that a folder which training has overwritten is
+        another model.
+    adapter: folder of the listwise adapter, if the model has one.
+    system: the system that reads the weights, see `recipe.System`; for a cross-encoder with its
+        structure.
+    """
+
+    folder: Path
+    stamp: tuple[tuple[str, int, int], ...]
+    dtype: torch.dtype
+    device: torch.device
+    attn_implementation: str | None
+    adapter: Path | None = None
+    system: str = "e2rank"
+
+
+def stamp(*folders: Path | None) -> tuple[tuple[str, int, int], ...]:
+    """Name, size in bytes and time of change in ns of each weight file."""
+    files = [f for folder in folders if folder for f in sorted(folder.glob("*.safetensors"))]
+    return tuple((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files)
+
+
+@dataclass(kw_only=True)
+class Shared:
+    """A tokenizer and the only thread that may use it; each system adds its modules.
+
+    digest: names the weights, see `weights_digest`.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    plain: Tokenizer
+    worker: Worker
+    digest: str
+    users: int = field(default=0)
+
+    def free(self) -> None:
+        """Let go of everything but the worker, which tells late callers that it was closed."""
+        self.worker.close()
+        worker = self.worker
+        vars(self).clear()
+        self.worker = worker
+
+
+M = TypeVar("M", bound=Shared)
+
+_loaded: dict[LoadKey, Any] = {}
+_abandoned: deque[tuple[LoadKey, Shared]] = deque()
+_lock = Lock()
+
+
+def acquire(key: LoadKey, load: Callable[[LoadKey], M]) -> M:
+    """The model of this key, loaded at the first request; pair each call with `release`."""
+    with _lock:
+        if key not in _loaded:
+            with opening():
+                _loaded[key] = in_passing_thread(lambda: load(key))
+        found: M = _loaded[key]
+        found.users += 1
+    _release_abandoned()
+    return found
+
+
+def release(key: LoadKey, model: Shared) -> None:
+    """Give one use back; the last one frees the weights."""
+    with _lock:
+        model.users -= 1
+        last = model.users == 0
+        if last:
+            del _loaded[key]
+    if last:
+        model.free()
+        if key.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def abandon(key: LoadKey, model: Shared) -> None:
+    """Give one use back when a model is opened or closed next.
+
+    The garbage collector calls this in any thread, also in one that a holder of the lock waits for.
+    """
+    _abandoned.append((key, model))
+
+
+def _release_abandoned() -> None:
+    while True:
+        try:
+            use = _abandoned.popleft()
+        except IndexError:
+            return
+        release(*use)
+
+
+class ModelUser(OpenModel, Generic[M]):
+    """One use of a model in memory, given back by `close`.
+
+    A use that nothing refers to any more is given back when a model is next opened or closed.
+
+    digest: names the weights, see `weights_digest`.
+    """
+
+    def __init__(self, key: LoadKey, model: M, *, name: str) -> None:
+        self.name = name
+        self.digest = model.digest
+        self._key = key
+        self._model: M | None = model
+        self._abandoned = weakref.finalize(self, abandon, key, model)
+        self._abandoned.atexit = False
+
+    @property
+    def loaded(self) -> M:
+        """Weights, tokenizer and thread, which all users of the model share."""
+        model = self._model
+        if model is None:
+            raise RuntimeError(
+                f"{self.name} was closed; open it again with {type(self).__name__}.from_pretrained"
+            )
+        return model
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self._key.device
+
+    async def run_async(self, call: Callable[[], T]) -> T:
+        """Run a call in the thread of this model, whose methods run at once when called there."""
+        return await self.loaded.worker.run_async(call)
+
+    def close(self) -> None:
+        """Give the model back; the last one that uses it frees it. Safe to call twice."""
+        self._model = None
+        self._drop()
+        use = self._abandoned.detach()
+        if use is not None:
+            _, _, (key, model), _ = use
+            release(key, model)
+        _release_abandoned()
+
+    def _drop(self) -> None:
+        """Drop what refers to the weights, so that they can be freed."""
+
+
+def loaded_models() -> int:
+    """How many models are in memory and in use."""
+    _release_abandoned()
+    return len(_loaded)
+
+
+@contextmanager
+def trying(folder: Path) -> Iterator[None]:
+    """Around the first forward pass of a model: CheckpointError if it fails.
+
+    A config.json with impossible numbers is found out only here.
+    """
+    try:
+        with torch.inference_mode():
+            yield
+    except (torch.OutOfMemoryError, CheckpointError):
+        raise
+    except Exception as error:
+        raise CheckpointError(f"the model in {folder} reads no text: {error}") from error
