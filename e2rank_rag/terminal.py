@@ -18,6 +18,9 @@ from rich.console import Console
 from rich.text import Text
 
 SHOWN_CHARACTERS = 4000
+out = Console()
+err = Console(stderr=True)
+
 _JOINERS = "\u200c\u200d"  # invisible, and part of how Persian and emoji are written
 
 

@@ -10,16 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
-from e2rank_rag.terminal import say
+from e2rank_rag import terminal
 
 if TYPE_CHECKING:
     from e2rank_rag.training.labeling import LabelReport, Teacher
     from e2rank_rag.types import RankingExample
-
-out = Console()
-err = Console(stderr=True)
 
 
 def _chat(help: str, **settings: Any) -> Any:
@@ -81,7 +77,7 @@ def label(
     try:
         asyncio.run(_ask(chosen, examples, output, report, sizes))
     except KeyboardInterrupt:
-        err.print("interrupted; the same command goes on")
+        terminal.err.print("interrupted; the same command goes on")
         raise typer.Exit(1) from None
     finally:
         if report != LabelReport():
@@ -150,7 +146,7 @@ def _json_object(text: str) -> dict[str, Any]:
 
 def _tell(report: LabelReport, output: Path, limit: str) -> None:
     for line in _told(report, output, limit):
-        say(out, line)
+        terminal.say(terminal.out, line)
 
 
 def _told(report: LabelReport, output: Path, limit: str) -> Iterator[str]:

@@ -7,7 +7,7 @@ import re
 import pytest
 import typer
 
-from e2rank_rag.conditions import parse_filters
+from e2rank_rag.cli.search import parse_filters
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,12 @@
-"""The training commands on a collection of a few documents."""
+"""`e2rank mine`, `train` and `adapt` on a collection of a few documents."""
 
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
-from rich.console import Console
 
-from e2rank_rag import cli
 from e2rank_rag.models.encoder import Encoder
-from e2rank_rag.training import commands
 from e2rank_rag.training.examples import read_examples
 
 TEXTS = {
@@ -22,19 +18,6 @@ TEXTS = {
 QUERIES = {"1": "Which animals purr?", "2": "Which animals bark?", "3": "ferry times"}
 JUDGED = {"1": "cats", "2": "dogs", "3": "ferry"}
 STEPS = ["trainer.max_steps=2", "trainer.use_cpu=true", "trainer.per_device_train_batch_size=2"]
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["e2rank", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit:
-            cli.main()
-        return exit.value.code or 0, *capsys.readouterr()
-
-    monkeypatch.setattr(commands, "out", Console(force_terminal=False, width=300))
-    monkeypatch.setattr(cli, "err", Console(stderr=True, force_terminal=False, width=300))
-    return run
 
 
 @pytest.fixture

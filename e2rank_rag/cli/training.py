@@ -1,4 +1,4 @@
-"""`e2rank mine | label | train | adapt`: the training commands."""
+"""`e2rank mine`, `e2rank train` and `e2rank adapt`."""
 
 from __future__ import annotations
 
@@ -6,24 +6,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from e2rank_rag.terminal import say
-from e2rank_rag.training.label_command import label
+from e2rank_rag import terminal
+from e2rank_rag.cli.options import Device
 
-out = Console()
-
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; CUDA if there is one.")]
 Settings = Annotated[
     list[str] | None,
     typer.Argument(help="key=value or block.key=value, in place of the configuration's."),
 ]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to the command line."""
-    for command in (mine, label, train, adapt):
-        app.command()(command)
 
 
 def mine(
@@ -71,7 +61,9 @@ def mine(
     with Encoder.from_pretrained(model, device=device) as encoder:
         lists = mined(source, judged, encoder, None, add_missing=True)
     write_examples(output, lists.values(), texts=texts)
-    say(out, f"{len(lists):,} lists of {len(judged.queries):,} queries in {output}")
+    terminal.say(
+        terminal.out, f"{len(lists):,} lists of {len(judged.queries):,} queries in {output}"
+    )
 
 
 def train(
@@ -88,7 +80,9 @@ def train(
 
     folder = train_stage(read_config(config, settings or ()), resume=resume)
     if process() == 0:
-        say(out, f"the model is in {folder}, the record of the run in {folder / 'run'}")
+        terminal.say(
+            terminal.out, f"the model is in {folder}, the record of the run in {folder / 'run'}"
+        )
 
 
 def adapt(
@@ -134,7 +128,9 @@ def adapt(
     folder = train_listwise(config, resume=resume)
     if process() == 0:
         named = model_name(folder)  # "./minilm" of a folder that is called as what ships
-        say(out, f"the model is in {named}: name it where your pipeline names {base}")
+        terminal.say(
+            terminal.out, f"the model is in {named}: name it where your pipeline names {base}"
+        )
 
 
 def _refuse_corpus_of_folder(data: Path, corpus: Path | None) -> None:

@@ -1,0 +1,170 @@
+"""`e2rank evaluate`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from e2rank_rag import terminal
+from e2rank_rag.cli.options import (
+    ApiKey,
+    Device,
+    Model,
+    Reranker,
+    RerankerSystem,
+    check_expand,
+    check_system,
+    open_encoder,
+    open_reranker,
+    open_store,
+    report_bad,
+)
+from e2rank_rag.models.minilm import DEFAULT_MODEL
+from e2rank_rag.recipe import system_of
+
+if TYPE_CHECKING:
+    from e2rank_rag.evaluation.report import Experiment
+    from e2rank_rag.evaluation.systems import SystemResult
+
+BeirFolder = Annotated[
+    Path, typer.Argument(help="A BEIR folder: corpus, queries, qrels/SPLIT.tsv.")
+]
+Split = Annotated[str, typer.Option(help="Which judgements to use.")]
+Systems = Annotated[
+    str | None,
+    typer.Option(
+        help="Comma-separated: retrieve, rocchio, listwise, and rerank (the --reranker, or a "
+        "ResRank model's own). Default: the first two, and the one that the models provide.",
+    ),
+]
+Measures = Annotated[
+    str | None, typer.Option(help="Comma-separated names of ir-measures: nDCG@5,AP,RR@10.")
+]
+RunFile = Annotated[
+    Path | None, typer.Option(help="A TREC run: rank its candidates instead of searching.")
+]
+QrelsFile = Annotated[
+    Path | None, typer.Option(help="Judgements from this file instead of the folder's.")
+]
+Expand = Annotated[
+    bool, typer.Option("--expand", help="Rerankers search again with their own vector.")
+]
+KeptIndex = Annotated[
+    str | None,
+    typer.Option(help="Keep the index in this folder or on this server. Default: in memory."),
+]
+FiguresFile = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")]
+RunFolder = Annotated[
+    Path | None, typer.Option(help="Write a TREC run for each system into this folder.")
+]
+SkipBad = Annotated[
+    bool,
+    typer.Option("--skip-bad", help="Report bad queries, such as empty ones, and count them as 0."),
+]
+
+
+def evaluate(
+    folder: BeirFolder,
+    split: Split = "test",
+    model: Model = DEFAULT_MODEL,
+    reranker: Reranker = None,
+    system: RerankerSystem = None,
+    systems: Systems = None,
+    measures: Measures = None,
+    run: RunFile = None,
+    qrels: QrelsFile = None,
+    expand: Expand = False,
+    index: KeptIndex = None,
+    json_file: FiguresFile = None,
+    run_dir: RunFolder = None,
+    skip_bad: SkipBad = False,
+    device: Device = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Measure retrieval and reranking on a test collection: nDCG@10, R@100, RR@10, or others."""
+    from e2rank_rag.evaluation.report import Experiment, run_experiment
+
+    if run is not None and expand:
+        raise typer.BadParameter("--expand searches the collection; with --run nothing is searched")
+    kind = check_system(reranker, system)
+    chosen = {"systems": _systems(systems, model, reranker), "measures": _measures(measures)}
+    ranking = (reranker or model) if "rerank" in chosen["systems"] else None
+    if ranking is not None:
+        check_expand(expand, ranking, kind)
+    on_bad = report_bad if skip_bad else None
+    experiment = Experiment.read(folder, split, run=run, qrels=qrels, on_bad=on_bad)
+    experiment.check_outputs(json_file, run_dir)
+    with ExitStack() as opened:
+        encoder = opened.enter_context(open_encoder(model, device))
+        ranker = None
+        if ranking is not None:
+            ranker = opened.enter_context(open_reranker(ranking, kind, device))
+        name = f"{experiment.name}-{encoder.fingerprint[:8]}"
+        store = open_store(index or ":memory:", name, api_key)
+        opened.callback(store.close)
+        results = run_experiment(
+            experiment, encoder, store, reranker=ranker, expand=expand, progress=True, **chosen
+        )
+    models = model if reranker is None else f"{model}, reranked by {reranker}"
+    _print_results(experiment, results, models)
+    if json_file is not None:
+        experiment.write_json(json_file, results, model=model, reranker=reranker)
+    if run_dir is not None:
+        experiment.write_runs(run_dir, results)
+
+
+def _systems(systems: str | None, model: str, reranker: str | None) -> list[str]:
+    """The names in --systems, or by default those that the models can run."""
+    from e2rank_rag.evaluation.systems import RERANK, SYSTEMS
+
+    def reranks() -> bool:
+        return reranker is not None or system_of(model) == "resrank"
+
+    if systems is None:
+        return ["retrieve", "rocchio", RERANK if reranks() else "listwise"]
+    names = [name.strip() for name in systems.split(",") if name.strip()]
+    accepted = (*SYSTEMS, RERANK)
+    if not names or set(names) - set(accepted):
+        raise typer.BadParameter(f"--systems takes some of {', '.join(accepted)}, got {systems!r}")
+    if RERANK not in names and reranker is not None:
+        raise typer.BadParameter(f"--reranker is the system {RERANK}, which --systems leaves out")
+    if RERANK in names and not reranks():
+        raise typer.BadParameter(
+            f"--systems {RERANK} needs a --reranker, or a ResRank as --model; {model} itself is "
+            "measured as listwise"
+        )
+    return names
+
+
+def _measures(measures: str | None) -> Sequence[str]:
+    from e2rank_rag.evaluation.metrics import DEFAULT_MEASURES, parse_measures
+
+    if measures is None:
+        return DEFAULT_MEASURES
+    # Not at commas within brackets: nDCG(gains={0:0,1:1})@10 is one measure.
+    names = [name.strip() for name in re.split(r",(?![^(]*\))", measures) if name.strip()]
+    try:
+        parse_measures(names)
+    except ValueError as error:
+        raise typer.BadParameter(f"--measures: {error}") from None
+    return names
+
+
+def _print_results(
+    experiment: Experiment, results: Mapping[str, SystemResult], models: str
+) -> None:
+    from e2rank_rag.rendering import systems_table
+
+    title = f"{experiment.name} {experiment.split}, {len(experiment.qrels)} queries, {models}"
+    terminal.out.print(systems_table(results, title=title))
+    if experiment.unread:
+        unread = f"{len(experiment.unread):,} of the queries could not be read"
+        terminal.say(terminal.out, f"{unread} and count as zero")
+    if left_out := max(result.left_out for result in results.values()):
+        own = f"{left_out:,} queries are documents of the collection themselves, by id and text"
+        terminal.say(terminal.out, f"{own}: these documents were left out of their rankings")

@@ -1,0 +1,82 @@
+"""`e2rank index`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from e2rank_rag import terminal
+from e2rank_rag.cli.options import (
+    ApiKey,
+    CollectionName,
+    Device,
+    Index,
+    Model,
+    open_encoder,
+    open_store,
+    report_bad,
+)
+from e2rank_rag.models.minilm import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from e2rank_rag.indexing import IndexReport
+
+
+def index(
+    documents: Annotated[
+        Path,
+        typer.Argument(help="JSON lines with _id, text and title, plain or .gz; or a BEIR folder."),
+    ],
+    index: Index,
+    collection: CollectionName = "documents",
+    model: Model = DEFAULT_MODEL,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Delete documents that the file no longer contains.")
+    ] = False,
+    skip_bad: Annotated[
+        bool,
+        typer.Option("--skip-bad", help="Report bad records and skip them, instead of stopping."),
+    ] = False,
+    device: Device = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Put documents into an index. Run it again to add, change and (--prune) remove documents."""
+    from e2rank_rag.indexing import index_file
+
+    corpus = _corpus_file(documents)
+    on_bad = report_bad if skip_bad else None
+    with open_encoder(model, device) as encoder:
+        store = open_store(index, collection, api_key)
+        try:
+            report = index_file(corpus, encoder, store, prune=prune, on_bad=on_bad, progress=True)
+        except KeyboardInterrupt:
+            stored = f"interrupted: {store.count():,} documents are stored"
+            terminal.say(terminal.err, f"{stored}; run the same command to go on")
+            raise typer.Exit(1) from None
+        finally:
+            store.close()
+    _print_counts(report)
+
+
+def _corpus_file(path: Path) -> Path:
+    from e2rank_rag.evaluation.collections import Collection
+
+    return Collection.open(path).corpus_path if path.is_dir() else path
+
+
+def _print_counts(report: IndexReport) -> None:
+    counts = {
+        "added": report.added,
+        "updated": report.updated,
+        "meta updated": report.meta_updated,
+        "unchanged": report.unchanged,
+        "skipped": report.skipped,
+        "pruned": report.pruned,
+    }
+    changes = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+    terminal.say(terminal.out, f"{changes} in {report.seconds:.1f} s")
+    if report.cut:
+        cut = f"{report.cut:,} documents were longer than {report.cut_at} tokens"
+        terminal.say(terminal.out, f"{cut} and were cut there")

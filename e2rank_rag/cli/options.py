@@ -1,0 +1,116 @@
+"""Options that several commands share, and what they open."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, get_args
+
+import typer
+
+from e2rank_rag import terminal
+from e2rank_rag.recipe import System, system_of
+
+if TYPE_CHECKING:
+    from e2rank_rag.documents import BadRecord
+    from e2rank_rag.models.encoder import Encoder
+    from e2rank_rag.rerankers import BaseReranker
+    from e2rank_rag.store import QdrantStore
+
+Index = Annotated[
+    str,
+    typer.Option(
+        "--index",
+        help="A folder, which is created if missing, or the URL of a Qdrant server. A folder "
+        "contains pickles: those that Qdrant did not write are refused.",
+    ),
+]
+CollectionName = Annotated[str, typer.Option("--collection", help="Collection in the index.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help='Model folder, hub id, "minilm" (all-MiniLM-L6-v2), or "e2rank-minilm" (the same '
+        "with a listwise adapter).",
+    ),
+]
+Reranker = Annotated[
+    str | None,
+    typer.Option(
+        "--reranker",
+        "-r",
+        help="Rerank with this model, such as a cross-encoder. Default: the one in --model.",
+    ),
+]
+RerankerSystem = Annotated[
+    str | None,
+    typer.Option(
+        "--system",
+        help="Kind of a --reranker without e2rank.json: rankt5 for a T5 or a cross-encoder.",
+    ),
+]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: CUDA if there is one.")
+]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(help="API key of the Qdrant server. Default: the variable QDRANT_API_KEY."),
+]
+
+
+def check_system(reranker: str | None, system: str | None) -> System | None:
+    """The value of --system. Raises BadParameter for an unknown one, and without a --reranker."""
+    if system is None:
+        return None
+    if reranker is None:
+        raise typer.BadParameter("--system describes a --reranker; name its folder")
+    for name in get_args(System):
+        if name == system:
+            return name  # type: ignore[no-any-return]
+    raise typer.BadParameter(f"--system takes one of {', '.join(get_args(System))}, got {system!r}")
+
+
+def check_expand(expand: bool, reranker: str, system: System | None) -> None:
+    """Refuse --expand with a reranker that has no query vector, before any model is loaded."""
+    if expand and (kind := system_of(reranker, system)) != "e2rank":
+        raise typer.BadParameter(
+            f"--expand searches with the reranker's vector, and {reranker} ({kind}) has none; "
+            "leave the option out, or rerank with an E2Rank model"
+        )
+
+
+def open_encoder(model: str, device: str | None) -> Encoder:
+    """The embedding model, with a note on stderr while it loads."""
+    with terminal.err.status("loading the model"):
+        from e2rank_rag.models.encoder import Encoder
+
+        return Encoder.from_pretrained(model, device=device)
+
+
+def open_reranker(model: str, system: System | None, device: str | None) -> BaseReranker:
+    """The reranker, with a note on stderr while it loads."""
+    with terminal.err.status("loading the reranker"):
+        from e2rank_rag.rerankers import load_reranker
+
+        return load_reranker(model, system=system, device=device)
+
+
+def open_store(
+    location: str, collection: str, api_key: str | None, *, must_exist: bool = False
+) -> QdrantStore:
+    """The collection. Raises FileNotFoundError for a missing folder if it `must_exist`."""
+    from e2rank_rag.store import QdrantStore
+    from e2rank_rag.store.opening import kind_of
+
+    server = kind_of(location) == "server"
+    if must_exist and not server and not Path(location).expanduser().is_dir():
+        raise FileNotFoundError(f"no index at {location}; make one with `e2rank index`")
+    if server and api_key is None:
+        api_key = os.environ.get("QDRANT_API_KEY")
+    return QdrantStore.open(location, collection, api_key=api_key)
+
+
+def report_bad(record: BadRecord) -> None:
+    """Print why a record was skipped."""
+    terminal.say(terminal.err, f"line {record.line}: {record.reason}")

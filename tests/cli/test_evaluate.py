@@ -1,0 +1,203 @@
+"""`e2rank evaluate` on a small collection: what it prints, what it writes, how it fails."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+
+from e2rank_rag.evaluation.collections import Collection
+from e2rank_rag.evaluation.metrics import evaluate
+from e2rank_rag.evaluation.runs import read_run
+from e2rank_rag.models.encoder import Encoder
+from e2rank_rag.store import QdrantStore
+from tests.cli.parts import IDS, QUERIES, RECORDS, TEXTS
+from tests.kit import write_jsonl
+
+
+def test_evaluate_measures_a_reranker_beside_its_retrieval(
+    run, beir, tmp_path, tiny_bert, tiny_resrank, tiny_rankt5
+):
+    figures = tmp_path / "figures.json"
+    options = ["--measures", "nDCG@5, MRR@10,nDCG(gains={0:0,1:3})@10", "--json", figures]
+    measures = ["nDCG@5", "MRR@10", "nDCG(gains={0:0,1:3})@10", "seconds_per_query"]
+    by_rankt5 = ["--model", tiny_bert, "--reranker", tiny_rankt5]
+    for models, reranker in ((by_rankt5, str(tiny_rankt5)), (["--model", tiny_resrank], None)):
+        code, out, _ = run("evaluate", beir, *models, *options)
+        assert code == 0
+        record = json.loads(figures.read_text())
+        assert record.get("reranker") == reranker
+        assert (f", reranked by {reranker}" in " ".join(out.split())) is (reranker is not None)
+        assert list(record["systems"]) == ["retrieve", "rocchio", "rerank"]
+        assert all(list(values) == measures for values in record["systems"].values())
+    code, _, _ = run("evaluate", beir, "--systems", "rerank,listwise", *by_rankt5, *options)
+    assert code == 0
+    assert list(json.loads(figures.read_text())["systems"]) == ["rerank", "listwise"]
+
+
+def test_an_empty_query_ends_evaluate_or_counts_as_zero_and_is_said(run, beir, tmp_path, tiny_bert):
+    command = ["evaluate", beir, "--model", tiny_bert, "--systems", "retrieve"]
+    write_jsonl(beir / "queries.jsonl", [{"_id": "q1", "text": QUERIES["q1"]}])
+    (beir / "qrels" / "half.tsv").write_text("q1\tcats\t1\n")
+    half, whole = tmp_path / "half.json", tmp_path / "whole.json"
+    assert run(*command, "--split", "half", "--json", half)[0] == 0
+
+    write_jsonl(
+        beir / "queries.jsonl", [{"_id": "q1", "text": QUERIES["q1"]}, {"_id": "q2", "text": " "}]
+    )
+    code, _, err = run(*command)
+    assert code == 1
+    assert f"error: {beir / 'queries.jsonl'}, line 2: no text" in err
+    runs = tmp_path / "runs"
+    code, out, err = run(*command, "--skip-bad", "--json", whole, "--run-dir", runs)
+    assert code == 0
+    assert "line 2: no text" in err
+    assert "small test, 2 queries" in out
+    assert "1 of the queries could not be read and count as zero" in out
+    record = json.loads(whole.read_text())
+    assert record["unread_queries"] == ["q2"]
+    alone = json.loads(half.read_text())["systems"]["retrieve"]
+    for measure in ("nDCG@10", "R@100", "RR@10"):
+        assert alone[measure] > 0
+        assert record["systems"]["retrieve"][measure] == pytest.approx(alone[measure] / 2)
+    assert set(read_run(runs / "small.test.retrieve.trec")) == {"q1"}
+
+
+def test_evaluate_says_for_how_many_queries_their_own_document_was_left_out(run, beir, tiny_bert):
+    own = [{"_id": id, "text": f"  {text}"} for id, text in QUERIES.items()]
+    write_jsonl(beir / "corpus.jsonl.gz", [*RECORDS, *own])
+    code, out, _ = run("evaluate", beir, "--model", tiny_bert, "--systems", "retrieve")
+    assert code == 0
+    assert "2 queries are documents of the collection themselves" in out
+
+
+def test_evaluate_refuses_systems_that_the_models_do_not_make(run, beir, tiny_bert, tiny_rankt5):
+    both = ["--model", tiny_bert, "--reranker", tiny_rankt5]
+    for options, message in (
+        (["--model", tiny_bert, "--systems", "rerank"], "--systems rerank needs a --reranker"),
+        ([*both, "--systems", "listwise"], "the system rerank, which --systems leaves out"),
+        ([*both, "--expand"], "(rankt5) has none"),
+    ):
+        code, _, err = run("evaluate", beir, *options)
+        assert code == 2
+        assert message in " ".join(err.replace("│", " ").split())
+    code, _, err = run("evaluate", beir, "--model", tiny_rankt5)
+    assert code == 1
+    assert "this one as the reranker" in err
+
+
+def test_evaluate_writes_figures_and_runs(run, beir, tmp_path, tiny_bert):
+    figures, runs = tmp_path / "out" / "figures.json", tmp_path / "runs"
+    code, out, _ = run("evaluate", beir, "--model", tiny_bert, "--json", figures, "--run-dir", runs)
+    assert code == 0
+    assert "small test, 2 queries" in out
+    record = json.loads(figures.read_text())
+    assert {key: record[key] for key in ("collection", "split", "model")} == {
+        "collection": "small",
+        "split": "test",
+        "model": str(tiny_bert),
+    }
+    assert set(record) == {"collection", "split", "model", "systems"}
+    assert list(record["systems"]) == ["retrieve", "rocchio", "listwise"]
+    qrels = {"q1": {"cats": 1}, "q2": {"ferry": 1}}
+    for system, values in record["systems"].items():
+        assert set(values) == {"nDCG@10", "R@100", "RR@10", "seconds_per_query"}
+        assert values.pop("seconds_per_query") > 0
+        assert all(0.0 <= value <= 1.0 for value in values.values())
+        written = read_run(runs / f"small.test.{system}.trec")
+        assert evaluate(written, qrels) == values
+        assert {query: set(documents) for query, documents in written.items()} == {
+            query: set(IDS) for query in QUERIES
+        }
+
+
+@pytest.mark.parametrize("id", ["a\nb", "a b", "a\tb", "\n", "é\x0bé"])
+@pytest.mark.parametrize("of", ["document", "query"])
+def test_a_trec_id_that_cannot_be_written_is_refused_before_anything_is_measured(
+    run, beir, tmp_path, tiny_bert, monkeypatch, id, of
+):
+    id = f"x{id}"
+    if of == "document":
+        write_jsonl(beir / "corpus.jsonl.gz", [*RECORDS, {"_id": id, "text": "birds"}])
+    else:
+        write_jsonl(beir / "queries.jsonl", [{"_id": id, "text": "q"}])
+        monkeypatch.setattr(Collection, "qrels", lambda *_: {id: {"cats": 1}})
+    command = ["evaluate", beir, "--model", tiny_bert, "--systems", "retrieve"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Encoder, "from_pretrained", None)
+        code, _, err = run(*command, "--run-dir", tmp_path / "runs")
+    assert code == 1
+    assert f"a {of} id is {id!r}; a TREC run separates its columns by white space" in err
+    assert list((tmp_path / "runs").iterdir()) == []
+    assert run(*command)[0] == 0
+
+
+def test_places_that_cannot_be_written_are_refused_before_anything_is_measured(
+    run, beir, tmp_path, tiny_bert, monkeypatch
+):
+    monkeypatch.setattr(Encoder, "from_pretrained", None)
+    (tmp_path / "file").write_text("")
+    for option, place in (
+        ("--run-dir", tmp_path / "file"),
+        ("--json", tmp_path / "file" / "figures.json"),
+        ("--json", tmp_path),
+    ):
+        code, _, err = run("evaluate", beir, "--model", tiny_bert, option, place)
+        assert code == 1
+        assert str(tmp_path) in err
+
+
+def test_evaluate_ranks_the_candidates_of_a_run(run, beir, tmp_path, tiny_bert, bert):
+    candidates = tmp_path / "bm25.trec"
+    candidates.write_text("q1 Q0 bread 1 9.5 bm25\nq1 Q0 dogs 2 8 bm25\nq1 Q0 cats 3 7 bm25\n")
+    figures, runs = tmp_path / "figures.json", tmp_path / "runs"
+    options = ["--run", candidates, "--json", figures, "--run-dir", runs, "--model", tiny_bert]
+    code, _, _ = run("evaluate", beir, "--systems", "retrieve, listwise", *options)
+    assert code == 0
+    texts = {id: text for id, text in zip(IDS, TEXTS, strict=True) if id != "ferry"}
+    cosines = bert.encode_documents(list(texts.values())) @ bert.encode_queries([QUERIES["q1"]])[0]
+    by_hand = [list(texts)[i] for i in np.argsort(-cosines)]
+    written = read_run(runs / "small.test.retrieve.trec")
+    assert {query: list(documents) for query, documents in written.items()} == {"q1": by_hand}
+    # q2 is not in the run: it counts as zero.
+    place = by_hand.index("cats") + 1
+    values = json.loads(figures.read_text())["systems"]["retrieve"]
+    assert values["RR@10"] == pytest.approx(1 / place / 2)
+    assert values["nDCG@10"] == pytest.approx(1 / math.log2(place + 1) / 2)
+    assert values["R@100"] == 0.5
+
+
+def test_evaluate_takes_judgements_from_a_file(run, beir, tmp_path, tiny_bert):
+    qrels, figures = tmp_path / "other.qrels", tmp_path / "figures.json"
+    qrels.write_text("q2 0 nowhere 1\n")
+    options = ["--qrels", qrels, "--json", figures, "--model", tiny_bert]
+    code, out, _ = run("evaluate", beir, "--systems", "retrieve", *options)
+    assert code == 0
+    assert "1 queries" in out
+    values = json.loads(figures.read_text())["systems"]["retrieve"]
+    assert [values[name] for name in ("nDCG@10", "R@100", "RR@10")] == [0.0, 0.0, 0.0]
+
+
+def test_evaluate_keeps_its_index_where_it_is_told(run, beir, tmp_path, tiny_bert):
+    options = ["--systems", "retrieve", "--model", tiny_bert, "--index", tmp_path / "kept"]
+    for _ in range(2):
+        assert run("evaluate", beir, *options)[0] == 0
+    store = QdrantStore.open(tmp_path / "kept", "probe")
+    (collection,) = store.client.get_collections().collections
+    assert re.fullmatch(r"small-[0-9a-f]{8}", collection.name)
+    store.close()
+
+
+def test_an_unknown_split_names_those_there_are(run, beir):
+    code, _, err = run("evaluate", beir, "--split", "dev")
+    assert code == 1
+    assert "has no split 'dev'; there is: test" in err
+
+
+def test_evaluate_refuses_to_expand_a_given_run(run, beir):
+    code, _, err = run("evaluate", beir, "--run", beir / "bm25.trec", "--expand")
+    assert code == 2
+    assert "with --run nothing is searched" in " ".join(err.split())
