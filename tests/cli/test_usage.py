@@ -7,7 +7,6 @@ import sys
 
 import pytest
 
-
 COMMANDS = ["demo", "index", "search", "evaluate", "verify", "mine", "label", "train", "adapt"]
 
 
