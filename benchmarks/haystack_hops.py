@@ -42,7 +42,7 @@ from transformers import AutoTokenizer, BertConfig, BertModel
 
 from e2rank_rag.data import shipped_collection
 from e2rank_rag.documents import read_documents
-from e2rank_rag.models.minilm import minilm_folder
+from e2rank_rag.models.shipped import minilm_folder
 
 RESULTS = Path(__file__).parent / "results" / "haystack_hops.json"
 CANDIDATES = 100

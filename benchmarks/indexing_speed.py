@@ -24,7 +24,7 @@ from sentence_transformers import SentenceTransformer
 
 from e2rank_rag.data import shipped_collection
 from e2rank_rag.models.encoder import Encoder
-from e2rank_rag.models.minilm import minilm_folder
+from e2rank_rag.models.shipped import minilm_folder
 
 RESULTS = Path(__file__).parent / "results" / "indexing_speed.json"
 MAX_LENGTH = 256

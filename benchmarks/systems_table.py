@@ -34,7 +34,7 @@ from systems_latency import one_round, ratios, ratios_table, summary, times_tabl
 
 from e2rank_rag.evaluation.significance import holm_correction, paired_randomization_test
 from e2rank_rag.models.encoder import Encoder
-from e2rank_rag.recipe import system_of
+from e2rank_rag.models.folders import system_of
 from e2rank_rag.rerankers import (
     BaseReranker,
     ListwiseReranker,

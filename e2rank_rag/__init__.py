@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from e2rank_rag.errors import CheckpointError, StoredVectorMismatch, StoreError
     from e2rank_rag.feedback import Feedback
     from e2rank_rag.indexing import IndexReport, index_documents, index_file
+    from e2rank_rag.models.cross_encoder import CrossEncoder, RankT5
     from e2rank_rag.models.encoder import Encoder
-    from e2rank_rag.models.rankt5 import RankT5
     from e2rank_rag.models.resrank import ResRank
     from e2rank_rag.pipeline import SearchPipeline
     from e2rank_rag.rerankers import (
@@ -36,7 +36,8 @@ _HOMES = {
     "Document": "types",
     "Hit": "types",
     "Encoder": "models.encoder",
-    "RankT5": "models.rankt5",
+    "CrossEncoder": "models.cross_encoder",
+    "RankT5": "models.cross_encoder",
     "Feedback": "feedback",
     "ListwiseReranker": "rerankers",
     "CrossEncoderReranker": "rerankers",
@@ -56,6 +57,7 @@ _HOMES = {
 
 __all__ = [
     "CheckpointError",
+    "CrossEncoder",
     "CrossEncoderReranker",
     "Document",
     "Encoder",

@@ -17,7 +17,7 @@ from e2rank_rag.evaluation.collections import Collection
 from e2rank_rag.evaluation.systems import SYSTEMS, run_system
 from e2rank_rag.indexing import index_file
 from e2rank_rag.models.encoder import Encoder
-from e2rank_rag.models.minilm import DEFAULT_MODEL
+from e2rank_rag.models.shipped import DEFAULT_MODEL
 from e2rank_rag.pipeline import SearchPipeline
 from e2rank_rag.rendering import before_after_table, systems_table
 from e2rank_rag.rerankers import ListwiseReranker

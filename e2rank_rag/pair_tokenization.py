@@ -7,14 +7,15 @@ slicing, and special ids are put around by hand.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from e2rank_rag.errors import CheckpointError
-from e2rank_rag.recipe import RankT5Recipe
+from e2rank_rag.prompts import PairPrompt
 from e2rank_rag.tokenization import (
     MIN_SHARE,
     Tokens,
@@ -23,6 +24,60 @@ from e2rank_rag.tokenization import (
     pad_id,
     special_frame,
 )
+
+Structure = Literal["encoder-decoder", "encoder-only"]
+
+PairPooling = Literal["first", "mean"]
+
+SCORE_TOKEN = "<extra_id_10>"
+"""A token that T5 never used: RankT5 reads the score off it (arXiv 2210.10634, section 4.1)."""
+
+
+class CrossEncoderRecipe(BaseModel):
+    """Everything that turns a query and a document into a score, but for the weights.
+
+    structure: of an encoder-decoder, the score is the logit of `score_token` in the first step of
+        the decoder; of an encoder alone, what a dense layer makes of one vector of the pair.
+    input: "text" is one string, by `prompt`; "segments" are query and document as the tokenizer
+        joins a pair, for BERT and its kind, whose classifier has a pooling of its own.
+    pooling: of an encoder-only T5: the first token, or the mean of all.
+    max_tokens: of a pair, special tokens included; documents are cut there.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    system: Literal["rankt5"] = "rankt5"
+    structure: Structure
+    input: Literal["text", "segments"]
+    prompt: PairPrompt = PairPrompt()
+    score_token: str | None = None
+    pooling: PairPooling | None = None
+    max_tokens: int = Field(default=512, ge=16)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, stated: Any) -> Any:
+        if not isinstance(stated, dict):
+            return stated
+        filled = dict(stated)
+        if filled.get("structure") == "encoder-decoder" and filled.get("score_token") is None:
+            filled["score_token"] = SCORE_TOKEN
+        pooled = filled.get("structure") == "encoder-only" and filled.get("input") == "text"
+        if pooled and filled.get("pooling") is None:
+            filled["pooling"] = "first"
+        return filled
+
+    @model_validator(mode="after")
+    def _consistent(self) -> CrossEncoderRecipe:
+        decoder = self.structure == "encoder-decoder"
+        if decoder and self.input == "segments":
+            raise ValueError('an encoder-decoder reads a pair as "text", not as "segments"')
+        if self.score_token is not None and not decoder:
+            raise ValueError("score_token is of an encoder-decoder; leave it out")
+        if self.pooling is not None and (decoder or self.input == "segments"):
+            raise ValueError("pooling is of an encoder-only T5; leave it out")
+        return self
 
 
 class PairFrame(NamedTuple):
@@ -48,7 +103,7 @@ class PairTokenizer:
         self,
         tokenizer: PreTrainedTokenizerBase,
         plain: Tokenizer,
-        recipe: RankT5Recipe,
+        recipe: CrossEncoderRecipe,
         *,
         segments: bool,
         padding: int | None = None,

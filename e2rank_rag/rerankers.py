@@ -30,7 +30,7 @@ from e2rank_rag.candidates import checked_lists
 from e2rank_rag.closing import Closable
 from e2rank_rag.feedback import Feedback, order
 from e2rank_rag.locks import opening
-from e2rank_rag.recipe import System, system_of
+from e2rank_rag.models.folders import System, system_of
 from e2rank_rag.stored_vectors import (
     CandidateVectors,
     StoredVectors,
@@ -190,7 +190,7 @@ class EnhancedQueryReranker(VectorReranker):
 class CrossEncoderReranker(BaseReranker):
     """Scores the text of each candidate with the query, such as RankT5; vectors are left alone.
 
-    model: scores pairs, such as `models.rankt5.RankT5`; as many forward passes as candidates, all
+    model: scores pairs, such as `CrossEncoder`; as many forward passes as candidates, all
     with their whole text. Scores are comparable within one query, not across queries.
     """
 
@@ -423,9 +423,9 @@ def load_reranker(
     # Imported here: a pipeline with its reranker is built without torch.
     match found:
         case "rankt5":
-            from e2rank_rag.models.rankt5 import RankT5
+            from e2rank_rag.models.cross_encoder import CrossEncoder
 
-            return CrossEncoderReranker(_opened(RankT5, model, options))
+            return CrossEncoderReranker(_opened(CrossEncoder, model, options))
         case "resrank":
             from e2rank_rag.models.resrank import ResRank
 

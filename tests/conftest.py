@@ -38,11 +38,10 @@ from transformers import (
 )
 from transformers.models.qwen2 import Qwen2Tokenizer
 
+from e2rank_rag.models.cross_encoder import CrossEncoder
 from e2rank_rag.models.encoder import Encoder
-from e2rank_rag.models.rankt5 import RankT5
-from e2rank_rag.models.residual import ResidualHead
+from e2rank_rag.models.residual import EncoderOf, ResidualHead, ResidualLayout, ResRankRecipe
 from e2rank_rag.models.resrank import ResRank
-from e2rank_rag.recipe import EncoderOf, ResidualLayout, ResRankRecipe
 
 os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "false"  # importing haystack would write a file for it
 
@@ -354,7 +353,7 @@ def tiny_resrank(tiny_bert, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_rankt5(tiny_t5, tmp_path_factory) -> Path:
     """A RankT5 folder that says what it is: an encoder-decoder, 64 tokens of a pair."""
-    with RankT5.from_pretrained(tiny_t5, max_length=64) as ranker:
+    with CrossEncoder.from_pretrained(tiny_t5, max_length=64) as ranker:
         return ranker.save(tmp_path_factory.mktemp("tiny-rankt5"))
 
 

@@ -1,4 +1,4 @@
-"""Changes to a model folder that must be refused, by what they ask for: see `test_folder_check`.
+"""Changes to a model folder that must be refused, by what they ask for: see `models.test_files`.
 
 Each takes the folder, and another one outside it that nothing may read.
 """

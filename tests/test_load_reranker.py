@@ -6,17 +6,19 @@ import json
 import shutil
 
 import pytest
+from sentence_transformers import CrossEncoder as StockCrossEncoder
 
 from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.encoder import Encoder
+from e2rank_rag.models.folders import system_of
 from e2rank_rag.models.runtime import loaded_models
-from e2rank_rag.recipe import system_of
 from e2rank_rag.rerankers import (
     CrossEncoderReranker,
     ListwiseReranker,
     ResidualReranker,
     load_reranker,
 )
+from tests.cross_encoders import write_bert_cross_encoder
 
 KINDS = {
     "tiny_bert": ("e2rank", ListwiseReranker),
@@ -37,12 +39,33 @@ def test_the_file_in_the_folder_decides_and_its_name_does_not(request, tmp_path,
     assert loaded_models() == before
 
 
-def test_a_t5_of_others_is_a_ranker_where_that_is_said(tiny_t5):
-    assert system_of(tiny_t5, "rankt5") == "rankt5"
-    with load_reranker(tiny_t5, system="rankt5", max_length=32) as reranker:
-        assert isinstance(reranker, CrossEncoderReranker)
+def test_a_cross_encoder_without_the_file_is_known_by_its_config(tiny_t5, tmp_path):
+    cross = write_bert_cross_encoder(tmp_path / "cross")
+    for folder in (tiny_t5, cross):
+        assert system_of(folder) == "rankt5"
+        with load_reranker(folder, max_length=32) as reranker:
+            assert isinstance(reranker, CrossEncoderReranker)
+    stock = tmp_path / "stock"
+    StockCrossEncoder(str(cross), device="cpu").save_pretrained(str(stock))
+    assert (stock / "modules.json").is_file()
+    assert system_of(stock) == "rankt5"
+
+
+def test_a_classifier_is_an_encoder_only_where_that_is_said(tiny_bert, tmp_path):
+    cross = write_bert_cross_encoder(tmp_path / "cross", num_labels=3)
+    with pytest.raises(CheckpointError, match=r"3 labels.*system=\"e2rank\""):
+        load_reranker(cross)
+    assert system_of(cross, "e2rank") == "e2rank"
+    pooled = shutil.copytree(tiny_bert, tmp_path / "pooled")
+    config = json.loads((pooled / "config.json").read_text())
+    config["architectures"] = ["BertForSequenceClassification"]
+    (pooled / "config.json").write_text(json.dumps(config))
+    assert system_of(pooled) == "e2rank"
+
+
+def test_a_bare_language_model_does_not_say_what_it_is(tiny_qwen3):
     with pytest.raises(CheckpointError, match="says nowhere how it encodes"):
-        load_reranker(tiny_t5)
+        load_reranker(tiny_qwen3)
 
 
 def test_what_the_file_says_cannot_be_contradicted(tiny_rankt5):
@@ -68,7 +91,7 @@ def test_listwise_options_are_refused_by_systems_that_have_none(tiny_bert, tiny_
 
 
 def test_a_ranker_of_pairs_has_no_encoder_and_a_resrank_has(tiny_rankt5, tiny_resrank, bert):
-    with pytest.raises(CheckpointError, match="holds a RankT5, which scores pairs"):
+    with pytest.raises(CheckpointError, match="holds a cross-encoder, which scores pairs"):
         Encoder.from_pretrained(tiny_rankt5)
     with Encoder.from_pretrained(tiny_resrank) as encoder:
         assert encoder.fingerprint == bert.fingerprint

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 from transformers import AutoTokenizer
 
-from e2rank_rag.pair_tokenization import PairTokenizer, pair_frame
-from e2rank_rag.recipe import RankT5Recipe
+from e2rank_rag.pair_tokenization import CrossEncoderRecipe, PairTokenizer, pair_frame
 from e2rank_rag.tokenization import MIN_SHARE, plain_tokenizer
 from tests.conftest import bert_tokenizer, t5_tokenizer, xlmr_tokenizer
 
@@ -15,13 +14,13 @@ LONG = "Bread rises because yeast turns sugar into carbon dioxide; salt slows it
 
 def text_pairs(limit=64, **stated):
     tokenizer = t5_tokenizer()
-    recipe = RankT5Recipe(structure="encoder-only", input="text", max_tokens=limit, **stated)
+    recipe = CrossEncoderRecipe(structure="encoder-only", input="text", max_tokens=limit, **stated)
     return tokenizer, PairTokenizer(tokenizer, plain_tokenizer(tokenizer), recipe, segments=False)
 
 
 def segment_pairs(limit=64, tokenizer=None, *, segments=True):
     tokenizer = tokenizer or bert_tokenizer()
-    recipe = RankT5Recipe(structure="encoder-only", input="segments", max_tokens=limit)
+    recipe = CrossEncoderRecipe(structure="encoder-only", input="segments", max_tokens=limit)
     plain = plain_tokenizer(tokenizer)
     return tokenizer, PairTokenizer(tokenizer, plain, recipe, segments=segments)
 
@@ -121,7 +120,7 @@ def test_a_batch_holds_what_its_model_reads():
         _, pairs = segment_pairs(segments=segments)
         batch = pairs.collate(pairs.pairs("cats", ["dogs"]))
         assert sorted(batch) == sorted(["attention_mask", "input_ids", *names])
-    recipe = RankT5Recipe(structure="encoder-decoder", input="text")
+    recipe = CrossEncoderRecipe(structure="encoder-decoder", input="text")
     tokenizer = t5_tokenizer()
     pairs = PairTokenizer(tokenizer, plain_tokenizer(tokenizer), recipe, segments=False)
     assert sorted(pairs.collate(pairs.pairs("cats", ["dogs"]))) == ["attention_mask", "input_ids"]

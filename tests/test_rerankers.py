@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from e2rank_rag.errors import StoredVectorMismatch
-from e2rank_rag.models.rankt5 import RankT5
+from e2rank_rag.models.cross_encoder import CrossEncoder
 from e2rank_rag.rerankers import (
     CrossEncoderReranker,
     EnhancedQueryReranker,
@@ -492,7 +492,7 @@ def test_rocchio_options_are_checked(option, message):
 @pytest.fixture(scope="module")
 def pair_ranker(tmp_path_factory):
     folder = write_bert_cross_encoder(tmp_path_factory.mktemp("tiny-cross"))
-    with RankT5.from_pretrained(folder) as ranker:
+    with CrossEncoder.from_pretrained(folder) as ranker:
         yield ranker
 
 

@@ -9,8 +9,8 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from e2rank_rag.errors import CheckpointError
-from e2rank_rag.models.checkpoint import load_tokenizer
 from e2rank_rag.models.encoder import Encoder
+from e2rank_rag.models.tokenizer_files import load_tokenizer
 from e2rank_rag.prompts import E2RANK, PLAIN, ChatListwise, Prompts, SpanListwise, Task
 from e2rank_rag.recipe import ListwiseBudget, Recipe
 from e2rank_rag.tokenization import (

@@ -9,7 +9,7 @@ import typer
 
 from e2rank_rag import terminal
 from e2rank_rag.cli.options import Model
-from e2rank_rag.models.minilm import DEFAULT_MODEL
+from e2rank_rag.models.shipped import DEFAULT_MODEL
 
 
 def demo(

@@ -24,8 +24,8 @@ from e2rank_rag.cli.options import (
     open_store,
     report_bad,
 )
-from e2rank_rag.models.minilm import DEFAULT_MODEL
-from e2rank_rag.recipe import system_of
+from e2rank_rag.models.folders import system_of
+from e2rank_rag.models.shipped import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from e2rank_rag.evaluation.report import Experiment

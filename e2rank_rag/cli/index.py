@@ -18,7 +18,7 @@ from e2rank_rag.cli.options import (
     open_store,
     report_bad,
 )
-from e2rank_rag.models.minilm import DEFAULT_MODEL
+from e2rank_rag.models.shipped import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from e2rank_rag.indexing import IndexReport

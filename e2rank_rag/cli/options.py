@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from e2rank_rag import terminal
-from e2rank_rag.recipe import System, system_of
+from e2rank_rag.models.folders import System, system_of
 
 if TYPE_CHECKING:
     from e2rank_rag.documents import BadRecord

@@ -24,7 +24,7 @@ from e2rank_rag.cli.options import (
     open_reranker,
     open_store,
 )
-from e2rank_rag.models.minilm import DEFAULT_MODEL, SHIPPED_MODELS
+from e2rank_rag.models.shipped import DEFAULT_MODEL, SHIPPED_MODELS
 
 if TYPE_CHECKING:
     from e2rank_rag.store import QdrantStore

@@ -113,7 +113,7 @@ def adapt(
 ) -> None:
     """Give an embedding model a listwise adapter: its index stays, nothing is indexed again."""
     from e2rank_rag.distributed import process
-    from e2rank_rag.models.names import model_name
+    from e2rank_rag.models.folders import model_name
     from e2rank_rag.training.config import ADAPTER_CONFIG, listwise_config
     from e2rank_rag.training.trainer import train_listwise
 

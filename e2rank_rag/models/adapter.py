@@ -24,8 +24,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from e2rank_rag.errors import CheckpointError
-from e2rank_rag.models.folder_check import inside, read_json
-from e2rank_rag.models.model_config import write_json
+from e2rank_rag.models.files import inside, read_json, write_json
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 """As peft writes them."""

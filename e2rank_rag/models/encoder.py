@@ -19,20 +19,12 @@ from transformers import PreTrainedModel
 
 from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.adapter import with_adapter
-from e2rank_rag.models.checkpoint import (
-    RECIPE_FILE,
-    encoder_folder,
-    load_tokenizer,
-    load_transformer,
-    model_folders,
-    read_recipe,
-    save_checkpoint,
-    weights_digest,
-)
+from e2rank_rag.models.config import positions
 from e2rank_rag.models.cpu import use_onednn
 from e2rank_rag.models.e2rank import Backbone, RecentVectors, TextModel
-from e2rank_rag.models.families import positions
-from e2rank_rag.models.names import find_model
+from e2rank_rag.models.e2rank_folder import model_folders, read_recipe, save_checkpoint
+from e2rank_rag.models.folders import RECIPE_FILE, find_model
+from e2rank_rag.models.residual import EncoderOf, encoder_folder
 from e2rank_rag.models.runtime import (
     Dtype,
     LoadKey,
@@ -46,9 +38,10 @@ from e2rank_rag.models.runtime import (
     torch_dtype,
     trying,
 )
-from e2rank_rag.models.tokenizer_check import check_ids, check_special_ids
+from e2rank_rag.models.tokenizer_files import check_ids, check_special_ids, load_tokenizer
+from e2rank_rag.models.weights import load_transformer, weights_digest
 from e2rank_rag.prompts import Prompts, Task, resolve_prompts, resolve_task
-from e2rank_rag.recipe import EncoderOf, Pooling, Recipe
+from e2rank_rag.recipe import Pooling, Recipe
 from e2rank_rag.tokenization import TextTokenizer, plain_tokenizer
 from e2rank_rag.types import Cut, Embeddings, ListwiseEncoding
 

@@ -20,29 +20,25 @@ from safetensors.torch import load_file, save_file
 
 from e2rank_rag.closing import OpenModel
 from e2rank_rag.errors import CheckpointError
-from e2rank_rag.models.checkpoint import RECIPE_FILE, read_resrank_recipe
+from e2rank_rag.models.config import positions
 from e2rank_rag.models.cpu import use_onednn
 from e2rank_rag.models.encoder import Encoder
-from e2rank_rag.models.families import positions
-from e2rank_rag.models.folder_check import inside
-from e2rank_rag.models.folder_write import new_files
-from e2rank_rag.models.model_config import write_json
-from e2rank_rag.models.names import resolve_folder
+from e2rank_rag.models.files import inside, new_files, write_json
+from e2rank_rag.models.folders import RECIPE_FILE, resolve_folder
 from e2rank_rag.models.residual import (
-    ListTokens,
-    ResidualHead,
-    ResidualRanker,
-    collate_lists,
-    list_tokens,
-)
-from e2rank_rag.models.runtime import Dtype, batch_tokens, in_passing_thread, not_finite
-from e2rank_rag.prompts import Task
-from e2rank_rag.recipe import (
     ENCODER_FOLDER,
     RERANKER_FOLDER,
     EncoderOf,
+    ListBackbone,
+    ListTokens,
+    ResidualHead,
     ResRankRecipe,
+    collate_lists,
+    list_tokens,
+    read_resrank_recipe,
 )
+from e2rank_rag.models.runtime import Dtype, batch_tokens, in_passing_thread, not_finite
+from e2rank_rag.prompts import Task
 from e2rank_rag.tokenization import TextTokenizer, batches_by_length, pad_id
 from e2rank_rag.types import Embeddings, PromptUsage, T, TextEncoder
 
@@ -101,8 +97,8 @@ class ResRank(OpenModel):
         head = head.to(reranker.device)
         if reranker.device.type == "cpu":
             use_onednn(head)
-        ranker = ResidualRanker(loaded.transformer, head).eval()
-        self._lists = ListForward(ranker, reranker.tokenizer, pad_id(loaded.tokenizer))
+        ranker = ListBackbone(loaded.transformer, head).eval()
+        self._lists = ListModel(ranker, reranker.tokenizer, pad_id(loaded.tokenizer))
 
     @classmethod
     def from_pretrained(
@@ -191,10 +187,10 @@ class ResRank(OpenModel):
         self._lists = None  # type: ignore[assignment]
 
 
-class ListForward:
-    """Lists of vectors through a `ResidualRanker`, in batches; for one thread."""
+class ListModel:
+    """Lists of vectors through a `ListBackbone`, in batches; for one thread."""
 
-    def __init__(self, ranker: ResidualRanker, tokenizer: TextTokenizer, padding: int) -> None:
+    def __init__(self, ranker: ListBackbone, tokenizer: TextTokenizer, padding: int) -> None:
         self.ranker = ranker
         self.tokenizer = tokenizer
         self.padding = padding

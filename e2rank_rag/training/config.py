@@ -23,9 +23,11 @@ from pydantic import (
 )
 
 from e2rank_rag.feedback import Feedback
-from e2rank_rag.models.names import model_name
+from e2rank_rag.models.folders import model_name
+from e2rank_rag.models.residual import ResidualLayout
+from e2rank_rag.pair_tokenization import PairPooling, Structure
 from e2rank_rag.prompts import Prompts
-from e2rank_rag.recipe import PairPooling, Pooling, ResidualLayout, Structure
+from e2rank_rag.recipe import Pooling
 from e2rank_rag.training.settings import as_written, override, read_settings, told
 
 ADAPTER_CONFIG = Path(__file__).parent / "configs" / "adapter.yaml"
@@ -265,7 +267,7 @@ class RankT5Config(StageConfig):
 
     structure: needed only to take the encoder of a T5 alone: "encoder-only". None: what init_from
         is; a T5 is an encoder-decoder, a BERT is encoder-only.
-    score_token, pooling: see `recipe.RankT5Recipe`; None takes the model's own.
+    score_token, pooling: see `recipe.CrossEncoderRecipe`; None takes the model's own.
     max_tokens: of a pair, in training and as saved; None takes the model's own.
     retriever: the encoder that finds candidates, for sources that are mined.
     vectors: a folder that keeps the retriever's vectors of documents for the next run; None: each

@@ -16,7 +16,7 @@ from transformers import TrainingArguments
 
 from e2rank_rag.distributed import gather, process, processes
 from e2rank_rag.losses import info_nce_loss
-from e2rank_rag.models.checkpoint import load_tokenizer
+from e2rank_rag.models.tokenizer_files import load_tokenizer
 from e2rank_rag.recipe import Recipe
 from e2rank_rag.tokenization import TextTokenizer, pad_id, plain_tokenizer
 from e2rank_rag.training.batches import SourceBatches, groups_of, tell_small

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from e2rank_rag.models.checkpoint import load_tokenizer, read_system
-from e2rank_rag.models.model_config import read_config
-from e2rank_rag.models.names import resolve_folder
-from e2rank_rag.models.rankt5 import RankT5
-from e2rank_rag.models.rankt5_checkpoint import longest_pair
+from e2rank_rag.models.config import read_config
+from e2rank_rag.models.cross_encoder import CrossEncoder
+from e2rank_rag.models.cross_encoder_folder import longest_pair
+from e2rank_rag.models.folders import read_system, resolve_folder
+from e2rank_rag.models.tokenizer_files import load_tokenizer
 from e2rank_rag.training.labeling import Judgement, TeacherError
 
 
@@ -39,7 +39,7 @@ class CrossEncoderTeacher:
         if read_system(folder) is None:
             longest = longest_pair(read_config(folder), load_tokenizer(folder))
             max_tokens = longest if max_tokens is None else min(max_tokens, longest)
-        self._ranker = RankT5.from_pretrained(
+        self._ranker = CrossEncoder.from_pretrained(
             model, max_length=max_tokens, dtype="float32", device=device
         )
         self.max_tokens = self._ranker.recipe.max_tokens

@@ -9,7 +9,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from e2rank_rag.models.residual import collate_lists
-from e2rank_rag.models.resrank import ListForward
+from e2rank_rag.models.resrank import ListModel
 from e2rank_rag.tokenization import TextTokenizer
 from e2rank_rag.training.batches import (
     ScoredList,
@@ -64,10 +64,10 @@ class PassageCollator(ScoredListCollator):
 
     def __init__(
         self,
-        forward: ListForward,
+        forward: ListModel,
         tokenizer: TextTokenizer,
         *,
-        forwards: Mapping[str, ListForward] | None = None,
+        forwards: Mapping[str, ListModel] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(tokenizer, **options)

@@ -1,7 +1,7 @@
 """Stage `rankt5`: train a ranker of pairs by a ranking loss (arXiv 2210.10634).
 
 folder = train_rankt5(read_config("rankt5.yaml"))
-ranker = RankT5.from_pretrained(folder)
+ranker = CrossEncoder.from_pretrained(folder)
 """
 
 from __future__ import annotations
@@ -19,22 +19,19 @@ from transformers import TrainingArguments
 
 from e2rank_rag.distributed import share
 from e2rank_rag.evaluation.metrics import evaluate
-from e2rank_rag.models.checkpoint import (
-    load_tokenizer,
-    read_recipe,
-    read_system,
-    weights_digest,
-)
-from e2rank_rag.models.encoder import Encoder
-from e2rank_rag.models.names import name_of_base, resolve_folder
-from e2rank_rag.models.rankt5 import PairScorer
-from e2rank_rag.models.rankt5_checkpoint import (
+from e2rank_rag.models.cross_encoder import PairModel
+from e2rank_rag.models.cross_encoder_folder import (
     head_modules,
-    load_ranker,
-    read_rankt5_recipe,
-    save_ranker,
+    load_cross_encoder,
+    read_cross_encoder_recipe,
+    save_cross_encoder,
 )
-from e2rank_rag.recipe import RankT5Recipe
+from e2rank_rag.models.e2rank_folder import read_recipe
+from e2rank_rag.models.encoder import Encoder
+from e2rank_rag.models.folders import name_of_base, read_system, resolve_folder
+from e2rank_rag.models.tokenizer_files import load_tokenizer
+from e2rank_rag.models.weights import weights_digest
+from e2rank_rag.pair_tokenization import CrossEncoderRecipe
 from e2rank_rag.rerankers import CrossEncoderReranker
 from e2rank_rag.tokenization import MIN_SHARE
 from e2rank_rag.training.batches import SourceBatches
@@ -100,7 +97,7 @@ class RankingTrainer(StageTrainer):
     """
 
     def __init__(
-        self, *, config: RankT5Config, scorer: PairScorer, digest: str, **arguments: Any
+        self, *, config: RankT5Config, scorer: PairModel, digest: str, **arguments: Any
     ) -> None:
         reranker = CrossEncoderReranker(LiveRanker(scorer))
         super().__init__(
@@ -123,7 +120,7 @@ class RankingTrainer(StageTrainer):
 class LiveRanker:
     """A `PairRanker` of weights that change; for one thread, between training steps."""
 
-    def __init__(self, scorer: PairScorer) -> None:
+    def __init__(self, scorer: PairModel) -> None:
         self.scorer = scorer
 
     def score(self, queries: Sequence[str], documents: Sequence[Sequence[str]]) -> PairScores:
@@ -149,13 +146,13 @@ def measure_reranked(dev: DevSet, reranker: CrossEncoderReranker) -> dict[str, f
     return {name: figures[measure] for name, measure in MEASURES.items()}
 
 
-def _save(config: RankT5Config, model: Any, folder: Path, recipe: RankT5Recipe) -> None:
+def _save(config: RankT5Config, model: Any, folder: Path, recipe: CrossEncoderRecipe) -> None:
     if isinstance(model, PeftModel):
         model = model.merge_and_unload(safe_merge=True)
-    save_ranker(config.output, model, load_tokenizer(folder), recipe)
+    save_cross_encoder(config.output, model, load_tokenizer(folder), recipe)
 
 
-def _base(config: RankT5Config) -> tuple[Path, RankT5Recipe]:
+def _base(config: RankT5Config) -> tuple[Path, CrossEncoderRecipe]:
     """Where training begins, and how it scores."""
     folder = resolve_folder(config.init_from).resolve()
     if read_system(folder) == "e2rank":
@@ -165,7 +162,7 @@ def _base(config: RankT5Config) -> tuple[Path, RankT5Recipe]:
                 f"{config.init_from} has a listwise adapter, which this training does not go on "
                 f"with: begin from its base, {name_of_base(adapter.base, folder)!r}"
             )
-    recipe = read_rankt5_recipe(
+    recipe = read_cross_encoder_recipe(
         folder,
         name=config.init_from,
         structure=config.structure,
@@ -212,16 +209,16 @@ def _trainer(
     config: RankT5Config,
     arguments: TrainingArguments,
     folder: Path,
-    recipe: RankT5Recipe,
+    recipe: CrossEncoderRecipe,
     train: Sequence[Sequence[RankingExample]],
     dev: Sequence[DevSet],
 ) -> RankingTrainer:
-    base = load_ranker(folder, recipe, dtype=torch.float32, fresh_head=True)
+    base = load_cross_encoder(folder, recipe, dtype=torch.float32, fresh_head=True)
     digest = weights_digest(base, pooler=True)
     heads = head_modules(base)
     in_heads = [name for name, _ in base.named_modules() if name.partition(".")[0] in heads]
     model = with_options(base, config, left_alone=in_heads, heads=heads)
-    scorer = PairScorer(model, load_tokenizer(folder), recipe)
+    scorer = PairModel(model, load_tokenizer(folder), recipe)
     _check(config, scorer, train, dev)
     dataset = RankedListDataset(
         train,
@@ -254,7 +251,7 @@ def _trainer(
 
 def _check(
     config: RankT5Config,
-    scorer: PairScorer,
+    scorer: PairModel,
     train: Sequence[Sequence[RankingExample]],
     dev: Sequence[DevSet],
 ) -> None:

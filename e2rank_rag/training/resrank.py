@@ -16,25 +16,29 @@ from torch import Tensor, nn
 from transformers import TrainingArguments
 
 from e2rank_rag.losses import info_nce_loss, ranknet_loss
-from e2rank_rag.models.checkpoint import (
-    RECIPE_FILE,
-    load_tokenizer,
-    read_resrank_recipe,
-    read_system,
-)
 from e2rank_rag.models.e2rank import Backbone
 from e2rank_rag.models.encoder import Encoder
-from e2rank_rag.models.names import name_beside, name_of_base, resolve_folder
-from e2rank_rag.models.residual import ResidualHead, ResidualRanker, token_length
-from e2rank_rag.models.resrank import ListForward, ResidualVectors, read_head, save_head
-from e2rank_rag.recipe import (
+from e2rank_rag.models.folders import (
+    RECIPE_FILE,
+    name_beside,
+    name_of_base,
+    read_system,
+    resolve_folder,
+)
+from e2rank_rag.models.residual import (
     ENCODER_FOLDER,
     RERANKER_FOLDER,
     EncoderOf,
-    Recipe,
+    ListBackbone,
+    ResidualHead,
     ResidualLayout,
     ResRankRecipe,
+    read_resrank_recipe,
+    token_length,
 )
+from e2rank_rag.models.resrank import ListModel, ResidualVectors, read_head, save_head
+from e2rank_rag.models.tokenizer_files import load_tokenizer
+from e2rank_rag.recipe import Recipe
 from e2rank_rag.rerankers import ResidualReranker
 from e2rank_rag.tokenization import TextTokenizer, pad_id, plain_tokenizer
 from e2rank_rag.training.batches import SourceBatches, groups_of, tell_small
@@ -152,7 +156,7 @@ class Beginning:
 class ResRankInTraining(nn.Module):
     """The reranker and, where it learns too, the encoder's transformer."""
 
-    def __init__(self, ranker: ResidualRanker, encoder: nn.Module | None) -> None:
+    def __init__(self, ranker: ListBackbone, encoder: nn.Module | None) -> None:
         super().__init__()
         self.ranker = ranker
         self.encoder = encoder
@@ -232,7 +236,7 @@ class ResRankTrainer(StageTrainer):
 class LiveResRank:
     """A `ListEncoder` of weights that change; for one thread, between training steps."""
 
-    def __init__(self, encoder: TextEncoder, forward: ListForward) -> None:
+    def __init__(self, encoder: TextEncoder, forward: ListModel) -> None:
         self.encoder = encoder
         self._lists = forward
 
@@ -256,12 +260,12 @@ def _trainer(
     dev: Sequence[DevSet],
     known: TextVectors | None,
 ) -> ResRankTrainer:
-    ranker = ResidualRanker(trainable_model(config, begin.folder), begin.head(config, base.dim))
+    ranker = ListBackbone(trainable_model(config, begin.folder), begin.head(config, base.dim))
     encoder = trainable_model(config, base.weights_folder) if known is None else None
     model = ResRankInTraining(ranker, encoder)
     # Of their own, because an encoder's belongs to its thread.
     texts, padding = _tokenizer(base.weights_folder, base.recipe)
-    forward = ListForward(ranker, *_tokenizer(begin.folder, begin.recipe))
+    forward = ListModel(ranker, *_tokenizer(begin.folder, begin.recipe))
     live: TextEncoder = base
     if encoder is not None:
         live = LiveEncoder(encoder, texts, base.recipe, pad_id=padding, base=None)
@@ -292,8 +296,7 @@ def _trainer(
             query_vectors=None if known is None else query_vectors(base, train),
             tasks=task_tokenizers(base.weights_folder, base.recipe, train),
             forwards={
-                task: ListForward(ranker, reader, forward.padding)
-                for task, reader in readers.items()
+                task: ListModel(ranker, reader, forward.padding) for task, reader in readers.items()
             },
         ),
     )

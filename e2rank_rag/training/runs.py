@@ -25,14 +25,11 @@ from transformers import (
 
 from e2rank_rag.distributed import gather_objects, process
 from e2rank_rag.models.adapter import quiet_peft
-from e2rank_rag.models.checkpoint import (
-    load_tokenizer,
-    load_transformer,
-    save_checkpoint,
-    weights_digest,
-)
+from e2rank_rag.models.e2rank_folder import save_checkpoint
 from e2rank_rag.models.encoder import Encoder
-from e2rank_rag.models.folder_write import follow_umask
+from e2rank_rag.models.files import follow_umask
+from e2rank_rag.models.tokenizer_files import load_tokenizer
+from e2rank_rag.models.weights import load_transformer, weights_digest
 from e2rank_rag.recipe import Recipe
 from e2rank_rag.tokenization import TextTokenizer, plain_tokenizer
 from e2rank_rag.training.batches import SourceBatches

@@ -13,9 +13,10 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
-from e2rank_rag.models.checkpoint import load_tokenizer, save_adapter
 from e2rank_rag.models.e2rank import Backbone
+from e2rank_rag.models.e2rank_folder import save_adapter
 from e2rank_rag.models.encoder import Encoder
+from e2rank_rag.models.tokenizer_files import load_tokenizer
 from e2rank_rag.recipe import Recipe
 from e2rank_rag.rerankers import ListwiseReranker
 from e2rank_rag.tokenization import TextTokenizer, pad_id, plain_tokenizer

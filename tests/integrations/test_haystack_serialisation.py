@@ -25,8 +25,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
+from e2rank_rag.models.cross_encoder import CrossEncoder
 from e2rank_rag.models.encoder import Encoder
-from e2rank_rag.models.rankt5 import RankT5
 from e2rank_rag.models.resrank import ResRank
 from e2rank_rag.prompts import ChatListwise, Prompts, Task
 from e2rank_rag.store import LANGCHAIN_LAYOUT, Layout, QdrantStore
@@ -334,7 +334,10 @@ def test_an_argument_that_no_model_takes_is_refused_and_never_written(kind, name
 
 def test_the_arguments_that_models_take_are_those_of_their_from_pretrained():
     taken = set().union(
-        *(inspect.signature(each.from_pretrained).parameters for each in (Encoder, ResRank, RankT5))
+        *(
+            inspect.signature(each.from_pretrained).parameters
+            for each in (Encoder, ResRank, CrossEncoder)
+        )
     )
     assert set(MODEL_ARGUMENTS) == taken - {"model", "device", "dtype"}
 

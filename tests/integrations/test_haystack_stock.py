@@ -76,7 +76,7 @@ def test_the_stock_chain_and_the_fused_retriever_give_the_same_ranking(store, ti
 def test_a_sentence_transformers_collection_is_reranked_as_it_is(minilm, tmp_path, encoded):
     """Written by sentence-transformers through qdrant-haystack, with the real MiniLM."""
     sentence_transformers = pytest.importorskip("sentence_transformers")
-    from e2rank_rag.models.minilm import minilm_folder
+    from e2rank_rag.models.shipped import minilm_folder
 
     theirs = sentence_transformers.SentenceTransformer(
         str(minilm_folder()), device="cpu", local_files_only=True

@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.adapter import quiet_peft, with_adapter
-from e2rank_rag.models.checkpoint import load_transformer, save_adapter
+from e2rank_rag.models.e2rank_folder import save_adapter
 from e2rank_rag.models.encoder import Encoder
+from e2rank_rag.models.weights import load_transformer
 
 DOCUMENTS = ["cats purr", "dogs bark, dogs dig", "a ferry crosses the strait", "salt slows it down"]
 QUERIES = ["Query:cats", "bread rises", "the bridge"]

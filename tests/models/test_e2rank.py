@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from e2rank_rag.models.checkpoint import load_tokenizer, load_transformer
 from e2rank_rag.models.e2rank import Backbone, RecentVectors, TextModel, blend, pool
 from e2rank_rag.models.encoder import Encoder
+from e2rank_rag.models.tokenizer_files import load_tokenizer
+from e2rank_rag.models.weights import load_transformer
 from e2rank_rag.tokenization import TextTokenizer, plain_tokenizer
 
 # One row of four tokens, two dimensions.

@@ -13,7 +13,7 @@ import pytest
 
 from e2rank_rag.data import shipped_collection
 from e2rank_rag.models.encoder import Encoder
-from e2rank_rag.models.minilm import ADAPTED_FOLDER, DEFAULT_MODEL, SHA256, minilm_folder
+from e2rank_rag.models.shipped import ADAPTED_FOLDER, DEFAULT_MODEL, SHA256, minilm_folder
 
 CLAIMS = list(shipped_collection("scifact").queries("test").values())
 ABSTRACTS = [document.text for document in islice(shipped_collection().documents(), 60)]

@@ -21,8 +21,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.encoder import Encoder
-from e2rank_rag.models.minilm import minilm_folder
 from e2rank_rag.models.runtime import BATCH_TOKENS, loaded_models
+from e2rank_rag.models.shipped import minilm_folder
 from e2rank_rag.prompts import E2RANK, TASKS, Task
 from e2rank_rag.tokenization import batches_by_length
 

@@ -9,13 +9,13 @@ from transformers import AutoModel
 
 from e2rank_rag.feedback import Feedback
 from e2rank_rag.models.residual import (
+    ListBackbone,
     ResidualHead,
-    ResidualRanker,
+    ResidualLayout,
     collate_lists,
     list_tokens,
     token_length,
 )
-from e2rank_rag.recipe import ResidualLayout
 from e2rank_rag.tokenization import Tokens
 
 QUERY = Tokens(ids=[2, 11, 12, 3], slots=[1, 1, 1, 1], cut=False)
@@ -32,7 +32,7 @@ def ranker(folder, **layout):
     torch.manual_seed(0)
     transformer = AutoModel.from_pretrained(folder).eval()
     head = ResidualHead(DIM, DIM, ResidualLayout(**layout), scale=1.5, gates=(0.7, 0.4))
-    return ResidualRanker(transformer, head).eval()
+    return ListBackbone(transformer, head).eval()
 
 
 def ranked(model, passages, *, query=QUERY, closing=(3,)):

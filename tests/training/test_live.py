@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from e2rank_rag.models.checkpoint import load_tokenizer, load_transformer
+from e2rank_rag.models.tokenizer_files import load_tokenizer
+from e2rank_rag.models.weights import load_transformer
 from e2rank_rag.tokenization import TextTokenizer, pad_id, plain_tokenizer
 from e2rank_rag.training.live import LiveEncoder
 

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from e2rank_rag.models.residual import ResidualHead, ResidualRanker
-from e2rank_rag.models.resrank import ListForward
-from e2rank_rag.recipe import ResidualLayout
+from e2rank_rag.models.residual import ListBackbone, ResidualHead, ResidualLayout
+from e2rank_rag.models.resrank import ListModel
 from e2rank_rag.training.config import ResRankConfig
 from e2rank_rag.training.passage_lists import PassageCollator, PassageDataset
 from e2rank_rag.training.vectors import TextVectors
@@ -61,8 +60,8 @@ def test_shuffled_lists_are_shuffled_anew_in_each_epoch_and_stay_the_same_lists(
 @pytest.fixture
 def forward(bert):
     loaded = bert.loaded
-    ranker = ResidualRanker(loaded.transformer, ResidualHead(32, 32, ResidualLayout()))
-    return ListForward(ranker, bert.tokenizer, 0)
+    ranker = ListBackbone(loaded.transformer, ResidualHead(32, 32, ResidualLayout()))
+    return ListModel(ranker, bert.tokenizer, 0)
 
 
 def test_frozen_batches_hold_vectors_and_joint_ones_tokens(bert, forward):

@@ -13,8 +13,7 @@ from e2rank_rag.losses import (
     ranknet_loss,
     softmax_ce_loss,
 )
-from e2rank_rag.pair_tokenization import PairTokenizer
-from e2rank_rag.recipe import RankT5Recipe
+from e2rank_rag.pair_tokenization import CrossEncoderRecipe, PairTokenizer
 from e2rank_rag.tokenization import plain_tokenizer
 from e2rank_rag.training.config import RankT5Config
 from e2rank_rag.training.ranking import (
@@ -180,7 +179,7 @@ LISTS = [
 
 def collator(**options):
     tokenizer = bert_tokenizer()
-    recipe = RankT5Recipe(structure="encoder-only", input="segments", max_tokens=64)
+    recipe = CrossEncoderRecipe(structure="encoder-only", input="segments", max_tokens=64)
     pairs = PairTokenizer(tokenizer, plain_tokenizer(tokenizer), recipe, segments=True)
     return RankedListCollator(pairs, **{"chunk_tokens": None, "upsample": False, **options})
 

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from e2rank_rag.errors import CheckpointError
 from e2rank_rag.evaluation.metrics import evaluate
 from e2rank_rag.evaluation.runs import run_from_rankings
-from e2rank_rag.models.minilm import ADAPTED_FOLDER
-from e2rank_rag.models.rankt5 import RankT5
-from e2rank_rag.models.rankt5_checkpoint import load_ranker
-from e2rank_rag.recipe import RankT5Recipe
+from e2rank_rag.models.cross_encoder import CrossEncoder
+from e2rank_rag.models.cross_encoder_folder import load_cross_encoder
+from e2rank_rag.models.shipped import ADAPTED_FOLDER
+from e2rank_rag.pair_tokenization import CrossEncoderRecipe
 from e2rank_rag.rerankers import CrossEncoderReranker
 from e2rank_rag.training.config import RankT5Config
 from e2rank_rag.training.examples import read_examples
@@ -79,7 +79,7 @@ def test_eight_lists_of_chance_are_learnt_by_heart(request, lists, tmp_path, mod
     trainer = {"max_steps": 60, "learning_rate": 5e-3, "lr_scheduler_type": "linear"}
     stated = {**stated, "trainer": {**trainer, **stated.get("trainer", {})}}
     config = configured(request.getfixturevalue(model), lists, tmp_path / "model", **stated)
-    with RankT5.from_pretrained(train_rankt5(config)) as ranker:
+    with CrossEncoder.from_pretrained(train_rankt5(config)) as ranker:
         assert ndcg(ranker, lists) == pytest.approx(1.0, abs=1e-6)
         assert ranker.recipe.max_tokens == 32
 
@@ -94,7 +94,7 @@ def test_lora_layers_are_merged_into_what_is_saved(tiny_t5, lists, tmp_path, str
     name = "encoder.block.0.layer.0.SelfAttention.q.weight"
     assert not torch.equal(weights[name], before[name])
     assert torch.equal(weights["shared.weight"], before["shared.weight"])
-    with RankT5.from_pretrained(folder) as ranker:
+    with CrossEncoder.from_pretrained(folder) as ranker:
         assert ranker.recipe.structure == structure
 
 
@@ -170,7 +170,7 @@ def test_dev_sets_are_measured_reranked_and_ndcg_alone_decides(tiny_cross, lists
         assert {"eval_lists_RR@10", "eval_lists_nDCG@5", "eval_lists_AP"} <= each.keys()
     best = max(each["eval_mean"] for each in measured)
     (dev,) = read_dev(config.dev, None, None, seed=0)
-    with RankT5.from_pretrained(folder) as ranker:
+    with CrossEncoder.from_pretrained(folder) as ranker:
         figures = measure_reranked(dev, CrossEncoderReranker(ranker))
         assert figures["rerank"] == pytest.approx(best, abs=1e-6)
         assert figures["rerank"] == pytest.approx(ndcg(ranker, lists), abs=1e-6)
@@ -221,8 +221,8 @@ def test_the_head_of_a_bare_encoder_is_drawn_by_the_seed(tiny_bert, lists, tmp_p
         trainer = {"max_steps": 1, "seed": seed, "learning_rate": 1e-12}
         train_rankt5(configured(tiny_bert, lists, tmp_path / name, trainer=trainer))
     torch.manual_seed(1)
-    recipe = RankT5Recipe(structure="encoder-only", input="segments")
-    model = load_ranker(tiny_bert, recipe, dtype=torch.float32, fresh_head=True)
+    recipe = CrossEncoderRecipe(structure="encoder-only", input="segments")
+    model = load_cross_encoder(tiny_bert, recipe, dtype=torch.float32, fresh_head=True)
     one, other = (weights_of(tmp_path / name)["classifier.weight"] for name in ("one", "other"))
     torch.testing.assert_close(one, model.classifier.weight.detach(), rtol=0, atol=1e-6)
     assert not torch.allclose(one, other, atol=1e-3)

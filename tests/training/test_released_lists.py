@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from e2rank_rag.models.checkpoint import load_tokenizer
 from e2rank_rag.models.encoder import Encoder
+from e2rank_rag.models.tokenizer_files import load_tokenizer
 from e2rank_rag.prompts import E2RANK, SOURCE_TASKS
 from e2rank_rag.training.batches import ListDataset, groups_of, one_task
 from e2rank_rag.training.config import ListwiseConfig, ResRankConfig, Source

@@ -9,9 +9,8 @@ import json
 import pytest
 import torch
 
-from e2rank_rag.models.residual import ResidualHead, ResidualRanker
-from e2rank_rag.models.resrank import ListForward
-from e2rank_rag.recipe import ResidualLayout
+from e2rank_rag.models.residual import ListBackbone, ResidualHead, ResidualLayout
+from e2rank_rag.models.resrank import ListModel
 from e2rank_rag.training.batches import ListCollator, ListDataset
 from e2rank_rag.training.config import ListwiseConfig, ResRankConfig
 from e2rank_rag.training.examples import read_examples, write_examples
@@ -82,8 +81,8 @@ def batch_of(system, examples, bert, **changes):
     frozen = {} if system == "joint" else {"vectors": known, "query_vectors": asked}
     if system == "resrank":
         config = ResRankConfig.model_validate({**stated, "mode": "frozen"})
-        ranker = ResidualRanker(bert.loaded.transformer, ResidualHead(32, 32, ResidualLayout()))
-        forward = ListForward(ranker, bert.tokenizer, 0)
+        ranker = ListBackbone(bert.loaded.transformer, ResidualHead(32, 32, ResidualLayout()))
+        forward = ListModel(ranker, bert.tokenizer, 0)
         collator = PassageCollator(forward, bert.tokenizer, pad_id=0, **frozen)
         return collator([PassageDataset([examples], config, seed=0)[0]])
     lora = {"rank": 4} if system == "adapter" else None

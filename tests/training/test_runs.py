@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from e2rank_rag.models.checkpoint import load_transformer
+from e2rank_rag.models.weights import load_transformer
 from e2rank_rag.training.config import ContrastiveConfig
 from e2rank_rag.training.runs import trainable_model, with_options
 

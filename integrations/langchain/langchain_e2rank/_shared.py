@@ -19,8 +19,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, PrivateAttr
 
 from e2rank_rag import types
 from e2rank_rag.locks import Kept
-from e2rank_rag.models.minilm import DEFAULT_MODEL
-from e2rank_rag.models.names import model_name
+from e2rank_rag.models.folders import model_name
+from e2rank_rag.models.shipped import DEFAULT_MODEL
 from e2rank_rag.prompts import Prompts, Task
 from e2rank_rag.recipe import Pooling
 

@@ -15,7 +15,7 @@ from qdrant_client import AsyncQdrantClient, QdrantClient
 
 from e2rank_rag import types
 from e2rank_rag.locks import Kept
-from e2rank_rag.recipe import System, system_of
+from e2rank_rag.models.folders import System, system_of
 from e2rank_rag.rerankers import (
     BaseReranker,
     ListwiseReranker,

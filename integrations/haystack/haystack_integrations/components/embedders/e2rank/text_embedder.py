@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from haystack import component, default_from_dict
 from haystack.utils import ComponentDevice
 
-from e2rank_rag.models.minilm import DEFAULT_MODEL
-from e2rank_rag.models.names import model_name
+from e2rank_rag.models.folders import model_name
+from e2rank_rag.models.shipped import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from haystack.components.embedders.types import TextEmbedder

@@ -22,9 +22,8 @@ from pydantic import BaseModel
 
 from e2rank_rag.feedback import Feedback
 from e2rank_rag.locks import Lock, opening
-from e2rank_rag.models.names import model_name
+from e2rank_rag.models.folders import System, model_name, system_of
 from e2rank_rag.prompts import Prompts, Task
-from e2rank_rag.recipe import System, system_of
 from e2rank_rag.rerankers import BaseReranker, ListwiseReranker, RerankReport, load_reranker
 from e2rank_rag.stored_vectors import StoredVectors, VectorCounts
 from e2rank_rag.types import Cut, Embeddings, Hit, ListwiseEncoding, TextEncoder

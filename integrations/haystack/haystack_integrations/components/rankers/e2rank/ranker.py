@@ -17,8 +17,8 @@ from haystack_integrations.components.rankers.e2rank._candidates import (
 )
 from haystack_integrations.components.rankers.e2rank._stores import StoreHandle
 
-from e2rank_rag.models.minilm import DEFAULT_MODEL
-from e2rank_rag.models.names import model_name
+from e2rank_rag.models.folders import model_name
+from e2rank_rag.models.shipped import DEFAULT_MODEL
 from e2rank_rag.rerankers import VectorReranker
 
 logger = logging.getLogger(__name__)
@@ -92,7 +92,8 @@ class E2RankRanker(_backend.Configured):
             documents were embedded with.
         device: None takes CUDA where there is one, else the CPU, on the machine that runs it.
         encoder_kwargs: further arguments of `e2rank_rag.Encoder.from_pretrained`, such as task,
-            revision, max_length; of another system, those of `ResRank` or `RankT5.from_pretrained`.
+            revision, max_length; of another system, those of `ResRank.from_pretrained` or
+            `CrossEncoder.from_pretrained`.
         """
         _backend.check_top_k(top_k)
         self.model = model_name(model)

@@ -14,8 +14,8 @@ from haystack_integrations.components.rankers.e2rank._stores import Searched, St
 from haystack_integrations.components.retrievers.e2rank import _filters, _results
 from qdrant_client import models
 
-from e2rank_rag.models.minilm import DEFAULT_MODEL
-from e2rank_rag.models.names import model_name
+from e2rank_rag.models.folders import model_name
+from e2rank_rag.models.shipped import DEFAULT_MODEL
 from e2rank_rag.pipeline import SearchPipeline
 from e2rank_rag.types import Hit
 

@@ -10,9 +10,9 @@ import sys
 import pytest
 
 from e2rank_rag.errors import CheckpointError
-from e2rank_rag.models import minilm
+from e2rank_rag.models import shipped
 from e2rank_rag.models.encoder import Encoder
-from e2rank_rag.models.minilm import SHA256, minilm_folder, verify_files
+from e2rank_rag.models.shipped import SHA256, minilm_folder, verify_files
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_a_missing_file_is_refused_by_name(copy):
 
 
 def test_a_missing_package_names_the_extra(monkeypatch):
-    monkeypatch.setattr(minilm, "DISTRIBUTION", "no-such-distribution")
+    monkeypatch.setattr(shipped, "DISTRIBUTION", "no-such-distribution")
     with pytest.raises(ImportError, match=r"pip install \"e2rank-rag\[minilm\]\""):
         Encoder.from_pretrained("minilm")
 

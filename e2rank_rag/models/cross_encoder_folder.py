@@ -25,20 +25,13 @@ from transformers import (
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from e2rank_rag.errors import CheckpointError
-from e2rank_rag.models.checkpoint import (
-    RECIPE_FILE,
-    load_tokenizer,
-    load_weights,
-    quiet_transformers,
-    read_recipe_file,
-    read_system,
-)
+from e2rank_rag.models.config import positions, read_config
 from e2rank_rag.models.e2rank import pool
-from e2rank_rag.models.families import T5_FAMILY, positions
-from e2rank_rag.models.folder_check import read_json
-from e2rank_rag.models.folder_write import new_files, refuse_adapted
-from e2rank_rag.models.model_config import read_config, write_json
-from e2rank_rag.recipe import PairPooling, RankT5Recipe, Structure
+from e2rank_rag.models.files import new_files, read_json, refuse_adapted, write_json
+from e2rank_rag.models.folders import RECIPE_FILE, T5_FAMILY, read_recipe_file, read_system
+from e2rank_rag.models.tokenizer_files import load_tokenizer
+from e2rank_rag.models.weights import load_weights, quiet_transformers
+from e2rank_rag.pair_tokenization import CrossEncoderRecipe, PairPooling, Structure
 
 RAW_SCORES = {"activation_fn": "torch.nn.modules.linear.Identity"}
 """Without it, sentence-transformers would put a sigmoid on the scores."""
@@ -67,7 +60,7 @@ class T5Ranker(T5EncoderModel):
         return SequenceClassifierOutput(logits=self.score(vectors))
 
 
-def read_rankt5_recipe(
+def read_cross_encoder_recipe(
     folder: Path,
     *,
     name: str,
@@ -76,7 +69,7 @@ def read_rankt5_recipe(
     pooling: PairPooling | None = None,
     max_tokens: int | None = None,
     encoders_too: bool = False,
-) -> RankT5Recipe:
+) -> CrossEncoderRecipe:
     """How the folder scores a pair, with what the caller states in its place.
 
     encoders_too: read an encoder of ours as the bare model it holds; for training.
@@ -99,7 +92,7 @@ def read_rankt5_recipe(
         )
     config = read_config(folder)
     if ours:
-        said = dict(read_recipe_file(folder / RECIPE_FILE, RankT5Recipe))
+        said = dict(read_recipe_file(folder / RECIPE_FILE, CrossEncoderRecipe))
         if structure not in (None, said["structure"]):
             raise CheckpointError(f"{name} is {said['structure']}, not {structure}")
     else:
@@ -108,7 +101,7 @@ def read_rankt5_recipe(
         if structure == "encoder-decoder" != said["structure"]:
             raise CheckpointError(f"{name} has no decoder: {config.model_type} is encoder-only")
     try:
-        recipe = RankT5Recipe.model_validate({**said, **changes})
+        recipe = CrossEncoderRecipe.model_validate({**said, **changes})
     except ValidationError as error:
         reasons = "; ".join(each["msg"] for each in error.errors())
         raise ValueError(f"{name}: {reasons}") from error
@@ -142,9 +135,9 @@ def reads_segments(config: PretrainedConfig) -> bool:
     return int(getattr(config, "type_vocab_size", 0) or 0) > 1
 
 
-def load_ranker(
+def load_cross_encoder(
     folder: Path,
-    recipe: RankT5Recipe,
+    recipe: CrossEncoderRecipe,
     *,
     dtype: torch.dtype,
     attn_implementation: str | None = None,
@@ -185,7 +178,7 @@ def load_ranker(
     return model
 
 
-def _model_class(config: PretrainedConfig, recipe: RankT5Recipe) -> Any:
+def _model_class(config: PretrainedConfig, recipe: CrossEncoderRecipe) -> Any:
     if recipe.input == "segments":
         return AutoModelForSequenceClassification
     if recipe.structure == "encoder-decoder":
@@ -227,13 +220,13 @@ def pair_logits(
     return logits[:, 0, score_id].float()
 
 
-def save_ranker(
+def save_cross_encoder(
     folder: str | Path,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    recipe: RankT5Recipe,
+    recipe: CrossEncoderRecipe,
 ) -> Path:
-    """Write a folder that `RankT5.from_pretrained` opens with the same scores.
+    """Write a folder that `CrossEncoder.from_pretrained` opens with the same scores.
 
     One of segments is opened by `sentence_transformers.CrossEncoder` too, with the same scores.
     """

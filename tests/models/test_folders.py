@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from e2rank_rag.errors import CheckpointError
+from e2rank_rag.models.cross_encoder import CrossEncoder
 from e2rank_rag.models.encoder import Encoder
-from e2rank_rag.models.minilm import ADAPTED_FOLDER
-from e2rank_rag.models.names import (
+from e2rank_rag.models.folders import (
     find_base,
     find_model,
     model_name,
@@ -20,8 +20,8 @@ from e2rank_rag.models.names import (
     name_of_base,
     resolve_folder,
 )
-from e2rank_rag.models.rankt5 import RankT5
 from e2rank_rag.models.resrank import ResRank
+from e2rank_rag.models.shipped import ADAPTED_FOLDER
 from e2rank_rag.rerankers import load_reranker
 from e2rank_rag.training.config import ListwiseConfig, RankT5Config, ResRankConfig
 from e2rank_rag.training.resrank import train_resrank
@@ -30,7 +30,7 @@ from e2rank_rag.training.trainer import train_listwise
 OPENERS = {
     "tiny_bert": Encoder.from_pretrained,
     "tiny_resrank": ResRank.from_pretrained,
-    "tiny_rankt5": RankT5.from_pretrained,
+    "tiny_rankt5": CrossEncoder.from_pretrained,
 }
 
 
@@ -81,7 +81,7 @@ def test_a_shipped_model_is_recorded_by_its_name_however_it_is_opened(monkeypatc
 )
 def test_a_path_that_is_not_there_is_not_looked_up_on_the_hub(tmp_path, monkeypatch, path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("e2rank_rag.models.names._from_hub", None)
+    monkeypatch.setattr("e2rank_rag.models.folders._from_hub", None)
     with pytest.raises(CheckpointError, match="there is no model folder"):
         find_model(path)
 

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 
 from e2rank_rag.errors import CheckpointError
-from e2rank_rag.models.tokenizer_check import check_pattern, check_tokenizer_files
+from e2rank_rag.models.tokenizer_files import check_pattern, check_tokenizer_files
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

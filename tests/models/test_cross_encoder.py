@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from sentence_transformers import CrossEncoder
+from sentence_transformers import CrossEncoder as StockCrossEncoder
 from transformers import (
     AutoTokenizer,
     BertForSequenceClassification,
@@ -20,10 +20,10 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from e2rank_rag.models.rankt5 import RankT5
-from e2rank_rag.models.rankt5_checkpoint import T5Ranker, save_ranker
+from e2rank_rag.models.cross_encoder import CrossEncoder
+from e2rank_rag.models.cross_encoder_folder import T5Ranker, save_cross_encoder
 from e2rank_rag.models.runtime import loaded_models
-from e2rank_rag.recipe import RankT5Recipe
+from e2rank_rag.pair_tokenization import CrossEncoderRecipe
 from tests.cross_encoders import write_bert_cross_encoder
 
 QUERIES = ["cats purr", "where does the ferry go?"]
@@ -44,11 +44,11 @@ def t5_encoder(request, tiny_t5, tmp_path_factory):
     """A T5 encoder with a head of its own: its folder and how it pools."""
     folder = tmp_path_factory.mktemp("t5-encoder")
     torch.manual_seed(4)
-    recipe = RankT5Recipe(
+    recipe = CrossEncoderRecipe(
         structure="encoder-only", input="text", pooling=request.param, max_tokens=64
     )
     model = T5Ranker.from_pretrained(tiny_t5)
-    save_ranker(folder, model, AutoTokenizer.from_pretrained(tiny_t5), recipe)
+    save_cross_encoder(folder, model, AutoTokenizer.from_pretrained(tiny_t5), recipe)
     return folder, request.param
 
 
@@ -83,7 +83,7 @@ def test_scores_of_an_encoder_decoder_are_the_first_logits_of_the_score_token(ti
         start = torch.tensor([[model.config.decoder_start_token_id]])
         return float(model(**batch, decoder_input_ids=start).logits[0, 0, token])
 
-    with RankT5.from_pretrained(tiny_t5, max_length=64) as ranker:
+    with CrossEncoder.from_pretrained(tiny_t5, max_length=64) as ranker:
         found = ranker.score(QUERIES, DOCUMENTS)
     assert_scores(found.scores, by_hand(score))
     assert [used.documents for used in found.usage] == [4, 1]
@@ -96,8 +96,8 @@ def test_scores_of_an_encoder_decoder_are_the_first_logits_of_the_score_token(ti
 @torch.no_grad()
 def test_another_score_token_is_another_logit(tiny_t5):
     with (
-        RankT5.from_pretrained(tiny_t5) as ten,
-        RankT5.from_pretrained(tiny_t5, score_token="<extra_id_3>") as three,
+        CrossEncoder.from_pretrained(tiny_t5) as ten,
+        CrossEncoder.from_pretrained(tiny_t5, score_token="<extra_id_3>") as three,
     ):
         assert ten.recipe.score_token == "<extra_id_10>"
         assert ten.digest == three.digest
@@ -118,7 +118,7 @@ def test_scores_of_an_encoder_alone_are_a_dense_layer_on_the_pooled_vector(tiny_
         vector = hidden[0] if pooling == "first" else hidden.mean(0)
         return float(head["score.weight"][0] @ vector + head["score.bias"][0])
 
-    with RankT5.from_pretrained(folder) as ranker:
+    with CrossEncoder.from_pretrained(folder) as ranker:
         assert_scores(ranker.score(QUERIES, DOCUMENTS).scores, by_hand(score))
 
 
@@ -138,7 +138,7 @@ def test_scores_of_a_bert_are_those_of_transformers(tiny_cross):
         )
         return float(model(**batch).logits[0, 0])
 
-    with RankT5.from_pretrained(tiny_cross) as ranker:
+    with CrossEncoder.from_pretrained(tiny_cross) as ranker:
         assert ranker.recipe.max_tokens == 64
         assert_scores(ranker.score(QUERIES, DOCUMENTS).scores, by_hand(score))
 
@@ -147,10 +147,10 @@ def test_scores_of_a_bert_are_those_of_transformers(tiny_cross):
 def test_sentence_transformers_opens_a_saved_bert_with_the_same_scores(
     tiny_cross, tmp_path, max_length
 ):
-    with RankT5.from_pretrained(tiny_cross, max_length=max_length) as ranker:
+    with CrossEncoder.from_pretrained(tiny_cross, max_length=max_length) as ranker:
         folder = ranker.save(tmp_path / "saved")
         found = ranker.score(QUERIES, DOCUMENTS).scores
-    stock = CrossEncoder(str(folder), device="cpu", local_files_only=True)
+    stock = StockCrossEncoder(str(folder), device="cpu", local_files_only=True)
     expected = [
         stock.predict([(query, text) for text in texts], show_progress_bar=False)
         for query, texts in zip(QUERIES, DOCUMENTS, strict=True)
@@ -162,16 +162,18 @@ def test_sentence_transformers_opens_a_saved_bert_with_the_same_scores(
 def folder(request, tiny_t5, tiny_cross, tmp_path):
     if request.param != "encoder-only":
         return tiny_t5 if request.param == "encoder-decoder" else tiny_cross
-    recipe = RankT5Recipe(structure="encoder-only", input="text", max_tokens=64)
+    recipe = CrossEncoderRecipe(structure="encoder-only", input="text", max_tokens=64)
     model = T5Ranker.from_pretrained(tiny_t5)
-    return save_ranker(tmp_path / "t5", model, AutoTokenizer.from_pretrained(tiny_t5), recipe)
+    return save_cross_encoder(
+        tmp_path / "t5", model, AutoTokenizer.from_pretrained(tiny_t5), recipe
+    )
 
 
 def test_a_saved_ranker_opens_with_the_same_scores(folder, tmp_path):
-    with RankT5.from_pretrained(folder, max_length=48) as ranker:
+    with CrossEncoder.from_pretrained(folder, max_length=48) as ranker:
         expected = ranker.score(QUERIES, DOCUMENTS)
         saved = ranker.save(tmp_path / "saved")
-        with RankT5.from_pretrained(saved) as again:
+        with CrossEncoder.from_pretrained(saved) as again:
             found = again.score(QUERIES, DOCUMENTS)
             assert again.recipe == ranker.recipe
             assert again.digest == ranker.digest
@@ -180,7 +182,7 @@ def test_a_saved_ranker_opens_with_the_same_scores(folder, tmp_path):
 
 
 def test_a_pair_has_the_same_score_alone_and_in_a_batch(folder):
-    with RankT5.from_pretrained(folder, max_length=64) as ranker:
+    with CrossEncoder.from_pretrained(folder, max_length=64) as ranker:
         together = ranker.score(QUERIES, DOCUMENTS).scores
         alone = [
             [ranker.score([query], [[text]]).scores[0][0] for text in texts]
@@ -197,7 +199,7 @@ def test_a_causal_model_is_padded_with_what_it_takes_for_padding(tiny_qwen3, tmp
     torch.manual_seed(6)
     Qwen3ForSequenceClassification(config).save_pretrained(folder)
     texts = ["cats purr", "A ferry crosses the strait between the two islands.", "x " * 40]
-    with RankT5.from_pretrained(folder) as ranker:
+    with CrossEncoder.from_pretrained(folder) as ranker:
         assert ranker.loaded.tokenizer.pad_token_id != 1
         ((together,), _) = ranker.score(["ferry"], [texts])
         alone = [ranker.score(["ferry"], [[text]]).scores[0][0] for text in texts]
@@ -217,15 +219,15 @@ def test_an_output_layer_of_its_own_survives_saving(tiny_t5, tmp_path):
     torch.manual_seed(7)
     weights["lm_head.weight"] = torch.randn_like(weights["shared.weight"])
     save_file(weights, own / "model.safetensors", metadata={"format": "pt"})
-    with RankT5.from_pretrained(own) as ranker, RankT5.from_pretrained(tiny_t5) as tied:
+    with CrossEncoder.from_pretrained(own) as ranker, CrossEncoder.from_pretrained(tiny_t5) as tied:
         expected = ranker.score(QUERIES, DOCUMENTS).scores
         assert not np.allclose(expected[0], tied.score(QUERIES, DOCUMENTS).scores[0], atol=1e-2)
-        with RankT5.from_pretrained(ranker.save(tmp_path / "saved")) as again:
+        with CrossEncoder.from_pretrained(ranker.save(tmp_path / "saved")) as again:
             assert_scores(again.score(QUERIES, DOCUMENTS).scores, expected)
 
 
 def test_many_threads_and_tasks_get_the_scores_of_their_own_pairs(folder):
-    with RankT5.from_pretrained(folder) as ranker:
+    with CrossEncoder.from_pretrained(folder) as ranker:
         expected = ranker.score(QUERIES, DOCUMENTS).scores
 
         def ask(number):
@@ -244,20 +246,20 @@ def test_many_threads_and_tasks_get_the_scores_of_their_own_pairs(folder):
 
 def test_rankers_of_one_model_share_its_weights_until_the_last_is_closed(tiny_t5):
     before = loaded_models()
-    first = RankT5.from_pretrained(tiny_t5)
-    second = RankT5.from_pretrained(tiny_t5, max_length=32)
+    first = CrossEncoder.from_pretrained(tiny_t5)
+    second = CrossEncoder.from_pretrained(tiny_t5, max_length=32)
     assert loaded_models() == before + 1
     first.close()
     first.close()
     assert second.score(["cats"], [["dogs"]]).scores[0].shape == (1,)
     second.close()
     assert loaded_models() == before
-    with pytest.raises(RuntimeError, match=r"was closed; open it again with RankT5"):
+    with pytest.raises(RuntimeError, match=r"was closed; open it again with CrossEncoder"):
         second.score(["cats"], [["dogs"]])
 
 
 def test_no_queries_and_no_documents_are_no_scores(tiny_t5):
-    with RankT5.from_pretrained(tiny_t5) as ranker:
+    with CrossEncoder.from_pretrained(tiny_t5) as ranker:
         assert ranker.score([], []) == ([], ())
         found = ranker.score(["cats"], [[]])
         assert [row.tolist() for row in found.scores] == [[]]
@@ -265,7 +267,7 @@ def test_no_queries_and_no_documents_are_no_scores(tiny_t5):
 
 
 def test_what_cannot_be_scored_is_refused(tiny_t5):
-    with RankT5.from_pretrained(tiny_t5) as ranker:
+    with CrossEncoder.from_pretrained(tiny_t5) as ranker:
         with pytest.raises(ValueError, match="1 queries came with 2 lists"):
             ranker.score(["cats"], [["a"], ["b"]])
         with pytest.raises(TypeError, match="document 1 is a int, not a string"):
@@ -280,7 +282,7 @@ def test_scores_that_are_no_numbers_are_an_error(tiny_cross, tmp_path):
     broken = shutil.copytree(tiny_cross, tmp_path / "broken")
     model.save_pretrained(broken)
     with (
-        RankT5.from_pretrained(broken) as ranker,
+        CrossEncoder.from_pretrained(broken) as ranker,
         pytest.raises(
             FloatingPointError, match=r"float32 that are not finite; .*weights are damaged"
         ),

@@ -9,8 +9,8 @@ from typing import Any
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from e2rank_rag.errors import CheckpointError
-from e2rank_rag.models.families import positions
-from e2rank_rag.models.folder_check import inside, read_json
+from e2rank_rag.models.config import positions
+from e2rank_rag.models.files import inside, read_json
 from e2rank_rag.prompts import E2RANK, ChatListwise, Prompts, SpanListwise
 from e2rank_rag.recipe import Pooling, Recipe
 

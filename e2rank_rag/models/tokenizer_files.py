@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from e2rank_rag.errors import CheckpointError
-from e2rank_rag.models.folder_check import MAX_TABLE_BYTES, read_json
+from e2rank_rag.models.config import check_config
+from e2rank_rag.models.files import MAX_TABLE_BYTES, read_json
 
 _MOST_ADDED_TOKENS = 20_000
 _MOST_STEPS = 64
@@ -33,6 +35,37 @@ _MOST_REPEATS = 3
 
 # Each would be handed to the constructor of a tokenizer, which opens what they name.
 _STEERING = ("init_inputs", "gguf_file", "__slow_tokenizer", "tokenizer_object")
+
+
+_PROBE = "a \U000e0001 \ua66e \U0002a6a5"
+"""A text of a letter, and of characters that hardly any tokenizer knows."""
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """CheckpointError for one that cannot be read, or asks for more than a table of pieces."""
+    check_config(folder)
+    try:
+        check_tokenizer_files(folder)
+    except CheckpointError as error:
+        raise CheckpointError(f"the tokenizer in {folder} cannot be read: {error}") from None
+    # Stated, because a tokenizer_config.json may name another file.
+    file = folder / "tokenizer.json"
+    stated = {"tokenizer_file": str(file)} if file.is_file() else {}
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True, **stated
+        )
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            raise TypeError(f"it is a {type(tokenizer).__name__}")
+        tokenizer(_PROBE)
+        tokenizer(_PROBE, _PROBE)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of the tokenizers library is no Exception
+        raise CheckpointError(f"the tokenizer in {folder} cannot be read: {error}") from error
+    if not stated and tokenizer.is_fast:  # made of older files, which hold as much
+        check_tokenizer(json.loads(tokenizer.backend_tokenizer.to_str()), source=folder)
+    return tokenizer
 
 
 def check_tokenizer_files(folder: Path) -> None:

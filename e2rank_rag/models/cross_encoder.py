@@ -1,6 +1,6 @@
 """RankT5: a score for each pair of a query and a document (arXiv 2210.10634).
 
-ranker = RankT5.from_pretrained("cross-encoder/ms-marco-MiniLM-L6-v2")
+ranker = CrossEncoder.from_pretrained("cross-encoder/ms-marco-MiniLM-L6-v2")
 (scores,), usage = ranker.score(["where is Paris?"], [["Paris is in France.", "Cats purr."]])
 """
 
@@ -19,16 +19,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from e2rank_rag.errors import CheckpointError
-from e2rank_rag.models.checkpoint import load_tokenizer, weights_digest
 from e2rank_rag.models.cpu import use_onednn
-from e2rank_rag.models.names import find_model
-from e2rank_rag.models.rankt5_checkpoint import (
-    load_ranker,
+from e2rank_rag.models.cross_encoder_folder import (
+    load_cross_encoder,
     pair_logits,
-    read_rankt5_recipe,
+    read_cross_encoder_recipe,
     reads_segments,
-    save_ranker,
+    save_cross_encoder,
 )
+from e2rank_rag.models.folders import find_model
 from e2rank_rag.models.runtime import (
     Dtype,
     LoadKey,
@@ -43,9 +42,9 @@ from e2rank_rag.models.runtime import (
     torch_dtype,
     trying,
 )
-from e2rank_rag.models.tokenizer_check import check_ids, check_special_ids
-from e2rank_rag.pair_tokenization import PairTokenizer
-from e2rank_rag.recipe import PairPooling, RankT5Recipe, Structure
+from e2rank_rag.models.tokenizer_files import check_ids, check_special_ids, load_tokenizer
+from e2rank_rag.models.weights import weights_digest
+from e2rank_rag.pair_tokenization import CrossEncoderRecipe, PairPooling, PairTokenizer, Structure
 from e2rank_rag.tokenization import (
     MIN_SHARE,
     Tokens,
@@ -59,13 +58,13 @@ from e2rank_rag.types import PairScores, PromptUsage
 
 
 @dataclass(kw_only=True)
-class LoadedRanker(Shared):
+class LoadedCrossEncoder(Shared):
     """What a ranker needs."""
 
     model: PreTrainedModel
 
 
-class RankT5(ModelUser[LoadedRanker]):
+class CrossEncoder(ModelUser[LoadedCrossEncoder]):
     """A ranker of pairs with its recipe. Light: rankers of one model share weights and thread.
 
     Every method may be called from any thread; `run_async` never blocks the event loop. Scores are
@@ -74,11 +73,13 @@ class RankT5(ModelUser[LoadedRanker]):
     or use it as a context manager, to free the model.
     """
 
-    def __init__(self, key: LoadKey, model: LoadedRanker, recipe: RankT5Recipe, name: str) -> None:
+    def __init__(
+        self, key: LoadKey, model: LoadedCrossEncoder, recipe: CrossEncoderRecipe, name: str
+    ) -> None:
         super().__init__(key, model, name=name)
         self.recipe = recipe
         self._scorer = model.worker.run(
-            lambda: PairScorer(model.model, model.tokenizer, recipe, plain=model.plain)
+            lambda: PairModel(model.model, model.tokenizer, recipe, plain=model.plain)
         )
 
     @classmethod
@@ -100,7 +101,7 @@ class RankT5(ModelUser[LoadedRanker]):
         encoder-decoder (so are the released RankT5 weights, once converted to safetensors), or a
         cross-encoder of one score, such as those of sentence-transformers.
 
-        structure: only where the folder does not say, see `RankT5Recipe`.
+        structure: only where the folder does not say, see `CrossEncoderRecipe`.
         score_token, pooling: in place of what the folder says. The paper's score token
             "<extra_id_10>" is the default of an encoder-decoder.
         max_length: limit for a pair in tokens, special ones included; documents are cut there. At
@@ -112,7 +113,7 @@ class RankT5(ModelUser[LoadedRanker]):
         """
         found = find_model(model, revision=revision, local_files_only=local_files_only)
         folder = found.folder.resolve()
-        recipe = read_rankt5_recipe(
+        recipe = read_cross_encoder_recipe(
             folder,
             name=found.name,
             structure=structure,
@@ -178,24 +179,28 @@ class RankT5(ModelUser[LoadedRanker]):
         """Write model and recipe; a BERT is opened by sentence-transformers' `CrossEncoder` too."""
         loaded = self.loaded
         return loaded.worker.run(
-            lambda: save_ranker(folder, loaded.model, loaded.tokenizer, self.recipe)
+            lambda: save_cross_encoder(folder, loaded.model, loaded.tokenizer, self.recipe)
         )
 
     def _drop(self) -> None:
         self._scorer = None  # type: ignore[assignment]
 
 
-class PairScorer:
+RankT5 = CrossEncoder
+"""The former name of `CrossEncoder`, kept for one release."""
+
+
+class PairModel:
     """Texts to scores with a model as it is, in training too. Not thread-safe.
 
-    model: as `rankt5_checkpoint.load_ranker` gives it; may be wrapped, as by peft.
+    model: as `rankt5_checkpoint.load_cross_encoder` gives it; may be wrapped, as by peft.
     """
 
     def __init__(
         self,
         model: nn.Module,
         tokenizer: PreTrainedTokenizerBase,
-        recipe: RankT5Recipe,
+        recipe: CrossEncoderRecipe,
         *,
         plain: Tokenizer | None = None,
     ) -> None:
@@ -279,9 +284,9 @@ def _usage(pairs: Sequence[Tokens]) -> PromptUsage:
     )
 
 
-def _load(key: LoadKey, *, recipe: RankT5Recipe) -> LoadedRanker:
+def _load(key: LoadKey, *, recipe: CrossEncoderRecipe) -> LoadedCrossEncoder:
     tokenizer = load_tokenizer(key.folder)
-    model = load_ranker(
+    model = load_cross_encoder(
         key.folder, recipe, dtype=key.dtype, attn_implementation=key.attn_implementation
     )
     plain = plain_tokenizer(tokenizer)
@@ -291,10 +296,10 @@ def _load(key: LoadKey, *, recipe: RankT5Recipe) -> LoadedRanker:
     model = to_device(device=key.device)
     if key.device.type == "cpu" and key.dtype == torch.float32:
         use_onednn(model)
-    scorer = PairScorer(model, tokenizer, recipe, plain=plain)
+    scorer = PairModel(model, tokenizer, recipe, plain=plain)
     with trying(key.folder):
         scorer.score(["a"], [["a"]], budget=recipe.max_tokens, least=0)
-    return LoadedRanker(
+    return LoadedCrossEncoder(
         model=model,
         tokenizer=tokenizer,
         plain=plain,

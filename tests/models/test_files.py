@@ -16,11 +16,14 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
 from e2rank_rag.errors import CheckpointError
-from e2rank_rag.models import folder_check
+from e2rank_rag.models import files
 from e2rank_rag.models.adapter import quiet_peft
+from e2rank_rag.models.cross_encoder import CrossEncoder
+from e2rank_rag.models.e2rank_folder import save_adapter
 from e2rank_rag.models.encoder import Encoder
-from e2rank_rag.models.rankt5 import RankT5
+from e2rank_rag.models.files import follow_umask
 from e2rank_rag.models.resrank import ResRank
+from e2rank_rag.models.weights import load_transformer
 from tests.poisons import POISONS, change, in_recipe
 
 _watched: list[tuple[str, object]] | None = None
@@ -162,10 +165,10 @@ OF_EVERY_SYSTEM = [
 
 @pytest.mark.parametrize("name", OF_EVERY_SYSTEM)
 def test_cross_encoders_are_held_to_the_same(cross_encoder, outside, name):
-    RankT5.from_pretrained(cross_encoder).close()
+    CrossEncoder.from_pretrained(cross_encoder).close()
     POISONS[name](cross_encoder, outside)
     with pytest.raises(CheckpointError):
-        RankT5.from_pretrained(cross_encoder)
+        CrossEncoder.from_pretrained(cross_encoder)
 
 
 @pytest.mark.parametrize("name", ["200,000 layers", "linked weights", "pickles beside a decoy"])
@@ -197,7 +200,7 @@ def test_segments_beyond_the_models_are_refused(cross_encoder):
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )
     with pytest.raises(CheckpointError, match="numbers segments up to 7"):
-        RankT5.from_pretrained(cross_encoder)
+        CrossEncoder.from_pretrained(cross_encoder)
 
 
 @pytest.mark.parametrize("store", ["models--someone--model/blobs", "blobs/ab"])
@@ -222,7 +225,7 @@ def test_an_installed_model_may_be_links(tiny_bert, tmp_path, monkeypatch):
         target.symlink_to(path)
     with pytest.raises(CheckpointError, match="outside the model folder"):
         Encoder.from_pretrained(folder)
-    monkeypatch.setattr(folder_check, "installed_folder", lambda: folder)
+    monkeypatch.setattr(files, "installed_folder", lambda: folder)
     Encoder.from_pretrained(folder).close()
 
 
@@ -254,7 +257,7 @@ def test_an_adapter_of_peft_beside_full_weights_is_never_passed_over(
     options = LoraConfig(r=2, target_modules=["query"])
     with quiet_peft():
         get_peft_model(BertModel.from_pretrained(tiny_bert), options).save_pretrained(folder)
-    opener = Encoder if name == "encoder" else RankT5
+    opener = Encoder if name == "encoder" else CrossEncoder
     with pytest.raises(CheckpointError, match=r"is an adapter beside the model.*merge_and_unload"):
         opener.from_pretrained(folder)
     (folder / "config.json").unlink()
@@ -279,7 +282,7 @@ def test_a_t5_is_held_to_the_same(tiny_t5, tmp_path, values):
     folder = shutil.copytree(tiny_t5, tmp_path / "t5")
     change(folder / "config.json", **values)
     with pytest.raises(CheckpointError):
-        RankT5.from_pretrained(folder)
+        CrossEncoder.from_pretrained(folder)
 
 
 def test_a_pair_in_a_frame_of_no_tokens_is_refused(cross_encoder):
@@ -287,4 +290,168 @@ def test_a_pair_in_a_frame_of_no_tokens_is_refused(cross_encoder):
     content["post_processor"]["pair"][0]["SpecialToken"]["id"] = "nowhere"
     (cross_encoder / "tokenizer.json").write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match=r"the tokenizer in .* cannot be read"):
-        RankT5.from_pretrained(cross_encoder)
+        CrossEncoder.from_pretrained(cross_encoder)
+
+
+# What is saved: regular files of the usual modes, whatever lay in the folder before
+
+
+@pytest.fixture(params=[0o022, 0o002, 0o027, 0o077], ids=oct)
+def mode(request):
+    """The mode of a new file."""
+    before = os.umask(request.param)
+    yield 0o666 & ~request.param
+    os.umask(before)
+
+
+def adapted_folder(base, folder):
+    options = LoraConfig(r=2, lora_alpha=4, target_modules=["query"])
+    with quiet_peft():
+        model = get_peft_model(load_transformer(base, dtype=torch.float32), options)
+    with Encoder.from_pretrained(base) as encoder:
+        return save_adapter(folder, model, encoder.recipe, base=str(base), digest=encoder.digest)
+
+
+def save_encoder(models, folder):
+    with Encoder.from_pretrained(models("tiny_bert")) as encoder:
+        encoder.save(folder)
+
+
+def save_with_end_token(models, folder):
+    qwen3 = models("tiny_qwen3")
+    with Encoder.from_pretrained(qwen3, pooling="last", prompts="e2rank") as encoder:
+        encoder.save(folder)
+
+
+def save_listwise_adapter(models, folder):
+    adapted_folder(models("tiny_bert"), folder)
+
+
+def save_adapted_encoder(models, folder):
+    adapter = adapted_folder(models("tiny_bert"), folder.parent / "adapter")
+    with Encoder.from_pretrained(adapter) as encoder:
+        encoder.save(folder)
+
+
+def save_rankt5(models, folder):
+    with CrossEncoder.from_pretrained(models("tiny_rankt5")) as ranker:
+        ranker.save(folder)
+
+
+def save_cross_encoder(models, folder):
+    whole = shutil.copytree(models("tiny_bert"), folder.parent / "cross-encoder")
+    config = BertConfig.from_pretrained(whole)
+    config.num_labels = 1
+    BertForSequenceClassification(config).save_pretrained(whole)
+    with CrossEncoder.from_pretrained(whole) as ranker:
+        ranker.save(folder)
+
+
+def save_resrank(models, folder):
+    with ResRank.from_pretrained(models("tiny_resrank")) as resrank:
+        resrank.save(folder)
+
+
+WRITERS = [
+    save_encoder,
+    save_with_end_token,
+    save_listwise_adapter,
+    save_adapted_encoder,
+    save_rankt5,
+    save_cross_encoder,
+    save_resrank,
+]
+
+
+@pytest.fixture
+def models(request):
+    return request.getfixturevalue
+
+
+def files_of(folder):
+    return [path for path in sorted(folder.rglob("*")) if not path.is_dir()]
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_saved_weights_have_the_mode_of_all_other_files(models, tmp_path, mode, write):
+    folder = tmp_path / "saved"
+    write(models, folder)
+    files = files_of(folder)
+    assert any(path.suffix == ".safetensors" for path in files)
+    assert {path.name: path.stat().st_mode & 0o777 for path in files} == {
+        path.name: mode for path in files
+    }
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_what_is_saved_never_goes_through_a_link(models, tmp_path, write):
+    first, folder, target = tmp_path / "first", tmp_path / "saved", tmp_path / "target"
+    write(models, first)
+    target.write_text("precious")
+    for path in files_of(first):
+        link = folder / path.relative_to(first)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(target)
+    shutil.rmtree(tmp_path / "adapter", ignore_errors=True)
+    shutil.rmtree(tmp_path / "cross-encoder", ignore_errors=True)
+    write(models, folder)
+    assert target.read_text() == "precious"
+    assert not [path for path in folder.rglob("*") if path.is_symlink()]
+    assert [path.relative_to(folder) for path in files_of(folder)] == [
+        path.relative_to(first) for path in files_of(first)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("write", "part"), [(save_encoder, "1_Pooling"), (save_listwise_adapter, "listwise_adapter")]
+)
+def test_a_link_to_a_folder_is_refused_and_nothing_is_written(models, tmp_path, write, part):
+    (tmp_path / "elsewhere").mkdir()
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    (folder / part).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match=f"{part} is a link to .*elsewhere"):
+        write(models, folder)
+    assert os.listdir(folder) == [part]
+    assert not os.listdir(tmp_path / "elsewhere")
+
+
+def test_an_adapters_folder_is_not_copied_with_all_that_it_holds(tiny_bert, tmp_path):
+    folder = adapted_folder(tiny_bert, tmp_path / "adapter")
+    (tmp_path / "secret").write_text("secret")
+    (folder / "listwise_adapter/notes.txt").symlink_to(tmp_path / "secret")
+    with Encoder.from_pretrained(folder) as encoder:
+        saved = encoder.save(tmp_path / "saved")
+    names = [path.name for path in (saved / "listwise_adapter").iterdir()]
+    assert sorted(names) == ["adapter_config.json", "adapter_model.safetensors"]
+
+
+def test_weights_of_a_former_model_do_not_stay(tiny_bert, tmp_path):
+    folder = tmp_path / "saved"
+    with Encoder.from_pretrained(tiny_bert) as encoder:
+        folder.mkdir()
+        for name in ("model-00001-of-00002.safetensors", "model.safetensors.index.json"):
+            (folder / name).write_text("{}")
+        encoder.save(folder)
+        with Encoder.from_pretrained(folder) as again:
+            assert again.digest == encoder.digest
+    assert sorted(path.name for path in folder.glob("model*")) == ["model.safetensors"]
+
+
+def test_a_model_is_not_saved_beside_an_adapter_of_peft(tiny_bert, tiny_rankt5, tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with (
+        Encoder.from_pretrained(tiny_bert) as encoder,
+        CrossEncoder.from_pretrained(tiny_rankt5) as t5,
+    ):
+        for model in (encoder, t5):
+            with pytest.raises(CheckpointError, match="name another folder"):
+                model.save(tmp_path)
+    assert os.listdir(tmp_path) == ["adapter_config.json"]
+
+
+def test_weights_that_another_library_wrote_follow_the_umask(tmp_path, mode):
+    save_file({"a": torch.ones(1)}, tmp_path / "model.safetensors")
+    follow_umask(tmp_path)
+    assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == mode
+    assert os.listdir(tmp_path) == ["model.safetensors"]

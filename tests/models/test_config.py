@@ -12,8 +12,8 @@ from transformers import CONFIG_MAPPING, AutoModel, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from e2rank_rag.errors import CheckpointError
+from e2rank_rag.models.config import first_position, positions, why_unserved
 from e2rank_rag.models.encoder import Encoder
-from e2rank_rag.models.families import first_position, positions, why_unserved
 from e2rank_rag.prompts import PLAIN
 
 ROWS = 41

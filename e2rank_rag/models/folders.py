@@ -1,4 +1,4 @@
-"""What names a model: a shipped name, a folder or a hub id. Here they are told apart, once.
+"""Which folder a model's name means, and which system the folder holds.
 
 A `Path` is always a folder. A string is the name of a model that ships with this package, else a
 folder, else an id of the model hub.
@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
 
 from e2rank_rag.errors import CheckpointError
-from e2rank_rag.models.minilm import (
+from e2rank_rag.models.files import read_json
+from e2rank_rag.models.shipped import (
     ADAPTED_FOLDER,
     DEFAULT_MODEL,
     SHIPPED_MODELS,
@@ -19,7 +22,15 @@ from e2rank_rag.models.minilm import (
     minilm_folder,
 )
 
-_MODEL_FILES = ("e2rank.json", "config.json", "modules.json")
+System = Literal["e2rank", "resrank", "rankt5"]
+"""What a model folder holds, as `e2rank.json` names it: an encoder (E2Rank), an encoder with a
+reranker of its vectors (ResRank), or a cross-encoder, which scores pairs ("rankt5")."""
+
+RECIPE_FILE = "e2rank.json"
+
+T5_FAMILY = ("t5", "mt5", "umt5")
+
+_MODEL_FILES = (RECIPE_FILE, "config.json", "modules.json")
 
 
 class FoundModel(NamedTuple):
@@ -178,3 +189,77 @@ def _from_hub(name: str, revision: str | None, local_files_only: bool) -> Path:
         raise CheckpointError(
             f"there is no model folder {name}, and the hub has not given {name!r} either: {error}"
         ) from error
+
+
+def read_system(folder: Path) -> System | None:
+    """What the folder's `e2rank.json` says it is; None without one."""
+    path = folder / RECIPE_FILE
+    if not path.is_file():
+        return None
+    stated = read_json(path)
+    system = stated.get("system", "e2rank") if isinstance(stated, dict) else stated
+    if system not in get_args(System):
+        raise CheckpointError(f"{path}: system is {system!r}, not one of {list(get_args(System))}")
+    found: System = system
+    return found
+
+
+def system_of(
+    model: str | Path,
+    system: System | None = None,
+    *,
+    revision: str | None = None,
+    local_files_only: bool = False,
+) -> System:
+    """Which system a model folder or hub id holds.
+
+    Its `e2rank.json` decides; without one the caller's `system`, then `config.json`: a
+    sequence classifier with one label or a T5 is a cross-encoder ("rankt5"), and everything else
+    is opened as an E2Rank encoder.
+
+    Raises CheckpointError for a model that is not there and for a classifier with several labels,
+    ValueError for an unknown `system` and for one that contradicts `e2rank.json`.
+    """
+    if system is not None and system not in get_args(System):
+        raise ValueError(f"system must be one of {list(get_args(System))}, got {system!r}")
+    folder = resolve_folder(model, revision=revision, local_files_only=local_files_only)
+    found = read_system(folder)
+    if system is not None and found not in (None, system):
+        raise ValueError(f"{model} says that it is {found!r}, not {system!r}: leave system out")
+    return found or system or _system_by_config(folder)
+
+
+def _system_by_config(folder: Path) -> System:
+    modules = read_json(folder / "modules.json", default=[])
+    if isinstance(modules, list) and len(modules) > 1:
+        return "e2rank"  # sentence-transformers: a transformer and its pooling, so an encoder
+    path = folder / "config.json"
+    config = read_json(path, default={})
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path} holds a {type(config).__name__}, not an object")
+    if config.get("model_type") in T5_FAMILY:
+        return "rankt5"
+    kinds = config.get("architectures")
+    kinds = kinds if isinstance(kinds, list) else []
+    if not any(str(kind).endswith("ForSequenceClassification") for kind in kinds):
+        return "e2rank"
+    # As transformers counts labels: two where the file does not say.
+    labels = config.get("id2label") or config.get("num_labels", 2)
+    count = len(labels) if isinstance(labels, dict) else labels
+    if count != 1:
+        raise CheckpointError(
+            f"{path} describes a classifier with {str(count)[:20]} labels, and a cross-encoder has "
+            'one: to open the model as an encoder, state system="e2rank", pooling and prompts'
+        )
+    return "rankt5"
+
+
+R = TypeVar("R", bound=BaseModel)
+
+
+def read_recipe_file(path: Path, kind: type[R]) -> R:
+    """CheckpointError for one of another version."""
+    try:
+        return kind.model_validate(read_json(path))
+    except (ValidationError, CheckpointError) as error:
+        raise CheckpointError(f"{path} is not a recipe this version reads: {error}") from error
