@@ -149,8 +149,9 @@ def test_a_system_is_only_stated_where_the_folder_does_not(tiny_rankt5, tiny_cro
         E2RankRanker(model=tiny_rankt5, system="resrank").warm_up()
     with pytest.raises(ValueError, match=r"system must be one of .* got 'bm25'"):
         E2RankRanker(model=tiny_rankt5, system="bm25").warm_up()
-    with pytest.raises(CheckpointError, match="says nowhere how it encodes"):
-        E2RankRanker(model=tiny_cross).warm_up()
+    ranker = E2RankRanker(model=tiny_cross)
+    ranker.warm_up()  # a classifier with one label
+    ranker.close()
 
 
 def test_a_retrievers_system_is_that_of_its_reranker(tiny_bert, store):
@@ -207,7 +208,7 @@ def test_another_models_collection_is_refused_whatever_reranks(
         with pytest.raises(StoredVectorMismatch, match="another model wrote it"):
             retriever.run(query=QUERY)
         retriever.close()
-    with pytest.raises(CheckpointError, match="this one as the reranker"):
+    with pytest.raises(CheckpointError, match="this model as the reranker"):
         E2RankRetriever(store, model=tiny_rankt5).run(query=QUERY)
     store.close()
 
