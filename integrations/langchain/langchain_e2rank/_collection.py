@@ -1,4 +1,4 @@
-"""A Qdrant collection with the embeddings that it is written and searched with."""
+"""A Qdrant collection with the embeddings that write and search it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ Conditions = types.Filter | Any | None
 
 
 class Collection:
-    """Takes any embeddings. Only those of E2Rank say which model they are, so only they are
-    recorded in the collection, and held against what is there already.
+    """Takes any embeddings. Only E2RankEmbeddings name their model, so only their vectors are
+    recorded in the collection and checked against its record.
 
-    A collection that nobody has created is an empty one.
+    A missing collection is an empty one.
     """
 
     def __init__(
@@ -41,22 +41,22 @@ class Collection:
 
     @property
     def exists(self) -> bool:
-        """Whether it is there."""
+        """Whether Qdrant has the collection. If not, a warning is logged."""
         exists = self.store.exists
         if not exists:
-            logger.warning("%s is not there: nothing is found in it", self.store.name)
+            logger.warning("%s does not exist: a search returns nothing", self.store.name)
         return exists
 
     async def aexists(self) -> bool:
         return await asyncio.to_thread(lambda: self.exists)
 
     def write(self, documents: Sequence[types.Document]) -> None:
-        """Embed and write; documents with a known id are replaced."""
+        """Embed documents and write them. A document replaces the one with the same id."""
         texts = [document.text for document in documents]
         if isinstance(self.embedding, E2RankEmbeddings):
             vectors = self.embedding.encoder.encode_documents(texts)
         else:
-            vectors = np.asarray(self.embedding.embed_documents(texts), dtype=np.float32)
+            vectors = _array(self.embedding.embed_documents(texts))
         self._prepare(vectors)
         self.store.upsert(documents, vectors)
 
@@ -65,48 +65,48 @@ class Collection:
         if isinstance(self.embedding, E2RankEmbeddings):
             vectors = await (await self.embedding.aencoder()).aencode_documents(texts)
         else:
-            vectors = np.asarray(await self.embedding.aembed_documents(texts), dtype=np.float32)
+            vectors = _array(await self.embedding.aembed_documents(texts))
         await asyncio.to_thread(self._prepare, vectors)
         await self.store.aupsert(documents, vectors)
 
     def search(self, query: str, k: int, filter: Conditions) -> list[types.Hit]:
         """The k nearest documents to a query."""
-        if not isinstance(self.embedding, E2RankEmbeddings):
-            return self.nearest(self.embedding.embed_query(query), k, filter)
         if not self.exists:
             return []
+        if not isinstance(self.embedding, E2RankEmbeddings):
+            vector = _array(self.embedding.embed_query(query))
+            return self.store.search(vector, top_k=k, filter=filter)
         return self._searcher(self.embedding.encoder).search(query, top_k=k, filter=filter)
 
     async def asearch(self, query: str, k: int, filter: Conditions) -> list[types.Hit]:
-        if not isinstance(self.embedding, E2RankEmbeddings):
-            return await self.anearest(await self.embedding.aembed_query(query), k, filter)
         if not await self.aexists():
             return []
+        if not isinstance(self.embedding, E2RankEmbeddings):
+            vector = _array(await self.embedding.aembed_query(query))
+            return await self.store.asearch(vector, top_k=k, filter=filter)
         searcher = self._searcher(await self.embedding.aencoder())
         return await searcher.asearch(query, top_k=k, filter=filter)
 
     def nearest(self, vector: Sequence[float], k: int, filter: Conditions) -> list[types.Hit]:
-        """The k nearest documents to a vector."""
-        row = np.asarray(vector, dtype=np.float32)
-        return self.store.search(row, top_k=k, filter=filter) if self.exists else []
+        """The k nearest documents to a vector, shape [dim]."""
+        return self.store.search(_array(vector), top_k=k, filter=filter) if self.exists else []
 
     async def anearest(
         self, vector: Sequence[float], k: int, filter: Conditions
     ) -> list[types.Hit]:
-        row = np.asarray(vector, dtype=np.float32)
         if not await self.aexists():
             return []
-        return await self.store.asearch(row, top_k=k, filter=filter)
+        return await self.store.asearch(_array(vector), top_k=k, filter=filter)
 
     def _searcher(self, encoder: types.TextEncoder) -> SearchPipeline:
-        """One for as long as its parts are the same, since it remembers what it has checked."""
+        """One pipeline for as long as its parts stay, since it remembers its probes."""
         store, policy = self.store, self.stored_vectors
         return self._pipeline.get(
             (encoder, store, policy), lambda: SearchPipeline(encoder, store, stored_vectors=policy)
         )
 
     def _prepare(self, vectors: types.Embeddings) -> None:
-        """Create it, or make sure that these vectors belong in it."""
+        """Create the collection, or check that these vectors belong in it."""
         store, embedding = self.store, self.embedding
         if not isinstance(embedding, E2RankEmbeddings):
             store.prepare(vectors.shape[1])
@@ -115,3 +115,7 @@ class Collection:
         store.prepare(vectors.shape[1], fingerprint=encoder.fingerprint, model=encoder.name)
         if self.stored_vectors == "check":
             probe_foreign(encoder, store)
+
+
+def _array(numbers: Sequence[float] | Sequence[Sequence[float]]) -> types.Embeddings:
+    return np.asarray(numbers, dtype=np.float32)

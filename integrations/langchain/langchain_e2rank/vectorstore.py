@@ -29,16 +29,16 @@ Scored = list[tuple[Document, float]]
 
 
 class E2RankVectorStore(VectorStore):
-    """A Qdrant collection: in memory, in a folder, on a server, or of a client that is open.
+    """A Qdrant collection: in memory, in a folder, on a server, or in an open client.
 
-    embedding: any LangChain embeddings. Only E2RankEmbeddings say which model they are, so only
-        they are recorded in the collection and held against what is there (`stored_vectors`).
-    location: ":memory:", a folder, or a URL. client: a QdrantClient, in place of a location.
+    embedding: any LangChain embeddings. Only E2RankEmbeddings name their model, so only their
+        vectors are recorded in the collection and checked against its record (`stored_vectors`).
+    location: ":memory:", a folder, or a URL. client: a QdrantClient instead of a location.
     options: further arguments of `QdrantStore.open` (`layout`, `vector_name`, `prefer_grpc`,
         `timeout`, `collection_options`), or with a client of `QdrantStore` (`async_client`).
 
-    A collection that is not there yet is empty; it is created when documents are added. Every
-    method has a twin that begins with an `a` and does not block the event loop.
+    A missing collection is empty; adding documents creates it. Every method has an async twin,
+    with an `a` before its name, that does not block the event loop.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class E2RankVectorStore(VectorStore):
 
     @property
     def store(self) -> QdrantStore:
-        """The collection, as the core of this library reads and writes it."""
+        """The collection as `e2rank_rag` reads and writes it."""
         return self.collection.store
 
     def __copy__(self) -> Self:
-        """A copy may be closed by itself; see `QdrantStore`."""
+        """A copy is closed separately; see `QdrantStore`."""
         copied = type(self).__new__(type(self))
         vars(copied).update(vars(self))
         old = self.collection
@@ -76,7 +76,7 @@ class E2RankVectorStore(VectorStore):
 
     @property
     def embeddings(self) -> Embeddings:
-        """What texts are embedded with."""
+        """Embeds the texts and queries."""
         return self.collection.embedding
 
     @classmethod
@@ -89,7 +89,7 @@ class E2RankVectorStore(VectorStore):
         ids: list[str] | None = None,
         **kwargs: Any,
     ) -> Self:
-        """A store with these texts; kwargs are those of the constructor."""
+        """A store with these texts. kwargs: arguments of the constructor."""
         store = cls(embedding, **kwargs)
         store.add_texts(texts, metadatas, ids=ids)
         return store
@@ -116,9 +116,11 @@ class E2RankVectorStore(VectorStore):
         ids: Sequence[str | None] | None = None,
         batch_size: int = BATCH_DOCUMENTS,
     ) -> list[str]:
-        """Embed and write, so many at a time; a known id is replaced, a missing one is uuid4.
+        """Embed texts and write them, `batch_size` at a time; returns their ids.
 
-        ValueError, before anything is written, for an id given twice and for what JSON cannot hold.
+        A text replaces the one with the same id. A text without an id gets a random one (uuid4).
+        Raises ValueError, before anything is written, for a repeated id and for metadata that JSON
+        cannot hold.
         """
         documents = _documents(texts, metadatas, ids)
         for batch in self._batches(documents, batch_size):
@@ -139,25 +141,14 @@ class E2RankVectorStore(VectorStore):
         return [document.id for document in documents]
 
     def delete(self, ids: list[str] | None = None) -> bool:
-        """Remove documents, all of them where `ids` is None; unknown ids are no error."""
+        """Remove documents; None removes all of them. An unknown id is no error."""
         if self.collection.exists:
             self.store.delete(list(self.store.ids()) if ids is None else ids)
         return True
 
-    async def adelete(self, ids: list[str] | None = None) -> bool:
-        if ids is None:
-            return await asyncio.to_thread(self.delete)
-        if await self.collection.aexists():
-            await self.store.adelete(ids)
-        return True
-
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
-        """The documents under these ids, in their order; unknown ids are left out."""
+        """The documents with these ids, in this order, without those that do not exist."""
         found = self.store.get(ids) if self.collection.exists else {}
-        return [as_document(stored.document) for stored in found.values()]
-
-    async def aget_by_ids(self, ids: Sequence[str], /) -> list[Document]:
-        found = await self.store.aget(ids) if await self.collection.aexists() else {}
         return [as_document(stored.document) for stored in found.values()]
 
     def similarity_search(
@@ -206,18 +197,6 @@ class E2RankVectorStore(VectorStore):
         hits = self.collection.search(query, fetch_k, filter)
         return _diverse(self.embeddings.embed_query(query), hits, k, lambda_mult)
 
-    async def amax_marginal_relevance_search(
-        self,
-        query: str,
-        k: int = 4,
-        fetch_k: int = 20,
-        lambda_mult: float = 0.5,
-        *,
-        filter: Conditions = None,
-    ) -> list[Document]:
-        hits = await self.collection.asearch(query, fetch_k, filter)
-        return _diverse(await self.embeddings.aembed_query(query), hits, k, lambda_mult)
-
     def max_marginal_relevance_search_by_vector(
         self,
         embedding: list[float],
@@ -227,24 +206,12 @@ class E2RankVectorStore(VectorStore):
         *,
         filter: Conditions = None,
     ) -> list[Document]:
-        """The same for a vector in place of the query."""
+        """`max_marginal_relevance_search` with a vector instead of a query."""
         hits = self.collection.nearest(embedding, fetch_k, filter)
         return _diverse(embedding, hits, k, lambda_mult)
 
-    async def amax_marginal_relevance_search_by_vector(
-        self,
-        embedding: list[float],
-        k: int = 4,
-        fetch_k: int = 20,
-        lambda_mult: float = 0.5,
-        *,
-        filter: Conditions = None,
-    ) -> list[Document]:
-        hits = await self.collection.anearest(embedding, fetch_k, filter)
-        return _diverse(embedding, hits, k, lambda_mult)
-
     def close(self) -> None:
-        """Close the store, but for a client that was given. The embeddings stay open."""
+        """Close the store, except a client that you passed. The embeddings stay open."""
         self.store.close()
 
     async def aclose(self) -> None:
@@ -261,7 +228,7 @@ class E2RankVectorStore(VectorStore):
 
 
 def _relevance(cosine: float) -> float:
-    """From 0 (opposite) over 0.5 (unrelated) to 1 (same), as langchain-qdrant has it."""
+    """0 for opposite, 0.5 for unrelated and 1 for equal vectors, as in langchain-qdrant."""
     return min(max((cosine + 1.0) / 2.0, 0.0), 1.0)
 
 
@@ -293,7 +260,8 @@ def _with_scores(hits: Sequence[types.Hit]) -> Scored:
 def _diverse(
     query: Sequence[float], hits: Sequence[types.Hit], k: int, lambda_mult: float
 ) -> list[Document]:
-    hits = [hit for hit in hits if hit.embedding is not None]  # some have no direction
+    # A stored vector that is zero or not finite comes as None.
+    hits = [hit for hit in hits if hit.embedding is not None]
     vectors: list[Any] = [hit.embedding for hit in hits]
     chosen = maximal_marginal_relevance(np.asarray(query), vectors, lambda_mult, k)
     return [as_document(hits[place].document) for place in chosen]
