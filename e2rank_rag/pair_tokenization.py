@@ -1,15 +1,22 @@
-"""Pairs of a query and a document to ids: one place, for training and serving alike.
+"""How a cross-encoder turns a query and a document into ids, in training and in serving.
 
-Only documents are cut. As in `tokenization`, nothing in a text is special, limits are applied by
-slicing, and special ids are put around by hand.
+Only documents are cut. As in `tokenization`, special tokens in a text are plain text, limits are
+applied by slicing, and special ids are added by hand.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    model_validator,
+)
 from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -27,21 +34,26 @@ from e2rank_rag.tokenization import (
 
 Structure = Literal["encoder-decoder", "encoder-only"]
 
-PairPooling = Literal["first", "mean"]
+PairPooling = Annotated[
+    Literal["cls", "mean"],
+    BeforeValidator(lambda value: "cls" if value == "first" else value),
+    PlainSerializer(lambda value: "first" if value == "cls" else value),
+]
+"""Which tokens of a pair are pooled. Files write "first" for "cls"."""
 
 SCORE_TOKEN = "<extra_id_10>"
-"""A token that T5 never used: RankT5 reads the score off it (arXiv 2210.10634, section 4.1)."""
+"""A token unused in T5's training; RankT5's score is its logit (arXiv 2210.10634, section 4.1)."""
 
 
 class CrossEncoderRecipe(BaseModel):
-    """Everything that turns a query and a document into a score, but for the weights.
+    """Everything that turns a query and a document into a score, except the weights.
 
-    structure: of an encoder-decoder, the score is the logit of `score_token` in the first step of
-        the decoder; of an encoder alone, what a dense layer makes of one vector of the pair.
-    input: "text" is one string, by `prompt`; "segments" are query and document as the tokenizer
-        joins a pair, for BERT and its kind, whose classifier has a pooling of its own.
-    pooling: of an encoder-only T5: the first token, or the mean of all.
-    max_tokens: of a pair, special tokens included; documents are cut there.
+    structure: an encoder-decoder's score is the logit of `score_token` in the first step of the
+        decoder; an encoder's score is what a dense layer makes of one vector of the pair.
+    input: "text" is one string, by `prompt`; "segments" is the pair as the tokenizer joins it, for
+        models such as BERT, whose classifier pools by itself.
+    pooling: for an encoder-only T5: the first token ("cls"), or the mean of all tokens.
+    max_tokens: limit for a pair, special tokens included; documents are cut there.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,15 +69,15 @@ class CrossEncoderRecipe(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _defaults(cls, stated: Any) -> Any:
-        if not isinstance(stated, dict):
-            return stated
-        filled = dict(stated)
+    def _defaults(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        filled = dict(values)
         if filled.get("structure") == "encoder-decoder" and filled.get("score_token") is None:
             filled["score_token"] = SCORE_TOKEN
         pooled = filled.get("structure") == "encoder-only" and filled.get("input") == "text"
         if pooled and filled.get("pooling") is None:
-            filled["pooling"] = "first"
+            filled["pooling"] = "cls"
         return filled
 
     @model_validator(mode="after")
@@ -74,29 +86,29 @@ class CrossEncoderRecipe(BaseModel):
         if decoder and self.input == "segments":
             raise ValueError('an encoder-decoder reads a pair as "text", not as "segments"')
         if self.score_token is not None and not decoder:
-            raise ValueError("score_token is of an encoder-decoder; leave it out")
+            raise ValueError("score_token is for an encoder-decoder; leave it out")
         if self.pooling is not None and (decoder or self.input == "segments"):
-            raise ValueError("pooling is of an encoder-only T5; leave it out")
+            raise ValueError("pooling is for an encoder-only T5; leave it out")
         return self
 
 
 class PairFrame(NamedTuple):
-    """Special ids before the query, between it and the document, and after; and their segments."""
+    """Special ids before the query, between query and document, and after; and all segments."""
 
     before: list[int]
     between: list[int]
     after: list[int]
     segments: tuple[list[int], int, list[int], int, list[int]]
-    """Of: before, a token of the query, between, a token of the document, after."""
+    """Segment numbers: before, each query token, between, each document token, after."""
 
 
 class PairTokenizer:
-    """Turns pairs into ids, as a recipe says. Not thread-safe.
+    """Turns pairs into ids as a recipe says. Not thread-safe.
 
-    segments: whether the model was trained to read them; without them a BERT takes the document for
-        a part of the query, and says nothing of it.
-    padding: the id that the model takes for none; a causal one reads its score off the last token
-        before those. None: the tokenizer's.
+    segments: whether the model has segment embeddings; without its segments a BERT would read the
+        document as a part of the query, without an error.
+    padding: the id that the model ignores; a causal classifier takes its score from the last token
+        before the padding. None: the tokenizer's pad token.
     """
 
     def __init__(
@@ -119,9 +131,9 @@ class PairTokenizer:
             self._frame = PairFrame(before, [], after, ([], 0, [], 0, []))
 
     def room(self, query: str) -> int:
-        """How many tokens a query leaves for a document; below 0 where it does not fit itself.
+        """How many tokens a query leaves for a document; negative if the query itself is too long.
 
-        ValueError for a query without a single token.
+        ValueError for a query without a token.
         """
         limit = self.recipe.max_tokens
         (ids,) = first_ids(self._plain, [query], limit)
@@ -135,9 +147,9 @@ class PairTokenizer:
     def pairs(
         self, query: str, documents: Sequence[str], *, least: int = MIN_SHARE
     ) -> list[Tokens]:
-        """One query with each of these documents, which are cut where a pair is over-long.
+        """The pairs of one query with each of these documents; documents of long pairs are cut.
 
-        `slots` are the pool slots of an encoder-only T5, and segments where there are such.
+        `slots` are pool slots for an encoder-only T5, and segments for models that read those.
 
         Raises ValueError for an empty query, and for one that leaves a document fewer than `least`
         tokens.
@@ -160,7 +172,7 @@ class PairTokenizer:
         return rows
 
     def collate(self, batch: Sequence[Tokens]) -> dict[str, Tensor]:
-        """The arguments of the model: int64 [B, L], padded on the right."""
+        """The arguments of the model, int64 [B, L] each, padded on the right."""
         tensors = collate(batch, pad_id=self._pad_id)
         slots = tensors.pop("pool_slots")
         if self.recipe.pooling is not None:
@@ -196,7 +208,7 @@ class PairTokenizer:
 def pair_frame(tokenizer: PreTrainedTokenizerBase) -> PairFrame:
     """What this tokenizer puts around and between the texts of a pair.
 
-    Raises CheckpointError for one that joins pairs in no such way.
+    Raises CheckpointError for a tokenizer that does not join two texts by special tokens.
     """
     framed = tokenizer("a", "a", return_token_type_ids=True)
     ids, segments = framed["input_ids"], framed["token_type_ids"]

@@ -94,6 +94,11 @@ class TextTokenizer:
         return [*self._prefix, *self.suffix, *self._chat[0], *self._chat[1]]
 
     @property
+    def pad_id(self) -> int:
+        """The id behind shorter texts of a batch."""
+        return pad_id(self._tokenizer)
+
+    @property
     def overhead(self) -> int:
         """Special tokens around a plain text."""
         return len(self._prefix) + len(self.suffix)
@@ -140,7 +145,7 @@ class TextTokenizer:
 
     def collate(self, batch: Sequence[Tokens]) -> dict[str, Tensor]:
         """The arguments of `Backbone`: input_ids, attention_mask and pool_slots, int64 [B, L]."""
-        return collate(batch, pad_id=pad_id(self._tokenizer))
+        return collate(batch, pad_id=self.pad_id)
 
     def _specials(self, text: str) -> list[int]:
         """Ids of a template's own text, in which special tokens are recognised."""

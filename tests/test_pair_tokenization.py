@@ -102,7 +102,7 @@ def test_an_empty_query_is_refused_and_an_empty_document_is_not(made, query):
 
 
 def test_slots_pool_the_first_token_or_all():
-    for pooling, expected in (("first", [1, 0, 0]), ("mean", [1, 1, 1])):
+    for pooling, expected in (("cls", [1, 0, 0]), ("mean", [1, 1, 1])):
         _, pairs = text_pairs(pooling=pooling)
         (pair,) = pairs.pairs("cats", ["dogs"])
         assert pair.slots[:3] == expected
@@ -132,3 +132,10 @@ def test_the_frame_of_a_pair_is_read_off_the_tokenizer(tiny_bert):
     assert pair_frame(tokenizer) == ([cls], [sep], [sep], ([0], 0, [0], 1, [1]))
     start, end = (xlmr_tokenizer().convert_tokens_to_ids(token) for token in ("<s>", "</s>"))
     assert pair_frame(xlmr_tokenizer())[:3] == ([start], [end, end], [end])
+
+
+def test_files_call_cls_pooling_first():
+    recipe = CrossEncoderRecipe(structure="encoder-only", input="text", pooling="first")
+    assert recipe == CrossEncoderRecipe(structure="encoder-only", input="text", pooling="cls")
+    assert recipe.pooling == "cls"
+    assert recipe.model_dump(mode="json")["pooling"] == "first"

@@ -1,7 +1,7 @@
-"""RankT5: a score for each pair of a query and a document (arXiv 2210.10634).
+"""Cross-encoders, such as RankT5 (arXiv 2210.10634): a score for each query with each document.
 
-ranker = CrossEncoder.from_pretrained("cross-encoder/ms-marco-MiniLM-L6-v2")
-(scores,), usage = ranker.score(["where is Paris?"], [["Paris is in France.", "Cats purr."]])
+model = CrossEncoder.from_pretrained("cross-encoder/ms-marco-MiniLM-L6-v2")
+(scores,), usage = model.score(["where is Paris?"], [["Paris is in France.", "Cats purr."]])
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -27,6 +28,7 @@ from e2rank_rag.models.cross_encoder_folder import (
     reads_segments,
     save_cross_encoder,
 )
+from e2rank_rag.models.e2rank import evaluating
 from e2rank_rag.models.folders import find_model
 from e2rank_rag.models.runtime import (
     Dtype,
@@ -44,7 +46,7 @@ from e2rank_rag.models.runtime import (
 )
 from e2rank_rag.models.tokenizer_files import check_ids, check_special_ids, load_tokenizer
 from e2rank_rag.models.weights import weights_digest
-from e2rank_rag.pair_tokenization import CrossEncoderRecipe, PairPooling, PairTokenizer, Structure
+from e2rank_rag.pair_tokenization import CrossEncoderRecipe, PairTokenizer, Structure
 from e2rank_rag.tokenization import (
     MIN_SHARE,
     Tokens,
@@ -54,146 +56,25 @@ from e2rank_rag.tokenization import (
     plain_tokenizer,
     token_id,
 )
-from e2rank_rag.types import PairScores, PromptUsage
+from e2rank_rag.types import PairScores, PromptUsage, T
 
 
 @dataclass(kw_only=True)
 class LoadedCrossEncoder(Shared):
-    """What a ranker needs."""
+    """What the `CrossEncoder` objects of one model share."""
 
     model: PreTrainedModel
 
 
-class CrossEncoder(ModelUser[LoadedCrossEncoder]):
-    """A ranker of pairs with its recipe. Light: rankers of one model share weights and thread.
-
-    Every method may be called from any thread; `run_async` never blocks the event loop. Scores are
-    unbounded numbers that order the documents of one query, and the same for a pair alone and in
-    any batch (to 1e-5 in float32; in bfloat16 they have three digits, so some are equal). Close it,
-    or use it as a context manager, to free the model.
-    """
-
-    def __init__(
-        self, key: LoadKey, model: LoadedCrossEncoder, recipe: CrossEncoderRecipe, name: str
-    ) -> None:
-        super().__init__(key, model, name=name)
-        self.recipe = recipe
-        self._scorer = model.worker.run(
-            lambda: PairModel(model.model, model.tokenizer, recipe, plain=model.plain)
-        )
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        model: str | Path,
-        *,
-        structure: Structure | None = None,
-        score_token: str | None = None,
-        pooling: PairPooling | None = None,
-        max_length: int | None = None,
-        dtype: Dtype | None = None,
-        device: str | None = None,
-        attn_implementation: str | None = None,
-        revision: str | None = None,
-        local_files_only: bool = False,
-    ) -> Self:
-        """Open a folder or a hub id: one that stage `rankt5` has written, a T5 or Flan-T5 as
-        encoder-decoder (so are the released RankT5 weights, once converted to safetensors), or a
-        cross-encoder of one score, such as those of sentence-transformers.
-
-        structure: only where the folder does not say, see `CrossEncoderRecipe`.
-        score_token, pooling: in place of what the folder says. The paper's score token
-            "<extra_id_10>" is the default of an encoder-decoder.
-        max_length: limit for a pair in tokens, special ones included; documents are cut there. At
-            most 512 by default.
-        dtype, device: as in `Encoder.from_pretrained`.
-
-        Raises CheckpointError when the folder is missing, damaged, another system's, or has nothing
-        that gives a score; ValueError for a setting that does not fit it.
-        """
-        found = find_model(model, revision=revision, local_files_only=local_files_only)
-        folder = found.folder.resolve()
-        recipe = read_cross_encoder_recipe(
-            folder,
-            name=found.name,
-            structure=structure,
-            score_token=score_token,
-            pooling=pooling,
-            max_tokens=max_length,
-        )
-        where = torch_device(device)
-        key = LoadKey(
-            folder,
-            stamp(folder),
-            torch_dtype(dtype, where),
-            where,
-            attn_implementation,
-            # Another structure of the same folder is refused only where it is loaded.
-            system=f"rankt5 {recipe.structure}",
-        )
-        return cls(key, acquire(key, partial(_load, recipe=recipe)), recipe, found.name)
-
-    def score(
-        self,
-        queries: Sequence[str],
-        documents: Sequence[Sequence[str]],
-        *,
-        least: int = MIN_SHARE,
-    ) -> PairScores:
-        """A score for each query with each of its documents; higher is better.
-
-        Over-long documents are cut at `recipe.max_tokens` with their query, which never is; the
-        usage counts them. least: tokens that a query must leave for a document.
-
-        Raises ValueError for an empty query, one that leaves less, and another number of lists than
-        queries; FloatingPointError for scores that are not finite.
-        """
-        asked = checked_texts(queries, "query")
-        if len(documents) != len(asked):
-            raise ValueError(f"{len(asked)} queries came with {len(documents)} lists of documents")
-        lists = [checked_texts(each, "document") for each in documents]
-        loaded, scorer = self.loaded, self._scorer
-
-        def scored() -> PairScores:
-            with torch.inference_mode():
-                return scorer.score(
-                    asked,
-                    lists,
-                    budget=batch_tokens(self._key.device),
-                    least=least,
-                    before_batch=loaded.worker.check_cancelled,
-                )
-
-        found = loaded.worker.run(scored)
-        if not all(np.isfinite(row).all() for row in found.scores):
-            raise not_finite(f"{self.name} gave scores", self._key.dtype)
-        return found
-
-    def room(self, query: str) -> int:
-        """Tokens that a query leaves for a document; ValueError for an empty query."""
-        (query,) = checked_texts([query], "query")
-        loaded, scorer = self.loaded, self._scorer
-        return loaded.worker.run(lambda: scorer.tokenizer.room(query))
-
-    def save(self, folder: str | Path) -> Path:
-        """Write model and recipe; a BERT is opened by sentence-transformers' `CrossEncoder` too."""
-        loaded = self.loaded
-        return loaded.worker.run(
-            lambda: save_cross_encoder(folder, loaded.model, loaded.tokenizer, self.recipe)
-        )
-
-    def _drop(self) -> None:
-        self._scorer = None  # type: ignore[assignment]
-
-
-RankT5 = CrossEncoder
-"""The former name of `CrossEncoder`, kept for one release."""
-
-
 class PairModel:
-    """Texts to scores with a model as it is, in training too. Not thread-safe.
+    """Pairs of texts to scores, without a thread. Satisfies `types.PairRanker`; not thread-safe.
 
-    model: as `rankt5_checkpoint.load_cross_encoder` gives it; may be wrapped, as by peft.
+    The model may be in training mode and may change between calls: each call runs it without
+    dropout and without gradients.
+
+    model: as `load_cross_encoder` gives it; may be wrapped, as by peft.
+    name: what errors call the model.
+    before_batch: called before each forward pass; it may raise to stop the call.
     """
 
     def __init__(
@@ -203,17 +84,20 @@ class PairModel:
         recipe: CrossEncoderRecipe,
         *,
         plain: Tokenizer | None = None,
+        name: str = "the model",
+        before_batch: Callable[[], None] = lambda: None,
     ) -> None:
         self.model = model
         self.recipe = recipe
+        self.name = name
+        self._before_batch = before_batch
         config: Any = model.config
-        self.score_id: int | None = None
-        self.start_id: int | None = None
+        self._score_id: int | None = None
+        self._start_id: int | None = None
         if recipe.score_token is not None:
-            self.score_id = _score_id(tokenizer, recipe.score_token)
-            check_special_ids([self.score_id], model)
-            self.start_id = _start_id(config, tokenizer)
-            check_special_ids([self.start_id], model)
+            self._score_id = _score_id(tokenizer, recipe.score_token)
+            self._start_id = _start_id(config, tokenizer)
+            check_special_ids([self._score_id, self._start_id], model)
         self.tokenizer = PairTokenizer(
             tokenizer,
             plain_tokenizer(tokenizer) if plain is None else plain,
@@ -227,33 +111,161 @@ class PairModel:
         queries: Sequence[str],
         documents: Sequence[Sequence[str]],
         *,
-        budget: int,
         least: int = MIN_SHARE,
-        before_batch: Callable[[], None] = lambda: None,
     ) -> PairScores:
-        """See `RankT5.score`; budget: tokens of one forward pass, padding included.
+        """A score for each query with each of its documents; higher is better.
 
-        Without a gradient, which the caller turns off.
+        Documents of over-long pairs are cut so that the pair has `recipe.max_tokens`; queries are
+        never cut. The usage counts cut documents. least: tokens that a query must leave for a
+        document.
+
+        Raises ValueError for an empty query, for one that leaves fewer tokens, and for another
+        number of lists than queries; FloatingPointError for scores that are not finite.
         """
+        asked = checked_texts(queries, "query")
+        if len(documents) != len(asked):
+            raise ValueError(f"{len(asked)} queries came with {len(documents)} lists of documents")
         lists = [
-            self.tokenizer.pairs(query, texts, least=least)
-            for query, texts in zip(queries, documents, strict=True)
+            self.tokenizer.pairs(query, checked_texts(texts, "document"), least=least)
+            for query, texts in zip(asked, documents, strict=True)
         ]
-        pairs = [pair for each in lists for pair in each]
-        scores = np.empty(len(pairs), dtype=np.float32)
-        device = next(self.model.parameters()).device
-        for rows in batches_by_length([len(pair.ids) for pair in pairs], budget):
-            before_batch()
-            batch = self.tokenizer.collate([pairs[row] for row in rows])
-            found = self.read(self.model, {name: part.to(device) for name, part in batch.items()})
-            scores[rows] = found.cpu().numpy()
+        scores = self._forward([pair for each in lists for pair in each])
         ends = np.cumsum([len(each) for each in lists])[:-1]
         split = np.split(scores, ends) if lists else []
         return PairScores(split, tuple(map(_usage, lists)))
 
+    def room(self, query: str) -> int:
+        """Tokens that a query leaves for a document; ValueError for an empty query."""
+        (query,) = checked_texts([query], "query")
+        return self.tokenizer.room(query)
+
     def read(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         """Scores of a batch of `PairTokenizer.collate`, float32 [B], by this model."""
-        return pair_logits(model, batch, self.score_id, self.start_id)
+        return pair_logits(model, batch, self._score_id, self._start_id)
+
+    async def run_async(self, call: Callable[[], T]) -> T:
+        """Run the call at once: this model has no thread of its own."""
+        return call()
+
+    def close(self) -> None:
+        """Do nothing: the model belongs to the caller."""
+
+    def _forward(self, pairs: Sequence[Tokens]) -> NDArray[np.float32]:
+        scores = np.empty(len(pairs), dtype=np.float32)
+        parameter = next(self.model.parameters())
+        budget = batch_tokens(parameter.device)
+        with evaluating(self.model):
+            for rows in batches_by_length([len(pair.ids) for pair in pairs], budget):
+                self._before_batch()
+                batch = self.tokenizer.collate([pairs[row] for row in rows])
+                batch = {name: part.to(parameter.device) for name, part in batch.items()}
+                scores[rows] = self.read(self.model, batch).cpu().numpy()
+        if not np.isfinite(scores).all():
+            raise not_finite(f"{self.name} gave scores", parameter.dtype)
+        return scores
+
+
+class CrossEncoder(ModelUser[LoadedCrossEncoder]):
+    """A `PairModel` in the thread of its device. Objects of one model share weights and thread.
+
+    Every method may be called from any thread; `run_async` never blocks the event loop. Scores are
+    unbounded numbers that order the documents of one query. A pair has the same score alone and in
+    any batch (to 1e-5 in float32; in bfloat16 scores have three digits, so some are equal). Close
+    it, or use it as a context manager, to free the model.
+    """
+
+    def __init__(
+        self, key: LoadKey, model: LoadedCrossEncoder, recipe: CrossEncoderRecipe, name: str
+    ) -> None:
+        super().__init__(key, model, name=name)
+        self.recipe = recipe
+        self._pairs = model.worker.run(
+            lambda: PairModel(
+                model.model,
+                model.tokenizer,
+                recipe,
+                plain=model.plain,
+                name=name,
+                before_batch=lambda: model.worker.check_cancelled(),
+            )
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path,
+        *,
+        structure: Structure | None = None,
+        score_token: str | None = None,
+        pooling: str | None = None,
+        max_length: int | None = None,
+        dtype: Dtype | None = None,
+        device: str | None = None,
+        attn_implementation: str | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
+        """Open a model folder or a hub id.
+
+        It holds what stage `rankt5` has written, a T5 or Flan-T5 as encoder-decoder (the released
+        RankT5 weights, once converted to safetensors), or a cross-encoder with one score, such as
+        those of sentence-transformers.
+
+        structure: needed only where the folder does not state it, see `CrossEncoderRecipe`.
+        score_token, pooling: instead of what the folder states. An encoder-decoder has the paper's
+            score token, "<extra_id_10>", by default; an encoder-only T5 pools "cls" or "mean".
+        max_length: limit for a pair in tokens, special tokens included; by default at most 512.
+        dtype, device: as in `Encoder.from_pretrained`.
+
+        Raises CheckpointError for a folder that is missing, damaged, another system's or without a
+        score; ValueError for a setting that does not fit the model.
+        """
+        found = find_model(model, revision=revision, local_files_only=local_files_only)
+        folder = found.folder.resolve()
+        recipe = read_cross_encoder_recipe(
+            folder,
+            name=found.name,
+            structure=structure,
+            score_token=score_token,
+            pooling=pooling,
+            max_tokens=max_length,
+        )
+        where = torch_device(device)
+        number = torch_dtype(dtype, where)
+        # One folder may be opened under two structures; loading refuses the one that does not fit.
+        system = f"rankt5 {recipe.structure}"
+        key = LoadKey(folder, stamp(folder), number, where, attn_implementation, system=system)
+        return cls(key, acquire(key, partial(_load, recipe=recipe)), recipe, found.name)
+
+    def score(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[Sequence[str]],
+        *,
+        least: int = MIN_SHARE,
+    ) -> PairScores:
+        """A score for each query with each of its documents; see `PairModel.score`."""
+        worker, pairs = self.loaded.worker, self._pairs
+        return worker.run(lambda: pairs.score(queries, documents, least=least))
+
+    def room(self, query: str) -> int:
+        """Tokens that a query leaves for a document; ValueError for an empty query."""
+        worker, pairs = self.loaded.worker, self._pairs
+        return worker.run(lambda: pairs.room(query))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write model and recipe; sentence-transformers' `CrossEncoder` opens a BERT's too."""
+        loaded = self.loaded
+        return loaded.worker.run(
+            lambda: save_cross_encoder(folder, loaded.model, loaded.tokenizer, self.recipe)
+        )
+
+    def _drop(self) -> None:
+        self._pairs = None  # type: ignore[assignment]
+
+
+RankT5 = CrossEncoder
+"""The former name of `CrossEncoder`, kept for one release."""
 
 
 def _score_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
@@ -267,7 +279,7 @@ def _score_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
 
 
 def _start_id(config: Any, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Of the decoder's first token."""
+    """The id of the decoder's first token."""
     start = config.decoder_start_token_id
     if start is None:
         return pad_id(tokenizer)
@@ -296,9 +308,10 @@ def _load(key: LoadKey, *, recipe: CrossEncoderRecipe) -> LoadedCrossEncoder:
     model = to_device(device=key.device)
     if key.device.type == "cpu" and key.dtype == torch.float32:
         use_onednn(model)
-    scorer = PairModel(model, tokenizer, recipe, plain=plain)
+    pairs = PairModel(model, tokenizer, recipe, plain=plain)
     with trying(key.folder):
-        scorer.score(["a"], [["a"]], budget=recipe.max_tokens, least=0)
+        batch = pairs.tokenizer.collate(pairs.tokenizer.pairs("a", ["a"], least=0))
+        pairs.read(model, {name: part.to(key.device) for name, part in batch.items()})
     return LoadedCrossEncoder(
         model=model,
         tokenizer=tokenizer,

@@ -1,7 +1,7 @@
-"""Folders of rankers of pairs: what they say of themselves, reading and writing them.
+"""Folders of cross-encoders: their recipe, their weights, and how they are written.
 
-Three kinds of weights: a T5 encoder-decoder, a T5 encoder with a dense layer of ours, and any
-sequence classifier of one score, such as the cross-encoders of sentence-transformers.
+There are three kinds: a T5 encoder-decoder, a T5 encoder with a dense layer, and any sequence
+classifier with one label, such as the cross-encoders of sentence-transformers.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from e2rank_rag.models.files import new_files, read_json, refuse_adapted, write_
 from e2rank_rag.models.folders import RECIPE_FILE, T5_FAMILY, read_recipe_file, read_system
 from e2rank_rag.models.tokenizer_files import load_tokenizer
 from e2rank_rag.models.weights import load_weights, quiet_transformers
-from e2rank_rag.pair_tokenization import CrossEncoderRecipe, PairPooling, Structure
+from e2rank_rag.pair_tokenization import CrossEncoderRecipe, Structure
 
 RAW_SCORES = {"activation_fn": "torch.nn.modules.linear.Identity"}
 """Without it, sentence-transformers would put a sigmoid on the scores."""
@@ -44,7 +44,7 @@ _NO_LIMIT = 1 << 20
 
 
 class T5Ranker(T5EncoderModel):
-    """A T5 encoder, one vector of its output, and a dense layer to one score."""
+    """A T5 encoder whose pooled vector a dense layer turns into one score."""
 
     def __init__(self, config: T5Config) -> None:
         super().__init__(config)
@@ -54,7 +54,7 @@ class T5Ranker(T5EncoderModel):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, pool_slots: Tensor
     ) -> SequenceClassifierOutput:
-        """int [B, L] three times -> logits [B, 1]; pool_slots as in `backbone.pool`."""
+        """int [B, L] three times -> logits [B, 1]; pool_slots as in `e2rank.pool`."""
         hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         vectors = pool(hidden, pool_slots)[:, 0].to(hidden.dtype)
         return SequenceClassifierOutput(logits=self.score(vectors))
@@ -66,29 +66,30 @@ def read_cross_encoder_recipe(
     name: str,
     structure: Structure | None = None,
     score_token: str | None = None,
-    pooling: PairPooling | None = None,
+    pooling: str | None = None,
     max_tokens: int | None = None,
     encoders_too: bool = False,
 ) -> CrossEncoderRecipe:
-    """How the folder scores a pair, with what the caller states in its place.
+    """The recipe of a folder, with the caller's settings instead of its own.
 
-    encoders_too: read an encoder of ours as the bare model it holds; for training.
+    encoders_too: accept an E2Rank folder and read only its transformer; for training.
 
-    Raises CheckpointError for a folder of another system, and ValueError for what does not fit it.
+    Raises CheckpointError for a folder of another system, and ValueError for settings that do not
+    fit the model.
     """
-    stated = {
+    given = {
         "structure": structure,
         "score_token": score_token,
         "pooling": pooling,
         "max_tokens": max_tokens,
     }
-    changes = {key: value for key, value in stated.items() if value is not None}
+    changes = {key: value for key, value in given.items() if value is not None}
     system = read_system(folder)
     ours = system is not None and not (encoders_too and system == "e2rank")
     if ours and system != "rankt5":
         raise CheckpointError(
-            f"{name} is a model of the system {system!r}, as its {RECIPE_FILE} says, and no ranker "
-            "of pairs; train one of its base: stage rankt5"
+            f"{name} is a model of the system {system!r}, as its {RECIPE_FILE} says, and not a "
+            "cross-encoder; train one from its base: stage rankt5"
         )
     config = read_config(folder)
     if ours:
@@ -121,17 +122,18 @@ def _structure(config: PretrainedConfig) -> dict[str, Any]:
 
 
 def position_limit(config: PretrainedConfig) -> int:
-    """Tokens that the model can place; a T5 places any number."""
+    """How many tokens the model has positions for; a T5 has no limit."""
     return _NO_LIMIT if config.model_type in T5_FAMILY else positions(config)
 
 
 def longest_pair(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-    """What model and tokenizer take; of a T5 without a word on it, what it was pretrained with."""
+    """Tokens of the longest pair that model and tokenizer take; for a T5 what it was trained on."""
     limit = _DEFAULT_TOKENS if config.model_type in T5_FAMILY else positions(config)
     return min(limit, tokenizer.model_max_length)
 
 
 def reads_segments(config: PretrainedConfig) -> bool:
+    """Whether the model has embeddings for more than one segment."""
     return int(getattr(config, "type_vocab_size", 0) or 0) > 1
 
 
@@ -143,11 +145,11 @@ def load_cross_encoder(
     attn_implementation: str | None = None,
     fresh_head: bool = False,
 ) -> PreTrainedModel:
-    """The model, on the CPU, in evaluation mode. safetensors only.
+    """The model on the CPU, in evaluation mode, from safetensors.
 
-    fresh_head: draw a head that the folder lacks, by torch's random state; for training.
+    fresh_head: draw a head that the folder lacks from torch's random state; for training.
 
-    Raises CheckpointError for missing, foreign or incomplete weights.
+    Raises CheckpointError for weights that are missing, incomplete or another architecture's.
     """
     config = read_config(folder)
     kind = _model_class(config, recipe)

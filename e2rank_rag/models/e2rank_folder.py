@@ -16,10 +16,17 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from e2rank_rag.errors import CheckpointError
+from e2rank_rag.list_tokenization import EncoderOf, ResRankRecipe
 from e2rank_rag.models.adapter import ADAPTER_FILES, copy_adapter
 from e2rank_rag.models.config import positions, read_config
 from e2rank_rag.models.files import inside, new_files, read_json, refuse_adapted, write_json
-from e2rank_rag.models.folders import RECIPE_FILE, find_base, name_beside, read_recipe_file
+from e2rank_rag.models.folders import (
+    RECIPE_FILE,
+    find_base,
+    name_beside,
+    read_recipe_file,
+    read_system,
+)
 from e2rank_rag.models.sentence_transformers_folder import (
     sentence_transformers_files,
     sentence_transformers_recipe,
@@ -35,6 +42,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 ADAPTER_FOLDER = "listwise_adapter"
+ENCODER_FOLDER = "encoder"
+"""Folder of a ResRank's encoder, where its recipe names the base "."."""
 
 RELEASED = {
     f"Alibaba-NLP/E2Rank-{size}{variant}"
@@ -94,6 +103,27 @@ def read_recipe(
         return Recipe(**stated, listwise=budget, query_weight=weight)
     except ValidationError as error:
         raise CheckpointError(f"{name} says of encoding what cannot be: {error}") from error
+
+
+def encoder_folder(
+    folder: Path, *, local_files_only: bool = False
+) -> tuple[Path, EncoderOf | None]:
+    """Where the encoder is: the folder itself, or elsewhere, as a ResRank says.
+
+    Raises CheckpointError for a folder that has no encoder.
+    """
+    system = read_system(folder)
+    if system == "rankt5":
+        raise CheckpointError(
+            f"{folder} holds a cross-encoder, which scores pairs and has no vectors: name the "
+            "encoder of the index here, and this model as the reranker"
+        )
+    if system != "resrank":
+        return folder, None
+    encoder = read_recipe_file(folder / RECIPE_FILE, ResRankRecipe).encoder
+    if encoder.base == ".":
+        return inside(folder, ENCODER_FOLDER), encoder
+    return find_base(encoder.base, folder, local_files_only=local_files_only), encoder
 
 
 def model_folders(

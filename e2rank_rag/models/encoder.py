@@ -18,13 +18,18 @@ import torch
 from transformers import PreTrainedModel
 
 from e2rank_rag.errors import CheckpointError
+from e2rank_rag.list_tokenization import EncoderOf
 from e2rank_rag.models.adapter import with_adapter
 from e2rank_rag.models.config import positions
 from e2rank_rag.models.cpu import use_onednn
 from e2rank_rag.models.e2rank import Backbone, RecentVectors, TextModel
-from e2rank_rag.models.e2rank_folder import model_folders, read_recipe, save_checkpoint
+from e2rank_rag.models.e2rank_folder import (
+    encoder_folder,
+    model_folders,
+    read_recipe,
+    save_checkpoint,
+)
 from e2rank_rag.models.folders import RECIPE_FILE, find_model
-from e2rank_rag.models.residual import EncoderOf, encoder_folder
 from e2rank_rag.models.runtime import (
     Dtype,
     LoadKey,

@@ -1,190 +1,19 @@
 """ResRank in tensors: a list of vectors and a query's text in, vectors with a residual out.
 
-The facts are those of the abstract of ResRank: each passage is one embedding and one token of the
-reranker, hidden states are added to the embeddings, scores are cosines. What it leaves open is a
-field of `recipe.ResidualLayout` each.
+The abstract of ResRank says this much: each passage is one embedding and one token of the reranker,
+hidden states are added to the embeddings, scores are cosines. Each choice that it leaves open is a
+field of `ResidualLayout`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise, repeat
-from pathlib import Path
-from typing import Literal, NamedTuple
-
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from e2rank_rag.errors import CheckpointError
+from e2rank_rag.list_tokenization import ResidualLayout
 from e2rank_rag.models.config import first_position
 from e2rank_rag.models.e2rank import pool
-from e2rank_rag.models.files import inside
-from e2rank_rag.models.folders import RECIPE_FILE, find_base, read_recipe_file, read_system
-from e2rank_rag.recipe import Recipe
-from e2rank_rag.tokenization import Tokens
-
-ENCODER_FOLDER = "encoder"
-RERANKER_FOLDER = "reranker"
-
-
-class ResidualLayout(BaseModel):
-    """How a ResRank reads a list. The paper's abstract leaves these open; docs/resrank.md compares.
-
-    query_position: of the query's text, `before` or `after` the passages. Passages of a causal
-        model see a query that stands before them only.
-    query_vector: which hidden state stands for the query: the `span` of its text, pooled as the
-        backbone pools, or the `end` of the whole input, which in a causal model has seen the list.
-    passage_positions: one position `shared` by all passages, so that their order says nothing, or
-        one each, as they are `ranked`.
-    passage_attention: passages see `all` others, or beside the text only their `own` place.
-    residual: `gated` adds the hidden state times a learned number, `sum` adds it as it is, `none`
-        takes the hidden state alone.
-    query_residual: what the query's vector begins from: the encoder's vector of the `query`; that
-        with `feedback`, the mean of the passages' vectors, weighted by how well they match, in
-        learned proportions; or `none`.
-    unit_hidden: whether hidden states are scaled to unit length before they are added.
-    projection: `linear` maps vectors into the reranker and states back, at first by the identity
-        where widths are equal; `none` needs equal widths.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    query_position: Literal["before", "after"] = "before"
-    query_vector: Literal["span", "end"] = "span"
-    passage_positions: Literal["shared", "ranked"] = "shared"
-    passage_attention: Literal["all", "own"] = "all"
-    residual: Literal["gated", "sum", "none"] = "gated"
-    query_residual: Literal["query", "feedback", "none"] = "feedback"
-    unit_hidden: bool = True
-    projection: Literal["linear", "none"] = "linear"
-
-
-class EncoderOf(BaseModel):
-    """The encoder whose vectors a ResRank reads.
-
-    base: a hub id, "minilm", a folder as seen from that of the recipe, or "." for `ENCODER_FOLDER`
-        in it.
-    digest: of its weights (`checkpoint.weights_digest`).
-    recipe: how it made the vectors; None: as the folder of `base` says.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    base: str
-    digest: str
-    recipe: Recipe | None = None
-
-
-class ResRankRecipe(BaseModel):
-    """A ResRank: the encoder, and how its reranker reads a list. The reranker's own recipe, prompts
-    and lengths, is in the folder `RERANKER_FOLDER`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format: Literal[1] = 1
-    system: Literal["resrank"] = "resrank"
-    encoder: EncoderOf
-    layout: ResidualLayout = ResidualLayout()
-
-
-def encoder_folder(
-    folder: Path, *, local_files_only: bool = False
-) -> tuple[Path, EncoderOf | None]:
-    """Where the encoder is: the folder itself, or elsewhere, as a ResRank says.
-
-    Raises CheckpointError for a folder that has no encoder.
-    """
-    system = read_system(folder)
-    if system == "rankt5":
-        raise CheckpointError(
-            f"{folder} holds a cross-encoder, which scores pairs and has no vectors: name the "
-            "encoder of the index here, and this model as the reranker"
-        )
-    if system != "resrank":
-        return folder, None
-    encoder = read_recipe_file(folder / RECIPE_FILE, ResRankRecipe).encoder
-    if encoder.base == ".":
-        return inside(folder, ENCODER_FOLDER), encoder
-    return find_base(encoder.base, folder, local_files_only=local_files_only), encoder
-
-
-def read_resrank_recipe(folder: Path) -> ResRankRecipe:
-    """What `e2rank.json` says; CheckpointError when the folder holds no ResRank."""
-    system = read_system(folder)
-    if system != "resrank":
-        found = f"says that it is {system!r}" if system else f"has no {RECIPE_FILE}"
-        raise CheckpointError(f"{folder} holds no ResRank: it {found}")
-    return read_recipe_file(folder / RECIPE_FILE, ResRankRecipe)
-
-
-class ListTokens(NamedTuple):
-    """A query's tokens and one place per passage. `slots`: 1 the query, 2, 3, ... the passages.
-
-    cut: whether the query was longer.
-    """
-
-    ids: list[int]
-    positions: list[int]
-    slots: list[int]
-    passages: list[bool]
-    cut: bool
-
-
-def list_tokens(
-    query: Tokens, count: int, layout: ResidualLayout, *, closing: Sequence[int]
-) -> ListTokens:
-    """The input for a query over `count` passages.
-
-    closing: special tokens behind the passages, where the last of them stands for the query.
-    """
-    at_end = layout.query_vector == "end"
-    last = len(query.ids) - 1
-    spans = [0] * last + [1] if at_end else query.slots
-    passages = [(0, slot, True) for slot in range(2, count + 2)]
-    if layout.query_position == "after":
-        text = zip(query.ids, spans, repeat(False))
-        tokens = [*passages, *text]
-    elif at_end:
-        end = zip(closing, [0] * (len(closing) - 1) + [1], repeat(False))
-        tokens = [*((id, 0, False) for id in query.ids), *passages, *end]
-    else:
-        tokens = [*zip(query.ids, spans, repeat(False)), *passages]
-    shared = layout.passage_positions == "shared"
-    positions = [0]
-    for (*_, before), (*_, here) in pairwise(tokens):
-        positions.append(positions[-1] + (0 if shared and before and here else 1))
-    ids, slots, places = ([token[i] for token in tokens] for i in range(3))
-    return ListTokens(ids, positions, slots, [bool(place) for place in places], query.cut)
-
-
-def collate_lists(batch: Sequence[ListTokens], *, pad_id: int) -> dict[str, Tensor]:
-    """Tensors [B, L] of lists with K passages at most: ids, mask, positions, slots, passages.
-
-    A shorter list gets places for the passages it lacks, which nothing attends to, so that every
-    row has K of them and every slot is filled.
-    """
-    most = max(sum(row.passages) for row in batch)
-    lacking = [range(sum(row.passages) + 2, most + 2) for row in batch]
-    longest = max(len(row.ids) + len(more) for row, more in zip(batch, lacking, strict=True))
-    shape = (len(batch), longest)
-    tensors = {
-        "input_ids": torch.full(shape, pad_id, dtype=torch.long),
-        **{
-            name: torch.zeros(shape, dtype=torch.long)
-            for name in ("attention_mask", "position_ids", "pool_slots")
-        },
-        "passage_places": torch.zeros(shape, dtype=torch.bool),
-    }
-    for number, (row, more) in enumerate(zip(batch, lacking, strict=True)):
-        length, end = len(row.ids), len(row.ids) + len(more)
-        tensors["input_ids"][number, :length] = torch.tensor(row.ids)
-        tensors["attention_mask"][number, :length] = 1
-        tensors["position_ids"][number, :length] = torch.tensor(row.positions)
-        tensors["pool_slots"][number, :end] = torch.tensor([*row.slots, *more])
-        tensors["passage_places"][number, :end] = torch.tensor([*row.passages, *[True] * len(more)])
-    return tensors
 
 
 class ResidualHead(nn.Module):

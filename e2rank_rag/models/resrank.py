@@ -17,31 +17,30 @@ from typing import Any, NamedTuple, Protocol, Self
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn.utils.rnn import pad_sequence
 
 from e2rank_rag.closing import OpenModel
 from e2rank_rag.errors import CheckpointError
+from e2rank_rag.list_tokenization import EncoderOf, ListTokenizer, ListTokens, ResRankRecipe
 from e2rank_rag.models.config import positions
 from e2rank_rag.models.cpu import use_onednn
+from e2rank_rag.models.e2rank import evaluating
+from e2rank_rag.models.e2rank_folder import ENCODER_FOLDER
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.models.files import inside, new_files, write_json
-from e2rank_rag.models.folders import RECIPE_FILE, resolve_folder
-from e2rank_rag.models.residual import (
-    ENCODER_FOLDER,
-    RERANKER_FOLDER,
-    EncoderOf,
-    ListBackbone,
-    ListTokens,
-    ResidualHead,
-    ResRankRecipe,
-    collate_lists,
-    list_tokens,
-    read_resrank_recipe,
+from e2rank_rag.models.folders import (
+    RECIPE_FILE,
+    read_recipe_file,
+    read_system,
+    resolve_folder,
 )
+from e2rank_rag.models.residual import ListBackbone, ResidualHead
 from e2rank_rag.models.runtime import Dtype, batch_tokens, in_passing_thread, not_finite
 from e2rank_rag.prompts import Task
-from e2rank_rag.tokenization import TextTokenizer, batches_by_length, pad_id
+from e2rank_rag.tokenization import TextTokenizer, batches_by_length
 from e2rank_rag.types import Embeddings, PromptUsage, T, TextEncoder
 
+RERANKER_FOLDER = "reranker"
 HEAD_FILE = "head.safetensors"
 
 
@@ -65,8 +64,14 @@ class ListEncoder(Protocol):
         ...
 
     def encode_lists(
-        self, queries: Sequence[str], passages: Sequence[Embeddings]
-    ) -> ResidualVectors: ...
+        self,
+        queries: Sequence[str],
+        passages: Sequence[Embeddings],
+        *,
+        query_vectors: Embeddings | None = None,
+    ) -> ResidualVectors:
+        """The vectors that rank each query's passages, given the encoder's vectors [k, dim]."""
+        ...
 
     def close(self) -> None: ...
 
@@ -93,12 +98,15 @@ class ResRank(OpenModel):
         self.encoder = encoder
         self.recipe = recipe
         self._reranker = reranker
-        loaded = reranker.loaded
         head = head.to(reranker.device)
         if reranker.device.type == "cpu":
             use_onednn(head)
-        ranker = ListBackbone(loaded.transformer, head).eval()
-        self._lists = ListModel(ranker, reranker.tokenizer, pad_id(loaded.tokenizer))
+        self.lists = ListModel(
+            ListBackbone(reranker.loaded.transformer, head).eval(),
+            reranker.tokenizer,
+            encoder,
+            before_batch=lambda: encoder.loaded.worker.check_cancelled(),
+        )
 
     @classmethod
     def from_pretrained(
@@ -143,28 +151,17 @@ class ResRank(OpenModel):
             raise
 
     def encode_lists(
-        self, queries: Sequence[str], passages: Sequence[Embeddings]
+        self,
+        queries: Sequence[str],
+        passages: Sequence[Embeddings],
+        *,
+        query_vectors: Embeddings | None = None,
     ) -> ResidualVectors:
-        """The vectors that rank each query's passages, given the encoder's [k, dim] of them.
-
-        Queries are cut at the reranker's length, which the usage says. Raises ValueError for an
-        empty list, one of other vectors, and one that the reranker has no positions for.
-        """
-        worker, lists = self.encoder.loaded.worker, self._lists
-        if len(passages) != len(queries):
-            raise ValueError(f"{len(queries)} queries came with {len(passages)} lists of vectors")
-        for number, vectors in enumerate(passages):
-            if np.ndim(vectors) != 2 or np.shape(vectors)[1] != self.encoder.dim:
-                raise ValueError(
-                    f"list {number} has the shape {np.shape(vectors)}, not [k, {self.encoder.dim}]"
-                )
-        given = [np.asarray(vectors, dtype=np.float32) for vectors in passages]
-
-        def encode() -> ResidualVectors:
-            asked = self.encoder.encode_queries(queries)
-            return lists(queries, asked, given, between=worker.check_cancelled)
-
-        return worker.run(encode)
+        """The vectors that rank each query's passages; see `ListModel.encode_lists`."""
+        worker, lists = self.encoder.loaded.worker, self.lists
+        return worker.run(
+            lambda: lists.encode_lists(queries, passages, query_vectors=query_vectors)
+        )
 
     async def run_async(self, call: Callable[[], T]) -> T:
         """Run a call that uses this model without blocking the event loop."""
@@ -176,7 +173,7 @@ class ResRank(OpenModel):
         self.encoder.save(inside(folder, ENCODER_FOLDER))
         self._reranker.save(inside(folder, RERANKER_FOLDER))
         encoder = EncoderOf(base=".", digest=self.encoder.digest)
-        head = self._lists.ranker.head
+        head = self.lists.backbone.head
         return save_head(folder, head, self.recipe.model_copy(update={"encoder": encoder}))
 
     def close(self) -> None:
@@ -184,84 +181,103 @@ class ResRank(OpenModel):
         self.encoder.close()
         self._reranker.close()
         # It holds the reranker's weights. A later call learns from the encoder that this is closed.
-        self._lists = None  # type: ignore[assignment]
+        self.lists = None  # type: ignore[assignment]
 
 
 class ListModel:
-    """Lists of vectors through a `ListBackbone`, in batches; for one thread."""
+    """Lists of vectors to vectors that rank, without a thread. Satisfies `ListEncoder`.
 
-    def __init__(self, ranker: ListBackbone, tokenizer: TextTokenizer, padding: int) -> None:
-        self.ranker = ranker
-        self.tokenizer = tokenizer
-        self.padding = padding
+    The modules may be in training mode and may change between calls: each call runs them without
+    dropout and without gradients. Not thread-safe.
 
-    def tokens(self, queries: Sequence[str], counts: Sequence[int]) -> list[ListTokens]:
-        """The input of each query over so many passages."""
-        if counts and min(counts) < 1:
-            raise ValueError(f"list {list(counts).index(min(counts))} has no passages")
-        layout = self.ranker.head.layout
-        limit = positions(self.ranker.transformer.config)  # type: ignore[arg-type]
-        closing = self.tokenizer.suffix or (self.padding,)
-        # Cut as an encoder cuts it, so that a query of any length leaves room for passages.
-        asked = self.tokenizer.queries(queries, most=limit - 1 - len(closing))
-        rows = []
-        for query, count in zip(asked, counts, strict=True):
-            row = list_tokens(query, count, layout, closing=closing)
-            taken = max(row.positions) + 1
-            if taken > limit:
-                raise ValueError(
-                    f"{count} passages and {len(row.ids) - count} tokens of text take {taken} "
-                    f"positions, the reranker has {limit}: rerank fewer, or in windows "
-                    "(`ResidualReranker(..., window=Window(...))`)"
-                )
-            rows.append(row)
-        return rows
+    tokenizer: of the reranker's text.
+    encoder: made the vectors, and encodes the queries.
+    before_batch: called before each forward pass; it may raise to stop the call.
+    """
 
-    def __call__(
+    def __init__(
+        self,
+        backbone: ListBackbone,
+        tokenizer: TextTokenizer,
+        encoder: TextEncoder,
+        *,
+        before_batch: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.backbone = backbone
+        self.encoder = encoder
+        limit = positions(backbone.transformer.config)  # type: ignore[arg-type]
+        self.tokenizer = ListTokenizer(tokenizer, backbone.head.layout, limit=limit)
+        self._before_batch = before_batch
+
+    def encode_lists(
         self,
         queries: Sequence[str],
-        asked: Embeddings,
         passages: Sequence[Embeddings],
         *,
-        between: Callable[[], None] = lambda: None,
+        query_vectors: Embeddings | None = None,
     ) -> ResidualVectors:
-        """As `ResRank.encode_lists`, with the encoder's vectors of the queries; calls `between`
-        two batches."""
-        tokens = self.tokens(queries, [len(vectors) for vectors in passages])
+        """The vectors that rank each query's passages, given the encoder's vectors [k, dim].
+
+        query_vectors: [n, dim], what the encoder gave for these queries; None: they are encoded.
+        Queries are cut at the reranker's limit; the usage tells.
+
+        Raises ValueError for an empty list, for vectors of another shape, and for a list that the
+        reranker has no positions for; FloatingPointError for vectors that are not finite.
+        """
+        if len(passages) != len(queries):
+            raise ValueError(f"{len(queries)} queries came with {len(passages)} lists of vectors")
+        for number, vectors in enumerate(passages):
+            if np.ndim(vectors) != 2 or np.shape(vectors)[1] != self.encoder.dim:
+                raise ValueError(
+                    f"list {number} has the shape {np.shape(vectors)}, not [k, {self.encoder.dim}]"
+                )
+        given = [np.asarray(vectors, dtype=np.float32) for vectors in passages]
+        if query_vectors is None:
+            query_vectors = self.encoder.encode_queries(queries)
+        tokens = self.tokenizer.lists(queries, [len(vectors) for vectors in given])
         usage = tuple(
             PromptUsage(sum(row.passages), 0, len(row.ids), query_cut=row.cut) for row in tokens
         )
-        better = np.empty_like(asked)
-        contextual: list[Embeddings] = list(passages)
-        budget = batch_tokens(next(self.ranker.parameters()).device)
+        better = np.empty_like(query_vectors)
+        contextual: list[Embeddings] = list(given)
+        budget = batch_tokens(next(self.backbone.parameters()).device)
         for rows in batches_by_length([len(row.ids) for row in tokens], budget):
-            between()
-            lists = [passages[row] for row in rows]
-            found = self._forward([tokens[row] for row in rows], asked[rows], lists)
+            self._before_batch()
+            found = self._forward(
+                [tokens[row] for row in rows], query_vectors[rows], [given[row] for row in rows]
+            )
             better[rows] = found[0]
             for row, vectors in zip(rows, found[1], strict=True):
-                contextual[row] = vectors[: len(passages[row])]
+                contextual[row] = vectors[: len(given[row])]
         return ResidualVectors(better, contextual, usage)
+
+    def close(self) -> None:
+        """Do nothing: the modules belong to the caller."""
 
     def _forward(
         self, tokens: Sequence[ListTokens], asked: Embeddings, passages: Sequence[Embeddings]
     ) -> tuple[Embeddings, Embeddings]:
-        device = next(self.ranker.parameters()).device
-        batch = collate_lists(tokens, pad_id=self.padding)
-        tensors = {"asked": torch.from_numpy(asked), "passages": padded_vectors(passages), **batch}
-        with torch.inference_mode():
-            queries, vectors = self.ranker(**{name: t.to(device) for name, t in tensors.items()})
-        found = queries.float().cpu().numpy(), vectors.float().cpu().numpy()
-        if not np.isfinite(found[0]).all() or not np.isfinite(found[1]).all():
-            dtype = next(self.ranker.transformer.parameters()).dtype
-            raise not_finite("the reranker gave vectors", dtype)
-        return found
+        parameter = next(self.backbone.transformer.parameters())
+        tensors = {
+            "asked": torch.from_numpy(asked),
+            "passages": pad_sequence([torch.from_numpy(each) for each in passages], True),
+            **self.tokenizer.collate(tokens),
+        }
+        with evaluating(self.backbone):
+            found = self.backbone(**{name: t.to(parameter.device) for name, t in tensors.items()})
+        queries, vectors = (each.float().cpu().numpy() for each in found)
+        if not np.isfinite(queries).all() or not np.isfinite(vectors).all():
+            raise not_finite("the reranker gave vectors", parameter.dtype)
+        return queries, vectors
 
 
-def padded_vectors(lists: Sequence[Embeddings]) -> torch.Tensor:
-    """[B, K, D], zeros behind shorter lists."""
-    tensors = [torch.from_numpy(np.ascontiguousarray(vectors)) for vectors in lists]
-    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True)
+def read_resrank_recipe(folder: Path) -> ResRankRecipe:
+    """What `e2rank.json` says; CheckpointError when the folder holds no ResRank."""
+    system = read_system(folder)
+    if system != "resrank":
+        found = f"says that it is {system!r}" if system else f"has no {RECIPE_FILE}"
+        raise CheckpointError(f"{folder} holds no ResRank: it {found}")
+    return read_recipe_file(folder / RECIPE_FILE, ResRankRecipe)
 
 
 def save_head(folder: Path, head: ResidualHead, recipe: ResRankRecipe) -> Path:

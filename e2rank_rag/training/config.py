@@ -23,8 +23,8 @@ from pydantic import (
 )
 
 from e2rank_rag.feedback import Feedback
+from e2rank_rag.list_tokenization import ResidualLayout
 from e2rank_rag.models.folders import model_name
-from e2rank_rag.models.residual import ResidualLayout
 from e2rank_rag.pair_tokenization import PairPooling, Structure
 from e2rank_rag.prompts import Prompts
 from e2rank_rag.recipe import Pooling

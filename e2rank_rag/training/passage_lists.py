@@ -8,8 +8,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from e2rank_rag.models.residual import collate_lists
-from e2rank_rag.models.resrank import ListModel
+from e2rank_rag.list_tokenization import ListTokenizer
 from e2rank_rag.tokenization import TextTokenizer
 from e2rank_rag.training.batches import (
     ScoredList,
@@ -55,32 +54,31 @@ class PassageDataset(Dataset[ScoredList]):
 
 
 class PassageCollator(ScoredListCollator):
-    """Lists to tensors: those of `ScoredListCollator`, and lists: those of
-    `residual.collate_lists`.
+    """Lists to tensors: those of `ScoredListCollator`, and `lists`: those of `ListTokenizer`.
 
-    forward: of the reranker; forwards: those of the tasks of the data. The other arguments are the
+    reader: the reranker's tokenizer; readers: by the task of the data. The other arguments are the
         encoder's.
     """
 
     def __init__(
         self,
-        forward: ListModel,
+        reader: ListTokenizer,
         tokenizer: TextTokenizer,
         *,
-        forwards: Mapping[str, ListModel] | None = None,
+        readers: Mapping[str, ListTokenizer] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(tokenizer, **options)
-        self.list_forward = forward
-        self.forwards = forwards or {}
+        self.reader = reader
+        self.readers = readers or {}
 
     def __call__(self, lists: Sequence[ScoredList]) -> dict[str, Any]:
         task = one_task(lists)
-        forward = self.list_forward if task is None else self.forwards.get(task, self.list_forward)
-        tokens = forward.tokens(
+        reader = self.reader if task is None else self.readers.get(task, self.reader)
+        tokens = reader.lists(
             [drawn.query for drawn in lists], [len(drawn.documents) for drawn in lists]
         )
         return {
-            "lists": collate_lists(tokens, pad_id=self.list_forward.padding),
+            "lists": reader.collate(tokens),
             **self.scored(lists),
         }

@@ -7,7 +7,7 @@ ranker = CrossEncoder.from_pretrained(folder)
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,6 @@ from e2rank_rag.training.batches import SourceBatches
 from e2rank_rag.training.config import RankT5Config
 from e2rank_rag.training.dev_sets import NDCG, DevSet, whole_run
 from e2rank_rag.training.gradcache import in_chunks
-from e2rank_rag.training.live import BATCH_TOKENS, evaluating
 from e2rank_rag.training.ranking import (
     RankedListCollator,
     RankedListDataset,
@@ -53,7 +52,7 @@ from e2rank_rag.training.runs import (
     with_options,
 )
 from e2rank_rag.training.sources import is_mined, read_dev, read_training
-from e2rank_rag.types import Hit, PairScores, RankingExample, T
+from e2rank_rag.types import Hit, RankingExample
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +98,7 @@ class RankingTrainer(StageTrainer):
     def __init__(
         self, *, config: RankT5Config, scorer: PairModel, digest: str, **arguments: Any
     ) -> None:
-        reranker = CrossEncoderReranker(LiveRanker(scorer))
+        reranker = CrossEncoderReranker(scorer)
         super().__init__(
             config=config,
             measure=lambda part: measure_reranked(part, reranker),
@@ -115,23 +114,6 @@ class RankingTrainer(StageTrainer):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         scores = in_chunks(model, inputs["chunks"], self.scorer.read)
         return list_loss(scores, inputs, self.loss), {}
-
-
-class LiveRanker:
-    """A `PairRanker` of weights that change; for one thread, between training steps."""
-
-    def __init__(self, scorer: PairModel) -> None:
-        self.scorer = scorer
-
-    def score(self, queries: Sequence[str], documents: Sequence[Sequence[str]]) -> PairScores:
-        with evaluating(self.scorer.model), torch.no_grad():
-            return self.scorer.score(queries, documents, budget=BATCH_TOKENS)
-
-    async def run_async(self, call: Callable[[], T]) -> T:
-        return call()
-
-    def close(self) -> None:
-        """Nothing: the model is the trainer's."""
 
 
 def measure_reranked(dev: DevSet, reranker: CrossEncoderReranker) -> dict[str, float]:

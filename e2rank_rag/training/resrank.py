@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
+from e2rank_rag.list_tokenization import EncoderOf, ResidualLayout, ResRankRecipe
 from e2rank_rag.losses import info_nce_loss, ranknet_loss
-from e2rank_rag.models.e2rank import Backbone
+from e2rank_rag.models.e2rank import Backbone, TextModel
+from e2rank_rag.models.e2rank_folder import ENCODER_FOLDER
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.models.folders import (
     RECIPE_FILE,
@@ -25,26 +27,21 @@ from e2rank_rag.models.folders import (
     read_system,
     resolve_folder,
 )
-from e2rank_rag.models.residual import (
-    ENCODER_FOLDER,
+from e2rank_rag.models.residual import ListBackbone, ResidualHead, token_length
+from e2rank_rag.models.resrank import (
     RERANKER_FOLDER,
-    EncoderOf,
-    ListBackbone,
-    ResidualHead,
-    ResidualLayout,
-    ResRankRecipe,
+    ListModel,
+    read_head,
     read_resrank_recipe,
-    token_length,
+    save_head,
 )
-from e2rank_rag.models.resrank import ListModel, ResidualVectors, read_head, save_head
 from e2rank_rag.models.tokenizer_files import load_tokenizer
 from e2rank_rag.recipe import Recipe
 from e2rank_rag.rerankers import ResidualReranker
-from e2rank_rag.tokenization import TextTokenizer, pad_id, plain_tokenizer
+from e2rank_rag.tokenization import TextTokenizer, plain_tokenizer
 from e2rank_rag.training.batches import SourceBatches, groups_of, tell_small
 from e2rank_rag.training.config import ResRankConfig
 from e2rank_rag.training.dev_sets import DevSet
-from e2rank_rag.training.live import LiveEncoder, evaluating
 from e2rank_rag.training.passage_lists import PassageCollator, PassageDataset
 from e2rank_rag.training.run import Run
 from e2rank_rag.training.runs import (
@@ -59,7 +56,7 @@ from e2rank_rag.training.runs import (
 )
 from e2rank_rag.training.sources import read_dev, read_training
 from e2rank_rag.training.vectors import TextVectors
-from e2rank_rag.types import Embeddings, RankingExample, TextEncoder
+from e2rank_rag.types import RankingExample, TextEncoder
 
 ARGUMENTS: Mapping[str, Any] = {
     "learning_rate": 5e-6,
@@ -233,24 +230,6 @@ class ResRankTrainer(StageTrainer):
         return resrank_loss(vectors, inputs, self.config)
 
 
-class LiveResRank:
-    """A `ListEncoder` of weights that change; for one thread, between training steps."""
-
-    def __init__(self, encoder: TextEncoder, forward: ListModel) -> None:
-        self.encoder = encoder
-        self._lists = forward
-
-    def encode_lists(
-        self, queries: Sequence[str], passages: Sequence[Embeddings]
-    ) -> ResidualVectors:
-        """As `ResRank.encode_lists`."""
-        with evaluating(self._lists.ranker):
-            return self._lists(queries, self.encoder.encode_queries(queries), passages)
-
-    def close(self) -> None:
-        """Nothing: the model is the trainer's."""
-
-
 def _trainer(
     config: ResRankConfig,
     arguments: TrainingArguments,
@@ -264,12 +243,10 @@ def _trainer(
     encoder = trainable_model(config, base.weights_folder) if known is None else None
     model = ResRankInTraining(ranker, encoder)
     # Of their own, because an encoder's belongs to its thread.
-    texts, padding = _tokenizer(base.weights_folder, base.recipe)
-    forward = ListModel(ranker, *_tokenizer(begin.folder, begin.recipe))
-    live: TextEncoder = base
-    if encoder is not None:
-        live = LiveEncoder(encoder, texts, base.recipe, pad_id=padding, base=None)
-    judge = ResidualReranker(LiveResRank(live, forward), stored_vectors="trust")
+    texts = _tokenizer(base.weights_folder, base.recipe)
+    live: TextEncoder = base if encoder is None else TextModel(encoder, texts)
+    lists = ListModel(ranker, _tokenizer(begin.folder, begin.recipe), live)
+    judge = ResidualReranker(lists, stored_vectors="trust")
     groups = groups_of(train)
     tell_small(groups, arguments.per_device_train_batch_size)
     dataset = PassageDataset(groups, config, seed=arguments.seed)
@@ -289,22 +266,22 @@ def _trainer(
         model=model,
         args=arguments,
         data_collator=PassageCollator(
-            forward,
+            lists.tokenizer,
             texts,
-            pad_id=padding,
+            pad_id=texts.pad_id,
             vectors=known,
             query_vectors=None if known is None else query_vectors(base, train),
             tasks=task_tokenizers(base.weights_folder, base.recipe, train),
-            forwards={
-                task: ListModel(ranker, reader, forward.padding) for task, reader in readers.items()
+            readers={
+                task: ListModel(ranker, reader, live).tokenizer for task, reader in readers.items()
             },
         ),
     )
 
 
-def _tokenizer(folder: Path, recipe: Recipe) -> tuple[TextTokenizer, int]:
+def _tokenizer(folder: Path, recipe: Recipe) -> TextTokenizer:
     tokenizer = load_tokenizer(folder)
-    return TextTokenizer(tokenizer, plain_tokenizer(tokenizer), recipe), pad_id(tokenizer)
+    return TextTokenizer(tokenizer, plain_tokenizer(tokenizer), recipe)
 
 
 def _save(config: ResRankConfig, model: Any, base: Encoder, begin: Beginning) -> None:

@@ -191,7 +191,7 @@ def test_a_second_search_needs_a_vector_of_the_reranker(
 def test_a_closed_retriever_keeps_no_weights(tiny_resrank, store):
     retriever = E2RankRetriever(store, model=tiny_resrank)
     retriever.run(query=QUERY)
-    weights = weakref.ref(retriever._reranker.open().model._lists.ranker.transformer)
+    weights = weakref.ref(retriever._reranker.open().model.lists.backbone.transformer)
     retriever.close()
     gc.collect()
     assert weights() is None

@@ -39,7 +39,7 @@ def tiny_cross(tmp_path_factory):
     return write_bert_cross_encoder(tmp_path_factory.mktemp("tiny-cross"))
 
 
-@pytest.fixture(scope="module", params=["first", "mean"])
+@pytest.fixture(scope="module", params=["cls", "mean"])
 def t5_encoder(request, tiny_t5, tmp_path_factory):
     """A T5 encoder with a head of its own: its folder and how it pools."""
     folder = tmp_path_factory.mktemp("t5-encoder")
@@ -115,7 +115,7 @@ def test_scores_of_an_encoder_alone_are_a_dense_layer_on_the_pooled_vector(tiny_
     def score(query, document):
         batch = t5_ids(tiny_t5, query, document, 64)
         hidden = encoder(**batch).last_hidden_state[0]
-        vector = hidden[0] if pooling == "first" else hidden.mean(0)
+        vector = hidden[0] if pooling == "cls" else hidden.mean(0)
         return float(head["score.weight"][0] @ vector + head["score.bias"][0])
 
     with CrossEncoder.from_pretrained(folder) as ranker:

@@ -120,9 +120,9 @@ def test_a_score_token_that_the_tokenizer_lacks_is_refused(tiny_t5):
 @pytest.mark.parametrize(
     ("fixture", "stated", "reason"),
     [
-        ("tiny_t5", {"pooling": "mean"}, "pooling is of an encoder-only T5"),
-        ("tiny_cross", {"pooling": "mean"}, "pooling is of an encoder-only T5"),
-        ("tiny_cross", {"score_token": "<extra_id_1>"}, "score_token is of an encoder-decoder"),
+        ("tiny_t5", {"pooling": "mean"}, "pooling is for an encoder-only T5"),
+        ("tiny_cross", {"pooling": "mean"}, "pooling is for an encoder-only T5"),
+        ("tiny_cross", {"score_token": "<extra_id_1>"}, "score_token is for an encoder-decoder"),
         ("tiny_t5", {"max_length": 3}, "greater than or equal to 16"),
     ],
 )

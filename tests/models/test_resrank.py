@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from e2rank_rag.errors import CheckpointError
+from e2rank_rag.list_tokenization import EncoderOf, ResidualLayout, ResRankRecipe
 from e2rank_rag.models.encoder import Encoder
-from e2rank_rag.models.residual import EncoderOf, ResidualHead, ResidualLayout, ResRankRecipe
+from e2rank_rag.models.residual import ResidualHead
 from e2rank_rag.models.resrank import HEAD_FILE, ResRank
 from e2rank_rag.models.runtime import loaded_models
 from e2rank_rag.rerankers import ResidualReranker, Window, load_reranker
@@ -79,7 +80,7 @@ def test_encoder_and_reranker_work_in_one_thread(resrank, tmp_path):
     with ResRank.from_pretrained(resrank.save(tmp_path / "saved")) as opened:
         opened.encode_lists(["warm"], [vectors])
         threads = []
-        modules = (opened.encoder.loaded.transformer, opened._lists.ranker.transformer)
+        modules = (opened.encoder.loaded.transformer, opened.lists.backbone.transformer)
         assert modules[0] is not modules[1]
         hooks = [
             module.register_forward_hook(lambda *_: threads.append(threading.get_ident()))
@@ -103,7 +104,7 @@ def test_closing_waits_for_a_list_that_is_being_read(resrank, tmp_path):
         inside.set()
         assert go_on.wait(10)
 
-    opened._lists.ranker.transformer.register_forward_hook(hold)
+    opened.lists.backbone.transformer.register_forward_hook(hold)
     with ThreadPoolExecutor(2) as pool:
         running = pool.submit(opened.encode_lists, QUERIES, [vectors, vectors])
         assert inside.wait(10)
@@ -257,7 +258,7 @@ def test_options_of_the_encoder_reach_it(resrank, tmp_path):
 
 def test_closing_lets_go_of_the_rerankers_weights(resrank, tmp_path):
     opened = ResRank.from_pretrained(resrank.save(tmp_path / "saved"))
-    weights = weakref.ref(opened._lists.ranker.transformer)
+    weights = weakref.ref(opened.lists.backbone.transformer)
     opened.close()
     gc.collect()
     assert weights() is None

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from e2rank_rag.models.residual import ListBackbone, ResidualHead, ResidualLayout
-from e2rank_rag.models.resrank import ListModel
+from e2rank_rag.list_tokenization import ListTokenizer, ResidualLayout
 from e2rank_rag.training.config import ResRankConfig
 from e2rank_rag.training.passage_lists import PassageCollator, PassageDataset
 from e2rank_rag.training.vectors import TextVectors
@@ -58,25 +57,23 @@ def test_shuffled_lists_are_shuffled_anew_in_each_epoch_and_stay_the_same_lists(
 
 
 @pytest.fixture
-def forward(bert):
-    loaded = bert.loaded
-    ranker = ListBackbone(loaded.transformer, ResidualHead(32, 32, ResidualLayout()))
-    return ListModel(ranker, bert.tokenizer, 0)
+def reader(bert):
+    return ListTokenizer(bert.tokenizer, ResidualLayout(), limit=128)
 
 
-def test_frozen_batches_hold_vectors_and_joint_ones_tokens(bert, forward):
+def test_frozen_batches_hold_vectors_and_joint_ones_tokens(bert, reader):
     texts = [*EXAMPLE.documents, *SHORT.documents]
     known, asked = TextVectors(32), TextVectors(32)
     known.encode(texts, bert.encode_documents)
     asked.encode([EXAMPLE.query, SHORT.query], bert.encode_queries)
     lists = [dataset([example])[0] for example in (EXAMPLE, SHORT)]
-    frozen = PassageCollator(forward, bert.tokenizer, pad_id=0, vectors=known, query_vectors=asked)(
+    frozen = PassageCollator(reader, bert.tokenizer, pad_id=0, vectors=known, query_vectors=asked)(
         lists
     )
     np.testing.assert_array_equal(frozen["document_vectors"][0], known.of(EXAMPLE.documents))
     np.testing.assert_array_equal(frozen["document_vectors"][1, :2], known.of(SHORT.documents))
     np.testing.assert_array_equal(frozen["query_vectors"], asked.of([EXAMPLE.query, SHORT.query]))
-    joint = PassageCollator(forward, bert.tokenizer, pad_id=0)(lists)
+    joint = PassageCollator(reader, bert.tokenizer, pad_id=0)(lists)
     assert joint["documents"]["input_ids"].shape[0] == 12
     assert joint["queries"]["input_ids"].shape[0] == 2
     for batch in (frozen, joint):
@@ -86,9 +83,9 @@ def test_frozen_batches_hold_vectors_and_joint_ones_tokens(bert, forward):
         assert batch["lists"]["passage_places"].sum(1).tolist() == [6, 6]
 
 
-def test_what_answers_a_query_in_another_list_is_no_negative_of_it(bert, forward):
+def test_what_answers_a_query_in_another_list_is_no_negative_of_it(bert, reader):
     lists = [dataset([example])[0] for example in (EXAMPLE, SHORT)]
-    batch = PassageCollator(forward, bert.tokenizer, pad_id=0)(lists)
+    batch = PassageCollator(reader, bert.tokenizer, pad_id=0)(lists)
     texts = [*EXAMPLE.documents, *SHORT.documents, "", "", "", ""]
     first = [text not in ("b", "d", "f", "") for text in texts]
     second = [text not in ("b", "") for text in texts]

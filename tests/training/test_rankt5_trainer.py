@@ -234,7 +234,7 @@ def test_the_head_of_a_bare_encoder_is_drawn_by_the_seed(tiny_bert, lists, tmp_p
         ("tiny_cross", {"structure": "encoder-decoder"}, "has no decoder: bert is encoder-only"),
         ("tiny_cross", {"max_tokens": 65}, "max_tokens is 65, but .* can place 64 tokens only"),
         ("tiny_t5", {"score_token": "<extra_id_99>"}, "has no token '<extra_id_99>'"),
-        ("tiny_t5", {"pooling": "mean"}, "pooling is of an encoder-only T5"),
+        ("tiny_t5", {"pooling": "mean"}, "pooling is for an encoder-only T5"),
         ("tiny_cross", {"max_tokens": 16, "data": "long"}, "max_tokens is 16: a query leaves"),
         ("tiny_cross", {"data": "alike"}, "no list has two documents of different labels"),
         ("tiny_cross", {"loss": "point_ce", "data": "alike"}, "a label of 0 or below"),

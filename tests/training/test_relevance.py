@@ -9,8 +9,7 @@ import json
 import pytest
 import torch
 
-from e2rank_rag.models.residual import ListBackbone, ResidualHead, ResidualLayout
-from e2rank_rag.models.resrank import ListModel
+from e2rank_rag.list_tokenization import ListTokenizer, ResidualLayout
 from e2rank_rag.training.batches import ListCollator, ListDataset
 from e2rank_rag.training.config import ListwiseConfig, ResRankConfig
 from e2rank_rag.training.examples import read_examples, write_examples
@@ -81,9 +80,8 @@ def batch_of(system, examples, bert, **changes):
     frozen = {} if system == "joint" else {"vectors": known, "query_vectors": asked}
     if system == "resrank":
         config = ResRankConfig.model_validate({**stated, "mode": "frozen"})
-        ranker = ListBackbone(bert.loaded.transformer, ResidualHead(32, 32, ResidualLayout()))
-        forward = ListModel(ranker, bert.tokenizer, 0)
-        collator = PassageCollator(forward, bert.tokenizer, pad_id=0, **frozen)
+        reader = ListTokenizer(bert.tokenizer, ResidualLayout(), limit=128)
+        collator = PassageCollator(reader, bert.tokenizer, pad_id=0, **frozen)
         return collator([PassageDataset([examples], config, seed=0)[0]])
     lora = {"rank": 4} if system == "adapter" else None
     config = ListwiseConfig.model_validate({**stated, "mode": system, "lora": lora})

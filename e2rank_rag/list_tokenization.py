@@ -1,0 +1,184 @@
+"""How a ResRank reads a list: a query's tokens and one place for the vector of each passage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise, repeat
+from typing import Literal, NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from e2rank_rag.recipe import Recipe
+from e2rank_rag.tokenization import TextTokenizer, Tokens, padded
+
+
+class ResidualLayout(BaseModel):
+    """The input format of a ResRank, and what is done with its hidden states.
+
+    The paper's abstract leaves these choices open; docs/resrank.md compares them.
+
+    query_position: whether the query's text stands `before` or `after` the passages. In a causal
+        model passages see only a query that stands before them.
+    query_vector: which hidden state stands for the query: that of the `span` of its text, pooled as
+        the backbone pools, or that of the `end` of the input, which in a causal model has seen the
+        whole list.
+    passage_positions: `shared`: all passages have one position, so their order does not matter;
+        `ranked`: each passage has its own.
+    passage_attention: a passage attends to `all` other passages, or beside the text only to its
+        `own` place.
+    residual: `gated` adds the hidden state times a learned number, `sum` adds the hidden state, and
+        `none` takes the hidden state alone.
+    query_residual: what the query's vector begins with: the encoder's vector of the `query`; that
+        plus `feedback`, the mean of the passages' vectors, weighted by how well they match, in
+        learned proportions; or `none`.
+    unit_hidden: whether hidden states are scaled to unit length before they are added.
+    projection: `linear` maps vectors into the reranker and hidden states back, beginning with the
+        identity where widths are equal; `none` needs equal widths.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    query_position: Literal["before", "after"] = "before"
+    query_vector: Literal["span", "end"] = "span"
+    passage_positions: Literal["shared", "ranked"] = "shared"
+    passage_attention: Literal["all", "own"] = "all"
+    residual: Literal["gated", "sum", "none"] = "gated"
+    query_residual: Literal["query", "feedback", "none"] = "feedback"
+    unit_hidden: bool = True
+    projection: Literal["linear", "none"] = "linear"
+
+
+class EncoderOf(BaseModel):
+    """The encoder whose vectors a ResRank reads.
+
+    base: a hub id, a shipped model, a folder relative to that of the recipe, or "." for the folder
+        `encoder` in it.
+    digest: of the encoder's weights (`weights_digest`).
+    recipe: how the encoder made the vectors; None: as the folder of `base` states.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base: str
+    digest: str
+    recipe: Recipe | None = None
+
+
+class ResRankRecipe(BaseModel):
+    """The encoder of a ResRank, and how its reranker reads a list.
+
+    The reranker's own recipe, with prompts and limits, is in the folder `reranker`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    system: Literal["resrank"] = "resrank"
+    encoder: EncoderOf
+    layout: ResidualLayout = ResidualLayout()
+
+
+class ListTokens(NamedTuple):
+    """A query's tokens and one place per passage, in the order of the input.
+
+    slots: 1 for the query, 2, 3, ... for the passages, 0 for tokens that are not pooled.
+    passages: whether a place is a passage's. cut: whether the query was cut.
+    """
+
+    ids: list[int]
+    positions: list[int]
+    slots: list[int]
+    passages: list[bool]
+    cut: bool
+
+
+class ListTokenizer:
+    """Turns a query over a number of passages into ids. Not thread-safe.
+
+    tokenizer: of the reranker's text. limit: how many positions the reranker has.
+    """
+
+    def __init__(self, tokenizer: TextTokenizer, layout: ResidualLayout, *, limit: int) -> None:
+        self.layout = layout
+        self._tokenizer = tokenizer
+        self._limit = limit
+
+    def lists(self, queries: Sequence[str], counts: Sequence[int]) -> list[ListTokens]:
+        """The input of each query over so many passages.
+
+        Raises ValueError for a count of 0, and for lists that need more positions than there are.
+        """
+        if counts and min(counts) < 1:
+            raise ValueError(f"list {list(counts).index(min(counts))} has no passages")
+        closing = self._tokenizer.suffix or (self._tokenizer.pad_id,)
+        # Cut as an encoder cuts it, so that a query of any length leaves room for passages.
+        asked = self._tokenizer.queries(queries, most=self._limit - 1 - len(closing))
+        rows = []
+        for query, count in zip(asked, counts, strict=True):
+            row = list_tokens(query, count, self.layout, closing=closing)
+            taken = max(row.positions) + 1
+            if taken > self._limit:
+                raise ValueError(
+                    f"{count} passages and {len(row.ids) - count} tokens of text take {taken} "
+                    f"positions, the reranker has {self._limit}: rerank fewer, or in windows "
+                    "(`ResidualReranker(..., window=Window(...))`)"
+                )
+            rows.append(row)
+        return rows
+
+    def collate(self, batch: Sequence[ListTokens]) -> dict[str, Tensor]:
+        """The tensors that `ListBackbone` reads beside the vectors, [B, L] each."""
+        return collate_lists(batch, pad_id=self._tokenizer.pad_id)
+
+
+def list_tokens(
+    query: Tokens, count: int, layout: ResidualLayout, *, closing: Sequence[int]
+) -> ListTokens:
+    """The input for a query over `count` passages.
+
+    closing: special tokens after the passages; the last one stands for the query if `query_vector`
+        is "end".
+    """
+    at_end = layout.query_vector == "end"
+    last = len(query.ids) - 1
+    spans = [0] * last + [1] if at_end else query.slots
+    passages = [(0, slot, True) for slot in range(2, count + 2)]
+    if layout.query_position == "after":
+        text = zip(query.ids, spans, repeat(False))
+        tokens = [*passages, *text]
+    elif at_end:
+        end = zip(closing, [0] * (len(closing) - 1) + [1], repeat(False))
+        tokens = [*((id, 0, False) for id in query.ids), *passages, *end]
+    else:
+        tokens = [*zip(query.ids, spans, repeat(False)), *passages]
+    shared = layout.passage_positions == "shared"
+    positions = [0]
+    for (*_, before), (*_, here) in pairwise(tokens):
+        positions.append(positions[-1] + (0 if shared and before and here else 1))
+    ids, slots, places = ([token[i] for token in tokens] for i in range(3))
+    return ListTokens(ids, positions, slots, [bool(place) for place in places], query.cut)
+
+
+def collate_lists(batch: Sequence[ListTokens], *, pad_id: int) -> dict[str, Tensor]:
+    """Tensors [B, L] of lists with at most K passages: ids, mask, positions, slots, passages.
+
+    A shorter list gets places for the passages that it lacks, so that every row has K of them and
+    fills every slot. Nothing attends to those places.
+    """
+    most = max(sum(row.passages) for row in batch)
+    lacking = [list(range(sum(row.passages) + 2, most + 2)) for row in batch]
+    rows = list(zip(batch, lacking, strict=True))
+    ids = [[*row.ids, *[pad_id] * len(more)] for row, more in rows]
+    mask = [[*[1] * len(row.ids), *[0] * len(more)] for row, more in rows]
+    positions = [[*row.positions, *[0] * len(more)] for row, more in rows]
+    slots = [[*row.slots, *more] for row, more in rows]
+    places = [[*row.passages, *[True] * len(more)] for row, more in rows]
+    return {
+        "input_ids": padded(ids, pad_id, dtype=torch.long),
+        "attention_mask": padded(mask, dtype=torch.long),
+        "position_ids": padded(positions, dtype=torch.long),
+        "pool_slots": padded(slots, dtype=torch.long),
+        "passage_places": padded(places, dtype=torch.bool),
+    }
