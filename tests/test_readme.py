@@ -1,0 +1,101 @@
+"""The README from the top, in an empty folder: every block runs as it stands and prints what follows.
+
+A `text` block is the output of the block before it. `pip` and `make` lines are only checked for
+form, because they set up environments.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+
+# One Python session, as of someone who pastes block after block; `sh` blocks run in between.
+SESSION = """
+import contextlib, io, json, subprocess, sys
+names, outputs = {"__name__": "__main__"}, []
+for language, block in json.load(sys.stdin):
+    printed = io.StringIO()
+    if language == "python":
+        with contextlib.redirect_stdout(printed):
+            exec(compile(block, "README.md", "exec"), names)
+        outputs.append(printed.getvalue())
+    else:
+        command = ["bash", "-euc", block]
+        outputs.append(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+print(json.dumps(outputs))
+"""
+
+
+def test_every_block_runs_in_an_empty_folder_and_prints_what_the_readme_shows(tmp_path):
+    command = tmp_path / "bin" / "e2rank"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m e2rank_rag.cli "$@"\n')
+    command.chmod(0o755)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    paths = [ROOT, ROOT / "integrations" / "haystack", ROOT / "integrations" / "langchain"]
+    done = subprocess.run(
+        [sys.executable, "-c", SESSION],
+        input=json.dumps([block for block in BLOCKS if _runs(*block)]),
+        capture_output=True,
+        text=True,
+        cwd=empty,
+        env={
+            "PATH": f"{command.parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": os.pathsep.join(map(str, paths)),
+            "HOME": str(empty),
+            "HAYSTACK_TELEMETRY_ENABLED": "false",
+        },
+    )
+    assert done.returncode == 0, done.stderr
+    printed = [_without_margin(output) for output in json.loads(done.stdout)]
+    assert printed == _shown()
+
+
+def test_the_install_line_names_extras_that_exist():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (line,) = [block.strip() for kind, block in BLOCKS if block.startswith("pip install")]
+    extras = re.fullmatch(r"pip install '\.\[([\w,]+)\]'", line)
+    assert extras, line
+    assert set(extras[1].split(",")) <= project["optional-dependencies"].keys()
+
+
+def test_every_make_target_exists():
+    targets = set(re.findall(r"`make ([\w-]+)", README))
+    known = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert targets
+    assert targets <= set(known)
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) < 120
+
+
+def _shown() -> list[str]:
+    """What the README shows below each block that runs; nothing where it shows nothing."""
+    shown: list[str] = []
+    for kind, block in BLOCKS:
+        if kind == "text":
+            shown[-1] = block
+        elif _runs(kind, block):
+            shown.append("")
+    return shown
+
+
+def _without_margin(output: str) -> str:
+    """Tables are padded with spaces that an editor would strip."""
+    return "".join(f"{line.rstrip()}\n" for line in output.splitlines())
+
+
+def _runs(kind: str, block: str) -> bool:
+    return kind == "python" or (kind == "sh" and block.startswith("e2rank"))
