@@ -9,9 +9,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 HAYSTACK2 := .venv-haystack2
 RAX := .venv-rax
+DOCS := .venv-docs
 NEEDED_GB := 4
 
-.PHONY: setup demo test test-slow test-notebooks test-server chaos test-haystack2 test-rax lint bench clean
+.PHONY: setup demo test test-slow test-notebooks test-server chaos test-haystack2 test-rax lint bench docs clean
 
 setup: $(READY)
 
@@ -76,5 +77,16 @@ bench: $(READY)
 	@$(BIN)/python benchmarks/indexing_speed.py
 	@$(BIN)/python benchmarks/rerank_latency.py
 
+# The documentation site in site/, warnings as errors. Its tools read the source without importing
+# it, so their environment has neither torch nor this package.
+docs: $(DOCS)/.tools
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
+
+DOCS_EXTRA := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])
+$(DOCS)/.tools: pyproject.toml
+	@$(PYTHON) -m venv $(DOCS)
+	@$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check $$($(PYTHON) -c '$(DOCS_EXTRA)')
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(HAYSTACK2) $(RAX) dist build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(HAYSTACK2) $(RAX) $(DOCS) site dist build .pytest_cache .mypy_cache .ruff_cache

@@ -1,6 +1,6 @@
 """Make the SciFact folder that ships with the package from a BEIR one.
 
-    python docs/pack_scifact.py BEIR_SCIFACT_FOLDER e2rank_rag/data/scifact
+    python scripts/pack_scifact.py BEIR_SCIFACT_FOLDER e2rank_rag/data/scifact
 
 The corpus keeps `_id`, `title` and `text` of every record, the queries `_id` and `text`, in file
 order; the judgements are copied byte for byte. The same input gives the same bytes.

@@ -1,6 +1,6 @@
 """Draws docs/demo.svg: what `e2rank demo` prints, exported from the terminal by rich.
 
-python docs/demo_picture.py
+python scripts/demo_picture.py
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from rich.console import Console
 
 from e2rank_rag.demo import run_demo
 
-PICTURE = Path(__file__).parent / "demo.svg"
+PICTURE = Path(__file__).parents[1] / "docs" / "demo.svg"
 
 
 def main() -> None:
