@@ -6,6 +6,7 @@ special tokens of the real family, since those are where ids go wrong.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -230,6 +231,13 @@ def write_sentence_transformers_layout(
     for name, content in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(json.dumps(content))
+
+
+def pytest_collection_finish():
+    """Leave what all tests imported out of every later collection: it is a million objects, and
+    each training run collects garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

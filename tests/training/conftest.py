@@ -4,6 +4,7 @@ and hundreds of times as long where other programs run beside."""
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -18,6 +19,18 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def pictures():
+    """For a test that wants a training run to draw its metrics."""
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(request, monkeypatch):
+    """Drawing takes longer than most training runs here, so only tests with `pictures` do it."""
+    if "pictures" not in request.fixturenames and find_spec("matplotlib") is not None:
+        monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)
 
 
 @pytest.fixture(scope="session")

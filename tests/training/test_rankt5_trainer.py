@@ -152,6 +152,7 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_lists(request, lists, tmp_
     assert_same_weights(tmp_path / "whole", tmp_path / "parts", atol=1e-6)
 
 
+@pytest.mark.usefixtures("pictures")
 def test_dev_sets_are_measured_reranked_and_ndcg_alone_decides(tiny_cross, lists, tmp_path):
     config = configured(
         tiny_cross,

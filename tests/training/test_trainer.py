@@ -188,6 +188,7 @@ def test_accumulated_ranknet_is_that_of_the_whole_batch(tiny_bert, lists, tmp_pa
         torch.testing.assert_close(weights[0][name], weights[1][name], rtol=0, atol=1e-6)
 
 
+@pytest.mark.usefixtures("pictures")
 def test_a_run_records_what_it_was(tiny_bert, lists, tmp_path):
     folder = train_listwise(
         configured(tiny_bert, lists, tmp_path / "m", trainer={"logging_steps": 2})
