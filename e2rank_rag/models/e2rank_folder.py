@@ -54,7 +54,7 @@ RELEASED = {
 
 QWEN3_END = "<|endoftext|>"
 
-# all-MiniLM-L6-v2 without training, on nfcorpus dev and bioasq dev; see docs/how-it-works.md.
+# all-MiniLM-L6-v2 without training, on nfcorpus dev and bioasq dev; see docs/experiments.md.
 _SHORT_BUDGET = {"depth": 5, "document_tokens": 80}
 _SPAN_QUERY_WEIGHT = 0.5
 
