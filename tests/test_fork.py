@@ -123,11 +123,13 @@ def test_a_child_asks_a_server_over_a_connection_of_its_own():
 def test_a_fork_waits_for_what_is_being_opened_but_not_for_ever(monkeypatch):
     monkeypatch.setattr(locks, "LONGEST_WAIT_S", 0.3)
     kept, lock = Kept(), Lock()
+    over = []
 
     def brief(has_it, let_go):
         with opening():
             has_it.set()
             time.sleep(0.1)
+            over.append(True)
 
     def endless(has_it, let_go):
         with lock:
@@ -138,14 +140,11 @@ def test_a_fork_waits_for_what_is_being_opened_but_not_for_ever(monkeypatch):
             assert kept.get("b", lambda: "of the child") == "of the child"
 
     with held(brief):
-        start = time.perf_counter()
         child = forked(lambda: None)
-        assert 0.05 < time.perf_counter() - start < 0.25
+        assert over == [True]
         assert outcome(child) == 0
     with held(endless):
-        start = time.perf_counter()
         assert outcome(forked(use)) == 0
-        assert time.perf_counter() - start > 0.3
     with opening():  # the forking thread does not wait for itself
         assert outcome(forked(use)) == 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -565,7 +566,7 @@ def test_ctrl_c_in_the_middle_of_indexing_loses_and_doubles_nothing(tmp_path, in
         process.kill()
         process.wait()
     assert process.returncode == 1
-    assert "documents are stored; the same command goes on" in stderr
+    assert re.search(r"\d+ documents are stored", stderr)
     assert "Traceback" not in stderr
     written = stored_points(index)
     assert indexing.BATCH_DOCUMENTS <= written < count

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -18,6 +17,7 @@ from e2rank_rag.models.adapter import quiet_peft, with_adapter
 from e2rank_rag.models.e2rank_folder import save_adapter
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.models.weights import load_transformer
+from tests.kit import watchdog
 
 DOCUMENTS = ["cats purr", "dogs bark, dogs dig", "a ferry crosses the strait", "salt slows it down"]
 QUERIES = ["Query:cats", "bread rises", "the bridge"]
@@ -191,10 +191,8 @@ def test_an_adapters_configuration_cannot_steer_anything_but_numbers(folder, tmp
     copied = shutil.copytree(folder, tmp_path / "model")
     path = copied / "listwise_adapter/adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **poison}))
-    begin = time.perf_counter()
-    with pytest.raises(CheckpointError):
+    with watchdog(), pytest.raises(CheckpointError):
         Encoder.from_pretrained(copied)
-    assert time.perf_counter() - begin < 2.0
 
 
 @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", ""])

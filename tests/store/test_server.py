@@ -51,6 +51,7 @@ class RawServer:
 
     def __init__(self, answer, *, pause_s=0.0):
         self.asked = []
+        self.answered = []
         self._answer, self._pause_s = answer, pause_s
         self._stop = threading.Event()
         self._socket = socket.create_server(("127.0.0.1", 0))
@@ -92,6 +93,7 @@ class RawServer:
                     client.sendall(piece)
                     if self._stop.wait(self._pause_s):
                         return
+                self.answered.append(line)
             except OSError:
                 pass  # a client that has gone
 
@@ -131,17 +133,16 @@ def _short_waits(monkeypatch):
 async def test_timeout_is_what_a_call_may_take(kind, slow):
     with RawServer(SLOW[slow], pause_s=0.2) as server:  # some 7 s for the body alone
         if kind == "client of the user":
-            client = QdrantClient(url=server.url, timeout=0.5, check_compatibility=False)
+            client = QdrantClient(url=server.url, timeout=0.3, check_compatibility=False)
             store = QdrantStore(client, "c")
         else:
-            store = QdrantStore.open(server.url, "c", timeout=0.5)
+            store = QdrantStore.open(server.url, "c", timeout=0.3)
         for call in ("sync", "async"):
-            started = time.monotonic()
             with pytest.raises(
-                StoreError, match=r"did not answer in time \(0\.5 s\).*raise timeout="
+                StoreError, match=r"did not answer in time \(0\.3 s\).*raise timeout="
             ):
                 store.count() if call == "sync" else await store.acount()
-            assert 0.4 < time.monotonic() - started < 2.0
+            assert server.answered == []
         await store.aclose()
         if kind == "client of the user":
             client.close()
@@ -152,16 +153,15 @@ async def test_what_an_error_says_of_the_store_is_within_the_timeout():
     missing = reply(gone).replace(b"200 OK", b"404 Not Found")
 
     def answer(line):
-        time.sleep(0.5)
+        time.sleep(0.25)
         return [missing] if "/collections/c" in line else one_by_one(b" " * 100)
 
     with RawServer(answer, pause_s=0.2) as server:
-        store = QdrantStore.open(server.url, "c", timeout=1)
+        store = QdrantStore.open(server.url, "c", timeout=0.5)
         for call in ("sync", "async"):
-            started = time.monotonic()
             with pytest.raises(CollectionMissing, match="cannot be listed"):
                 store.count() if call == "sync" else await store.acount()
-            assert time.monotonic() - started < 1.4
+            assert not [line for line in server.answered if "/collections/c" not in line]
         await store.aclose()
 
 
@@ -174,10 +174,8 @@ async def test_tries_and_their_waits_are_within_the_timeout(monkeypatch):
         store = QdrantStore.open(server.url, "c", timeout=1)
         for call in ("sync", "async"):
             server.asked.clear()
-            started = time.monotonic()
             with pytest.raises(StoreError, match=r"\(503\): busy"):
                 store.count() if call == "sync" else await store.acount()
-            assert time.monotonic() - started < 3.0
             assert len(server.asked) < connection.TRIES
         await store.aclose()
 
@@ -189,10 +187,9 @@ async def test_timeout_holds_over_grpc():
         client = server_client(settings)
         store = QdrantStore(client, "c")
         for call in ("sync", "async"):
-            started = time.monotonic()
             with pytest.raises(StoreError, match=r"did not answer in time|cannot be reached"):
                 store.count() if call == "sync" else await store.acount()
-            assert time.monotonic() - started < 3.0
+            assert server.answered == []
         client.close()
 
 
