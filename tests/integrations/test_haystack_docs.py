@@ -1,12 +1,21 @@
-"""What docs/haystack.md says runs."""
+"""What docs/haystack.md shows runs, and its tables name every parameter."""
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+from haystack_integrations.components.embedders.e2rank import (
+    E2RankDocumentEmbedder,
+    E2RankTextEmbedder,
+)
+from haystack_integrations.components.rankers.e2rank import E2RankRanker
+from haystack_integrations.components.retrievers.e2rank import E2RankRetriever
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "haystack.md"
@@ -30,3 +39,12 @@ def test_the_page_runs_from_top_to_bottom(tmp_path):
     *ranked, meta = done.stdout.splitlines()
     assert [line.split(")", 1)[1].split()[0] for line in ranked] == ["Exercise", "Vitamin"]
     assert "'reused': 3" in meta
+
+
+@pytest.mark.parametrize(
+    "component", [E2RankDocumentEmbedder, E2RankTextEmbedder, E2RankRanker, E2RankRetriever]
+)
+def test_every_parameter_is_in_a_table(component):
+    page = PAGE.read_text(encoding="utf-8")
+    names = list(inspect.signature(component.__init__).parameters)[1:]
+    assert not [name for name in names if not re.search(rf"`{name}\b", page)]
