@@ -4,10 +4,10 @@
     scores = feedback.evidence("who sang it?", texts, vectors @ query)   # per candidate
     better = query + feedback.weight * feedback.mean(vectors, scores)
 
-Each candidate is weighed by how well it matches, in meaning (the cosine that the index knows) and
-in words (BM25 over the candidates alone, so no second index is needed). The mean vector under these
-weights is added to the query's, as in Rocchio 1971, whose weights are all the same; and a listwise
-prompt shows the candidates in this order. Costs no forward pass.
+The evidence for a candidate is its cosine plus its BM25 score over the candidates alone, so no
+second index is needed. The mean of the candidates' vectors, weighted by the evidence, is added to
+the query's vector, as in Rocchio 1971 with equal weights, and a listwise prompt shows the
+candidates in the order of the evidence. It costs no forward pass.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ Vectors = NDArray[np.float32]
 class Feedback(BaseModel):
     """How candidates are weighed, and how much their mean counts.
 
-    lexical_weight: of the BM25 scores beside the cosines, both standardised over the candidates.
-    temperature: of the softmax over these sums; the lower, the more the best one counts.
-    weight: of the candidates' mean vector, added to a unit query vector; 0: they only choose what a
-        prompt shows.
+    lexical_weight: factor of the BM25 scores; these and the cosines are standardised over the
+        candidates, then added.
+    temperature: of the softmax over the evidence; the lower, the more the best candidate counts.
+    weight: factor of the candidates' mean vector, which is added to the query's unit vector; with 0
+        the evidence only decides what a prompt shows.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -38,24 +39,24 @@ class Feedback(BaseModel):
     weight: float = Field(default=0.5, ge=0.0)
 
     def evidence(self, query: str, texts: Sequence[str], cosines: Scores) -> Scores:
-        """Float32 [n], higher is better: n candidates, their texts and cosines with the query."""
+        """The evidence for n candidates, float32 [n], higher is better; cosines: with the query."""
         scores = _standardised(cosines)
         if self.lexical_weight > 0.0:
             scores = scores + self.lexical_weight * _standardised(lexical_scores(query, texts))
         return scores
 
     def mean(self, vectors: Vectors, evidence: Scores) -> Vectors:
-        """Float32 [dim]: the mean of the candidates' vectors [n, dim], weighted."""
+        """The mean of the candidates' vectors [n, dim] under their evidence [n], float32 [dim]."""
         weights = np.exp((evidence - evidence.max()) / self.temperature)
         mean: Vectors = (weights / weights.sum()) @ vectors
         return mean.astype(np.float32, copy=False)
 
 
 def lexical_scores(query: str, texts: Sequence[str]) -> Scores:
-    """BM25 of each text for the query, float32 [n], as if these texts were the whole collection.
+    """BM25 scores of the texts for the query, float32 [n], as if they were the whole corpus.
 
-    Words are runs of letters and digits, in lower case, without English stop words. All 0 where no
-    word of the query is in any text, as with languages that are written without spaces.
+    Words are runs of letters and digits, in lower case, without English stop words. All scores are
+    0 if no text holds a word of the query, as in languages that are written without spaces.
     """
     import bm25s
 
@@ -70,13 +71,13 @@ def lexical_scores(query: str, texts: Sequence[str]) -> Scores:
 
 
 def order(evidence: Scores) -> list[int]:
-    """Places of the candidates, best first; equal ones stay in their order."""
+    """Indices of the candidates, best first; ties keep their order."""
     places: list[int] = np.argsort(-evidence, kind="stable").tolist()
     return places
 
 
 def _standardised(scores: Scores) -> Scores:
-    """Mean 0, deviation 1; all 0 where they are all the same."""
+    """Scores with mean 0 and deviation 1; all 0 if they are all equal."""
     scores = np.asarray(scores, dtype=np.float32)
     deviation = scores.std()
     standardised: Scores = (scores - scores.mean()) / (deviation if deviation > 1e-6 else 1.0)

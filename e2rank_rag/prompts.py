@@ -1,9 +1,9 @@
-"""Every template string of the library, as frozen records that are saved with the checkpoint.
+"""Every template string of the library, as frozen records that are saved with the model.
 
 The causal templates and task instructions are those of the E2Rank release (arXiv 2510.22733,
-appendix C and the evaluation code). Its training code, evaluation code and README each have another
-listwise template; the one of the evaluation is the default here, the README's is kept because the
-published reference cosines were made with it (`e2rank verify`).
+appendix C and the evaluation code). Its training code, evaluation code and README have three
+different listwise templates. The default here is that of the evaluation; the README's is kept
+because the published reference cosines were made with it (`e2rank verify`).
 """
 
 from __future__ import annotations
@@ -18,17 +18,19 @@ WEB_SEARCH = "Given a web search query, retrieve relevant passages that answer t
 
 
 def fill(template: str, values: dict[str, str]) -> str:
-    """Put values into `{name}` places in one pass: a value which says `{query}` stays text."""
+    """Put values into `{name}` places in one pass, so that a value with `{query}` in it stays."""
     names = "|".join(map(re.escape, values))
     return re.sub(rf"\{{({names})\}}", lambda place: values[place[1]], template)
 
 
 class Record(BaseModel):
+    """A frozen record without unknown fields."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Task(Record):
-    """What is asked of the model. `listwise` ends with a colon; `heading` names what is listed."""
+    """The instructions for a model. `listwise` ends with a colon; `heading` names the list."""
 
     query: str = WEB_SEARCH
     listwise: str = (
@@ -42,7 +44,7 @@ class ChatListwise(Record):
     """The listwise prompt of a causal model: one chat turn, thinking off, no end token.
 
     `before` and `after` hold the chat template's own special tokens. `turn` is encoded as one
-    string in which nothing is special, so a document that says `<|im_start|>` stays text.
+    string without special tokens, so a document that contains `<|im_start|>` stays text.
     """
 
     kind: Literal["chat"] = "chat"
@@ -69,17 +71,17 @@ class ChatListwise(Record):
 class SpanListwise(Record):
     """The listwise prompt of a bidirectional model: `[CLS] query [SEP] document [SEP] ...`.
 
-    Pooling covers only what a plain query would have covered, so a prompt without documents is the
-    plain query, vector for vector.
+    Only the tokens of the query are pooled, so a prompt without documents gives the vector of the
+    plain query.
     """
 
     kind: Literal["span"] = "span"
 
 
 class PairPrompt(Record):
-    """One string of a query and a document, as RankT5 has it (arXiv 2210.10634, section 4.1).
+    """A query and a document as one string, as in RankT5 (arXiv 2210.10634, section 4.1).
 
-    The document stands last: what is over-long is cut there, and never the query.
+    The document comes last, so that only it is cut if the string is too long.
     """
 
     template: str = "Query: {query} Document: {document}"
@@ -96,11 +98,12 @@ class PairPrompt(Record):
         return template
 
     def text(self, query: str, document: str) -> str:
+        """The string that the model reads."""
         return fill(self.template, {"query": query, "document": document})
 
 
 class Prompts(Record):
-    """How texts are dressed before tokenising. `listwise` None: the model has no such prompt."""
+    """The templates around texts. listwise: None if the model has no listwise prompt."""
 
     query: str = "{query}"
     document: str = "{document}"
@@ -108,9 +111,11 @@ class Prompts(Record):
     task: Task = Task()
 
     def query_text(self, query: str) -> str:
+        """A query with its prompt."""
         return fill(self.query, {"task": self.task.query, "query": query})
 
     def document_text(self, document: str) -> str:
+        """A document with its prompt."""
         return fill(self.document, {"document": document})
 
 
@@ -118,13 +123,13 @@ E2RANK = Prompts(query="Instruct: {task}\nQuery:{query}", listwise=ChatListwise(
 """The released E2Rank models, and Qwen3 models in general."""
 
 PLAIN = Prompts(listwise=SpanListwise())
-"""Bidirectional encoders that take bare text: all-MiniLM-L6-v2 and its kind."""
+"""Bidirectional encoders that read bare text, such as all-MiniLM-L6-v2."""
 
 E2RANK_README = ChatListwise(
     turn="user\n{instruction}\n{heading}:\n{documents}Search Query:{query}",
     document="[{number}] {document}<|endoftext|>",
 )
-"""The README's listwise template, in which documents carry a real end token. For checks only."""
+"""The README's listwise template, whose documents end with a real end token. For checks only."""
 
 NAMED_PROMPTS = {"e2rank": E2RANK, "plain": PLAIN}
 
@@ -193,7 +198,7 @@ TASKS: dict[str, Task] = {
         heading="Tweets",
     ),
     "news": Task(
-        # "relevant relevant" stands so in the release; an instruction is used as it was trained.
+        # "relevant relevant" is in the release; instructions are used as they were trained.
         query=(
             "Given a news headline, retrieve relevant relevant news articles "
             "that provide important context or background information"
@@ -285,14 +290,14 @@ SOURCE_TASKS: dict[str, Task] = {
 }
 """Instructions of the nine sources of the released ranking data, by the `source` of its lines.
 
-The released training code says "retrieval" for "retrieve", and the two instructions of nq are one
-string there, whose first characters, "G" and "i", are what its queries were given. These are the
-sentences that are meant.
+The released training code writes "retrieval" for "retrieve". A missing comma joins its two
+instructions of nq to one string, so that its queries got the characters "G" and "i" as
+instructions. These are the intended sentences.
 """
 
 
 def resolve_prompts(prompts: Prompts | str) -> Prompts:
-    """A record as it is, or one of the named ones."""
+    """The record itself, or the one of this name in `NAMED_PROMPTS`."""
     if isinstance(prompts, Prompts):
         return prompts
     if prompts not in NAMED_PROMPTS:
@@ -303,7 +308,7 @@ def resolve_prompts(prompts: Prompts | str) -> Prompts:
 
 
 def resolve_task(task: Task | str) -> Task:
-    """A record as it is, or one of `TASKS` or `SOURCE_TASKS` by name."""
+    """The record itself, or the one of this name in `TASKS` or `SOURCE_TASKS`."""
     if isinstance(task, Task):
         return task
     named = {**TASKS, **SOURCE_TASKS}

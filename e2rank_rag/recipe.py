@@ -1,4 +1,4 @@
-"""What a model folder says of itself in `e2rank.json`: prompts, lengths, how a list is read."""
+"""The recipe of an E2Rank model, as its folder stores it in `e2rank.json`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Pooling = Literal["last", "cls", "mean"]
 class ListwiseBudget(BaseModel):
     """What one listwise prompt may hold.
 
-    depth: candidates shown, from the first on.
-    document_tokens: limit for one candidate; long lists share what the prompt has room for.
+    depth: how many candidates it shows, from the first on.
+    document_tokens: limit for one candidate; the candidates of a long list share the room.
     max_tokens: limit for the whole prompt, special tokens included.
     """
 
@@ -29,12 +29,11 @@ class ListwiseBudget(BaseModel):
 
 
 class AdapterOf(BaseModel):
-    """The model whose document weights a listwise adapter leaves alone.
+    """The base of a listwise adapter, which encodes queries and documents.
 
-    base: a hub id, "minilm", a folder as seen from the one that holds the adapter, or "." for that
+    base: a hub id, a shipped model, a folder relative to the adapter's, or "." for that folder
         itself.
-    digest: of the base's weights (`checkpoint.weights_digest`): an adapter is worth nothing on
-        others.
+    digest: of the base's weights (`weights_digest`). The adapter fits these weights only.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,17 +43,17 @@ class AdapterOf(BaseModel):
 
 
 class Recipe(BaseModel):
-    """Everything that turns a text into a vector, but for the weights.
+    """Everything that turns a text into a vector, except the weights.
 
-    pooling: `last` token (causal models), `cls`, or the `mean` of all tokens.
-    end_token: appended after truncation (`last` pools it); None: what the tokenizer adds by itself.
+    pooling: the `last` token (causal models), the first token (`cls`), or the `mean` of all tokens.
+    end_token: appended after truncation, and pooled by `last`; None: the tokenizer's own.
     query_tokens, document_tokens: limits, special tokens included.
     truncate_dim: leading dimensions kept before scaling to unit length (Matryoshka models).
-    query_weight: `a` in `a * query + (1 - a) * listwise`, the vector that reranks.
-    feedback: which candidates a prompt shows, and how much their vectors count beside it; None: the
-        first ones as they come, and nothing.
-    adapter: of a model whose listwise prompts have LoRA weights of their own, in the folder
-        `ADAPTER_FOLDER` beside the recipe; queries and documents keep those of the base.
+    query_weight: `a` in `a * query + (1 - a) * listwise`, the reranking vector before feedback.
+    feedback: how candidates are chosen for the prompt, and how much their mean vector counts; None:
+        the prompt shows the first candidates, and no vector is added.
+    adapter: the base of a listwise adapter, which lies in the folder `listwise_adapter`; None: the
+        model has no adapter.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,7 +72,10 @@ class Recipe(BaseModel):
     adapter: AdapterOf | None = None
 
     def document_fingerprint(self, weights: str) -> str:
-        """Changes with whatever changes a document's vector; the query side is left out."""
+        """A hash of everything that changes a document's vector; query settings do not count.
+
+        weights: the digest of the weights.
+        """
         parts = (
             weights,
             self.pooling,

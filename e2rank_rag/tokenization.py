@@ -1,11 +1,12 @@
-"""Text to `(input_ids, attention_mask, pool_slots)`: one place, for training and serving alike.
+"""How text becomes `(input_ids, attention_mask, pool_slots)`, in training and in serving.
 
-`pool_slots` holds, per token, 0 (not pooled) or the number of the vector that the token belongs to.
-Last token, CLS, mean of all tokens and query span are ways to fill the slots, not kinds of pooling.
+`pool_slots` holds for each token 0 (not pooled) or the number of the vector that the token belongs
+to. Last token, CLS, mean of all tokens and query span are ways to fill the slots, not kinds of
+pooling.
 
-Text is encoded by a tokenizer in which neither special nor added tokens are recognised, without
-truncation (limits are applied by slicing, because truncation is state that threads would share);
-special ids are put around it by hand.
+Text is encoded by a tokenizer that recognises neither special nor added tokens and truncates
+nothing: limits are applied by slicing, because truncation is state that threads would share.
+Special ids are added by hand.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ from e2rank_rag.recipe import Recipe
 from e2rank_rag.types import PromptUsage
 
 CHARACTERS_PER_TOKEN = 32
-"""Texts longer than this many characters per allowed token are cut before they are tokenised."""
+"""Texts with more characters than this per allowed token are cut before they are tokenised."""
 
 MIN_SHARE = 8
-"""Fewer tokens than this say nothing about a document: a prompt shows fewer documents instead."""
+"""With fewer tokens per document than this, a prompt shows fewer documents instead."""
 
 
 class Tokens(NamedTuple):
-    """One tokenised text. `slots` is as long as `ids`; `cut` says that text was left out."""
+    """One tokenised text; `slots` is as long as `ids`. cut: whether text is missing."""
 
     ids: list[int]
     slots: list[int]
@@ -42,7 +43,7 @@ class Tokens(NamedTuple):
 
 
 def plain_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """The same tokenizer, blind to special and added tokens, adding none, truncating nothing."""
+    """A copy that neither recognises nor adds special and added tokens, and truncates nothing."""
     if not tokenizer.is_fast:
         raise CheckpointError(
             f"{type(tokenizer).__name__} has no tokenizer.json; convert it to a fast tokenizer"
@@ -51,9 +52,10 @@ def plain_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     special = {token["content"] for token in state["added_tokens"]}
     state.update(added_tokens=[], post_processor=None, truncation=None, padding=None)
     if state["model"]["type"] == "Unigram":
-        # A Unigram model lists its specials as ordinary pieces of the best score: text would hit
-        # them. Renamed, because a bad score would move the penalty of unknown characters, which is
-        # taken from the worst one. No space reaches the model: its pre-tokeniser replaces them.
+        # A Unigram model lists its special tokens as pieces with the best score, so text would
+        # match them. They are renamed, because a bad score would change the penalty for unknown
+        # characters, which is the worst score. No text contains the new names, because the
+        # pre-tokeniser replaces all spaces.
         state["model"]["vocab"] = [
             (f" special {index} ", score) if piece in special else (piece, score)
             for index, (piece, score) in enumerate(state["model"]["vocab"])
@@ -62,7 +64,7 @@ def plain_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
 
 
 class TextTokenizer:
-    """Turns queries, documents and listwise prompts into ids, as a recipe says. Not thread-safe."""
+    """Turns queries, documents and listwise prompts into ids as a recipe says. Not thread-safe."""
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, plain: Tokenizer, recipe: Recipe
@@ -90,7 +92,7 @@ class TextTokenizer:
 
     @property
     def special_ids(self) -> list[int]:
-        """Ids around a text and a prompt."""
+        """The special ids around a text and around a prompt."""
         return [*self._prefix, *self.suffix, *self._chat[0], *self._chat[1]]
 
     @property
@@ -100,25 +102,28 @@ class TextTokenizer:
 
     @property
     def overhead(self) -> int:
-        """Special tokens around a plain text."""
+        """The number of special tokens around a plain text."""
         return len(self._prefix) + len(self.suffix)
 
     def queries(self, queries: Sequence[str], *, most: int | None = None) -> list[Tokens]:
-        """Plain queries. A query without a single token is an error. most: tokens, if fewer than
-        those of the recipe."""
+        """Plain queries; ValueError for a query without a token.
+
+        most: a limit in tokens below the recipe's.
+        """
         texts = [self.recipe.prompts.query_text(query) for query in queries]
         self._refuse_empty(queries)
         limit = self.recipe.query_tokens
         return self._framed(texts, limit if most is None else min(limit, most))
 
     def documents(self, documents: Sequence[str]) -> list[Tokens]:
+        """Documents, cut at the recipe's limit."""
         texts = [self.recipe.prompts.document_text(document) for document in documents]
         return self._framed(texts, self.recipe.document_tokens)
 
     def listwise(
         self, queries: Sequence[str], candidates: Sequence[Sequence[str]], depth: int
     ) -> tuple[list[Tokens], list[PromptUsage]]:
-        """One prompt per query over its first `depth` candidates, and what each prompt holds."""
+        """One prompt per query with its first `depth` candidates, and what each prompt holds."""
         template = self.recipe.prompts.listwise
         if template is None:
             raise ValueError(
@@ -139,7 +144,7 @@ class TextTokenizer:
         return tokens, usage
 
     def verbatim(self, text: str) -> Tokens:
-        """A finished prompt whose special tokens are meant as such; only for templates of ours."""
+        """A finished prompt in which special tokens are recognised; not for text of users."""
         ids = self._specials(text)
         return Tokens(ids, self._slots(len(ids)), cut=False)
 
@@ -148,7 +153,7 @@ class TextTokenizer:
         return collate(batch, pad_id=self.pad_id)
 
     def _specials(self, text: str) -> list[int]:
-        """Ids of a template's own text, in which special tokens are recognised."""
+        """Ids of a template's text, in which special tokens are recognised."""
         ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
@@ -168,7 +173,7 @@ class TextTokenizer:
         return tokens
 
     def _slots(self, length: int, span: int | None = None) -> list[int]:
-        """Which tokens are pooled; with a span, only the first `span` tokens are looked at."""
+        """Which tokens are pooled; with a span, only among the first `span` tokens."""
         end = length if span is None else span
         if self.recipe.pooling == "mean":
             return [1] * end + [0] * (length - end)
@@ -180,7 +185,7 @@ class TextTokenizer:
         return first_ids(self._plain, texts, limit)
 
     def _span_prompt(self, query: str, documents: Sequence[str]) -> tuple[Tokens, PromptUsage]:
-        """`prefix query suffix document suffix ...`: each closed as the tokenizer closes a text."""
+        """`prefix query suffix document suffix ...`, each closed as the tokenizer does."""
         budget = self.recipe.listwise
         limit = min(
             self.recipe.query_tokens, budget.max_tokens // 2 if documents else budget.max_tokens
@@ -210,8 +215,10 @@ class TextTokenizer:
     def _chat_prompt(
         self, template: ChatListwise, query: str, documents: Sequence[str]
     ) -> tuple[Tokens, PromptUsage]:
-        """The user turn is built as one string and encoded once, because a tokenizer joins
-        characters across the seams of pieces; only documents are shortened, each to its share."""
+        """The prompt of a chat template; only its documents are shortened, each to its share.
+
+        The user turn is encoded as one string, because tokens can span the border of two texts.
+        """
         budget, task = self.recipe.listwise, self.recipe.prompts.task
         before, after = self._chat
         frame = len(self._prefix) + len(before) + len(after)
@@ -223,7 +230,7 @@ class TextTokenizer:
             return self._plain.encode(turn, add_special_tokens=False).ids
 
         def room_for(count: int) -> int:
-            # A seam can cost a token on either side of a document.
+            # The border of two texts can cost a token on either side of a document.
             return budget.max_tokens - frame - len(turn_ids([""] * count)) - 2 * count
 
         while documents and room_for(len(documents)) < MIN_SHARE * len(documents):
@@ -242,7 +249,7 @@ class TextTokenizer:
             excess = len(ids) - budget.max_tokens
             if excess <= 0:
                 break
-            # Seams, or a template that repeats a text, took more than was set aside.
+            # Borders, or a template that repeats a text, took more room than was reserved.
             share -= 1 + excess // (4 * len(shown))
         usage = PromptUsage(
             documents=len(shown), documents_cut=sum(cut), tokens=len(ids), query_cut=query_cut
@@ -250,7 +257,7 @@ class TextTokenizer:
         return Tokens(ids, self._slots(len(ids)), cut=query_cut), usage
 
     def _cut_to(self, texts: Sequence[str], limit: int) -> tuple[list[str], list[bool]]:
-        """Each text cut to at most `limit` tokens, between two characters, and whether it was."""
+        """Each text, cut between characters to at most `limit` tokens, and whether it was cut."""
         heads = [text[: limit * CHARACTERS_PER_TOKEN] for text in texts]
         encodings: list[Encoding] = self._plain.encode_batch(heads, add_special_tokens=False)
         cut_texts, cuts = [], []
@@ -264,7 +271,7 @@ class TextTokenizer:
 
 
 def first_ids(plain: Tokenizer, texts: Sequence[str], limit: int) -> list[list[int]]:
-    """Ids of each text, at least `limit + 1` of them where the text has so many."""
+    """The ids of each text, at least `limit + 1` of them if the text has so many."""
     heads = [text[: limit * CHARACTERS_PER_TOKEN] for text in texts]
     rows = [each.ids for each in plain.encode_batch_fast(heads, add_special_tokens=False)]
     for index, (text, head) in enumerate(zip(texts, heads, strict=True)):
@@ -274,7 +281,7 @@ def first_ids(plain: Tokenizer, texts: Sequence[str], limit: int) -> list[list[i
 
 
 def fair_share(lengths: Sequence[int], room: int) -> int:
-    """The largest limit per text with which all fit: what short texts leave, long ones may take."""
+    """The largest limit per text with which all texts fit; long texts use what short ones leave."""
     for index, length in enumerate(sorted(lengths)):
         share = room // (len(lengths) - index)
         if length > share:
@@ -284,10 +291,10 @@ def fair_share(lengths: Sequence[int], room: int) -> int:
 
 
 def cut_at(offsets: Sequence[tuple[int, int]], limit: int) -> int:
-    """Where the first `limit` of these tokens end, as a character count.
+    """How many characters the first `limit` of these tokens cover.
 
-    A byte-level tokenizer spends several tokens on one character: a character of which only a part
-    would fit is left out, since no part of it is text.
+    A byte-level tokenizer may need several tokens for a character. A character that fits only in
+    part is left out.
     """
     while 0 < limit < len(offsets) and offsets[limit][0] < offsets[limit - 1][1]:
         limit -= 1
@@ -297,7 +304,7 @@ def cut_at(offsets: Sequence[tuple[int, int]], limit: int) -> int:
 def special_frame(
     tokenizer: PreTrainedTokenizerBase, end_token: str | None
 ) -> tuple[list[int], list[int]]:
-    """Special ids before and after a plain text; an end token takes the place of those after it."""
+    """The special ids before and after a text; an end token replaces those after it."""
     framed = tokenizer("a")["input_ids"]
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     starts = [i for i in range(len(framed)) if framed[i : i + len(bare)] == bare]
@@ -314,13 +321,13 @@ def special_frame(
 
 
 def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
-    """The id of a token that must be one piece of the vocabulary."""
+    """The id of a token; CheckpointError if it is not in the vocabulary."""
     number = tokenizer.convert_tokens_to_ids(token)
     unknown = number == tokenizer.unk_token_id and token != tokenizer.unk_token
     if not isinstance(number, int) or unknown:
         raise CheckpointError(
             f"the tokenizer has no token {token!r}, which the prompts need: state "
-            "prompts of this model's own"
+            "prompts that suit this model"
         )
     return number
 
@@ -332,9 +339,10 @@ def padded(rows: Sequence[Sequence[float]], fill: float = 0, *, dtype: torch.dty
 
 
 def batches_by_length(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Indices in batches of similar length, each at most `budget` tokens, padding included.
+    """Indices in batches of similar length, each of at most `budget` tokens with padding.
 
-    Longest first: what does not fit into memory fails at once, and the time left is not flattered.
+    The longest come first: too little memory is found out at once, and a progress bar's estimate is
+    not too low.
     """
     batch: list[int] = []
     width = 0
@@ -349,7 +357,10 @@ def batches_by_length(lengths: Sequence[int], budget: int) -> Iterator[list[int]
 
 
 def checked_texts(texts: Sequence[str], kind: str) -> list[str]:
-    """Texts as a list; anything but a string that can be written as UTF-8 is an error."""
+    """The texts as a list; TypeError or ValueError for one that is not a string of characters.
+
+    kind: what errors call a text.
+    """
     if isinstance(texts, str):
         raise TypeError(f"expected a list of texts, got one string; write [{texts[:40]!r}]")
     texts = list(texts)
@@ -368,9 +379,9 @@ def checked_texts(texts: Sequence[str], kind: str) -> list[str]:
 
 
 def collate(batch: Sequence[Tokens], *, pad_id: int) -> dict[str, Tensor]:
-    """Pad on the right, always; the mask comes from lengths: Qwen3's pad token is its end token.
+    """input_ids, attention_mask and pool_slots of a batch, each int64 [B, L], padded on the right.
 
-    Returns input_ids, attention_mask and pool_slots, each int64 [B, L].
+    The mask comes from the lengths, because Qwen3's pad token is its end token.
     """
     return {
         "input_ids": padded([tokens.ids for tokens in batch], pad_id, dtype=torch.long),
@@ -380,5 +391,5 @@ def collate(batch: Sequence[Tokens], *, pad_id: int) -> dict[str, Tensor]:
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Any id will do, since masks come from lengths; a tokenizer without a pad token gets 0."""
+    """The pad token's id, or 0: any id will do, because masks come from lengths."""
     return 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)

@@ -1,9 +1,9 @@
-"""A listwise adapter: LoRA weights that serve listwise prompts, beside document weights that stay.
+"""Listwise adapters: LoRA weights that only listwise prompts go through.
 
-No adapter is ever switched while serving: peft switches for all threads at once. Loading makes a
-second module instead, which shares with the first every tensor that the adapter leaves alone.
+No adapter is switched while serving, because peft switches for all threads at once. Loading makes a
+second module with the adapter merged in, which shares every other tensor with the first module.
 
-An adapter's folder may come from a stranger: peft is given numbers and names of the model's own
+An adapter's folder may come from a stranger, so peft gets numbers and names of the model's own
 modules, never the `adapter_config.json` itself.
 """
 
@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from e2rank_rag.errors import CheckpointError
-from e2rank_rag.models.files import inside, read_json, write_json
+from e2rank_rag.models.files import inside, read_json, read_object, unsupported, write_json
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
-"""As peft writes them."""
+"""The two files that peft writes."""
 
 Name = Annotated[str, Field(pattern=r"^[\w.-]{1,200}$")]
 Rank = Annotated[int, Field(strict=True, ge=1, le=65536)]
@@ -35,9 +35,9 @@ Scale = Annotated[float, Field(ge=0.0, le=1e6)]
 
 
 class LoraNumbers(BaseModel):
-    """What of an `adapter_config.json` changes the merged weights.
+    """The fields of an `adapter_config.json` that change the merged weights.
 
-    target_modules: which modules the weights are of; the weights themselves name them all.
+    target_modules: the adapted modules; the weights' names state them too.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,7 +52,7 @@ class LoraNumbers(BaseModel):
     use_dora: StrictBool = False
     fan_in_fan_out: StrictBool = False
     bias: Literal["none"] = "none"
-    # Which modules, in other words, and how weights began that have been trained since.
+    # Other ways to name the modules, and how the weights were initialised before training.
     layers_to_transform: list[StrictInt] | StrictInt | None = None
     layers_pattern: list[Name] | Name | None = None
     exclude_modules: list[Name] | Name | None = None
@@ -70,11 +70,11 @@ _NO_NUMBERS = {
     "revision",
     "task_type",
 }
-"""Fields that change nothing here, and are not read: for training, and for finding the base."""
+"""Fields that are not read: they are for training and for finding the base."""
 
 
 def read_adapter(folder: Path) -> LoraNumbers:
-    """CheckpointError unless the folder holds a plain LoRA adapter in safetensors."""
+    """The numbers of the adapter; CheckpointError unless it is a plain LoRA in safetensors."""
     for name in ADAPTER_FILES:
         if not (folder / name).is_file():
             raise CheckpointError(
@@ -82,30 +82,24 @@ def read_adapter(folder: Path) -> LoraNumbers:
             )
         inside(folder, name)
     path = folder / ADAPTER_FILES[0]
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not an object")
+    content = read_object(path)
     read = {}
     for key, value in content.items():
         if key in LoraNumbers.model_fields:
             read[key] = value
         elif key not in _NO_NUMBERS and value not in (None, False, {}, []):
-            raise CheckpointError(
-                f"{path} says {key} = {str(value)[:80]!r}, which is not supported: plain LoRA is"
-            )
+            raise unsupported(path, key, value, "plain LoRA is")
     try:
         return LoraNumbers.model_validate(read)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"][:1]))
-        raise CheckpointError(
-            f"{path} says {field} = {str(read.get(field))[:80]!r}, which is not supported: "
-            f"{first['msg']}; plain LoRA is"
-        ) from None
+        instead = f"{first['msg']}; plain LoRA is"
+        raise unsupported(path, field, read.get(field), instead) from None
 
 
 def copy_adapter(folder: Path, target: Path) -> None:
-    """Its two files as new ones, and nothing else that the folder holds."""
+    """Copy the adapter's two files, and nothing else that the folder holds."""
     read_adapter(folder)
     target.mkdir(exist_ok=True)
     write_json(target / ADAPTER_FILES[0], read_json(folder / ADAPTER_FILES[0]))
@@ -114,16 +108,16 @@ def copy_adapter(folder: Path, target: Path) -> None:
 
 @contextmanager
 def quiet_peft() -> Iterator[None]:
-    """peft reads a property that transformers has renamed; nobody here can mend that."""
+    """Without peft's warning about a property that transformers has renamed."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
         yield
 
 
 def with_adapter(transformer: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """A module with the adapter of this folder merged in; `transformer` is left as it is.
+    """A second module, with the adapter of this folder merged in; `transformer` does not change.
 
-    Raises CheckpointError when the folder has no adapter, or one of another architecture.
+    Raises CheckpointError if the folder has no adapter, or one for another architecture.
     """
     from peft import get_peft_model, set_peft_model_state_dict
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -146,7 +140,7 @@ def with_adapter(transformer: PreTrainedModel, folder: Path) -> PreTrainedModel:
         ) from error
     for layer in adapted.modules():
         if isinstance(layer, BaseTunerLayer):
-            # Merging writes in place, and these tensors are the other module's too.
+            # Merging writes in place, and both modules share these tensors.
             base = layer.get_base_layer()
             for name, parameter in list(base.named_parameters(recurse=False)):
                 setattr(base, name, nn.Parameter(parameter.detach().clone()))
@@ -163,7 +157,7 @@ _TENSOR = re.compile(
 def _adapted_modules(
     numbers: LoraNumbers, weights: Mapping[str, Tensor], model: nn.Module
 ) -> list[str]:
-    """Names of the modules that the weights are of; ValueError where the model has no such."""
+    """The names of the adapted modules; ValueError for weights that fit no module of the model."""
     known = dict(model.named_modules())
     modules, ranks = set(), set()
     for name, tensor in weights.items():
@@ -191,7 +185,7 @@ def _lora_config(numbers: LoraNumbers, modules: list[str]) -> Any:
         r=numbers.r,
         lora_alpha=numbers.lora_alpha,  # type: ignore[arg-type]
         target_modules=modules,
-        # peft reads these as expressions.
+        # peft reads these names as regular expressions.
         rank_pattern={re.escape(name): rank for name, rank in numbers.rank_pattern.items()},
         alpha_pattern={re.escape(name): alpha for name, alpha in numbers.alpha_pattern.items()},
         use_rslora=numbers.use_rslora,

@@ -14,7 +14,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from e2rank_rag.errors import CheckpointError
-from e2rank_rag.models.files import ADAPTER_CONFIG, WEIGHTS, check_folder, read_json
+from e2rank_rag.models.files import ADAPTER_CONFIG, WEIGHTS, check_folder, read_object, unsupported
 from e2rank_rag.models.folders import T5_FAMILY
 
 _DEPENDS_ON_BATCH = "its vector of a text depends on the padding beside it"
@@ -46,9 +46,11 @@ _BEHIND_PAD = frozenset(
         "xlm-roberta-xl",
     }
 )
-"""Families whose first token has the position behind that of the pad token."""
+"""Model types whose first position is one after the pad token's id."""
 
 _UNSTATED = 512
+"""Positions of a model whose config.json states none."""
+
 _FEWEST = 16
 
 _MOST_OF_A_KIND = 10_000
@@ -57,7 +59,7 @@ _UNBOUNDED = re.compile(r"theta|max_length$")
 _SIZED = re.compile(r"num_|n_|relative_attention_")
 _COUNTED = re.compile(r"layers?$|blocks$|labels$|experts$|groups$|^depth$|^n_layer")
 
-# Each lets a config.json say more than sizes: what weights are, where they are, how they are run.
+# These fields decide more than sizes: what the weights are, where they are, how they are run.
 _STEERING = (
     "quantization_config",
     "compression_config",
@@ -76,12 +78,14 @@ _OUTPUT = {
     "output_hidden_states": False,
     "chunk_size_feed_forward": 0,
 }
-"""How a model answers, whatever its config.json says of it: the numbers are the same."""
+"""Output options, which replace those of config.json; they change no number."""
 
 
 def read_config(folder: Path) -> PretrainedConfig:
-    """CheckpointError for one that says more than how large the model is, and for one of a family
-    that is not served."""
+    """The configuration in `config.json`.
+
+    CheckpointError if it decides more than sizes, or describes a model that is not served.
+    """
     check_config(folder)
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(
@@ -92,7 +96,7 @@ def read_config(folder: Path) -> PretrainedConfig:
     reason = why_unserved(config.model_type) or why_unusable(config)
     if reason:
         raise CheckpointError(
-            f"{folder / 'config.json'} is that of a {config.model_type}, which is not served: "
+            f"{folder / 'config.json'} describes a {config.model_type}, which is not served: "
             f"{reason}"
         )
     for name, value in _OUTPUT.items():
@@ -102,7 +106,7 @@ def read_config(folder: Path) -> PretrainedConfig:
 
 
 def check_config(folder: Path) -> None:
-    """CheckpointError for a `config.json` that says more than how large the model is."""
+    """CheckpointError for a `config.json` that decides more than the sizes of the model."""
     path = folder / "config.json"
     if not path.is_file():
         other = (
@@ -112,11 +116,7 @@ def check_config(folder: Path) -> None:
             f"{folder} has no config.json; it is no Hugging Face model folder{other}"
         )
     check_folder(folder)
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise CheckpointError(
-            f"{path} cannot be read: it holds a {type(content).__name__}, not an object"
-        )
+    content = read_object(path)
     reason = why_unserved(content["model_type"]) if "model_type" in content else None
     if reason:
         raise CheckpointError(
@@ -141,10 +141,7 @@ def _entries(content: Any) -> Iterator[tuple[str, Any]]:
 
 def _check_entry(path: Path, key: str, value: Any) -> None:
     if key in _STEERING and value not in (None, False, {}):
-        raise CheckpointError(
-            f"{path} says {key} = {str(value)[:80]!r}, which is not supported: plain weights in "
-            f"{WEIGHTS} are"
-        )
+        raise unsupported(path, key, value, f"plain weights in {WEIGHTS} are")
     if _IMPLEMENTATION.fullmatch(key) and value not in _OWN_IMPLEMENTATIONS:
         raise CheckpointError(
             f"{path} says {key} = {str(value)[:80]!r}: take it out, and state "
@@ -152,7 +149,7 @@ def _check_entry(path: Path, key: str, value: Any) -> None:
         )
     if isinstance(value, dict | list) and len(value) > _MOST_OF_A_KIND:
         raise CheckpointError(
-            f"{path} says {key} of {len(value)} parts; the limit is {_MOST_OF_A_KIND}"
+            f"{path} says {key} with {len(value)} entries; the limit is {_MOST_OF_A_KIND}"
         )
     if isinstance(value, int) and not isinstance(value, bool) and not _UNBOUNDED.search(key):
         limit = _MOST_OF_A_KIND if _COUNTED.search(key) else _LARGEST
@@ -164,18 +161,18 @@ def why_unserved(model_type: Any) -> str | None:
     """Why models of this type are not opened; None for those that are."""
     served = (MODEL_FOR_MASKED_LM_MAPPING_NAMES, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, T5_FAMILY)
     if not isinstance(model_type, str) or not any(model_type in names for names in served):
-        return "it is no architecture of transformers for text"
+        return "it is no text architecture of transformers"
     return _UNSERVED.get(model_type)
 
 
 def why_unusable(config: PretrainedConfig) -> str | None:
-    """Why a model of a served type, so configured, is not opened; None for one that is."""
+    """Why a model of a served type is not opened with this configuration; None if it is."""
     if config.model_type in _BEHIND_PAD and config.pad_token_id is None:
-        return "its positions begin behind pad_token_id, which it does not state"
+        return "its positions begin after pad_token_id, which it does not state"
     sparse = getattr(config, "attention_type", None) == "block_sparse"
     if config.model_type == "big_bird" and sparse:
         return (
-            "with block_sparse attention its vectors depend on the texts before; state "
+            "with block_sparse attention its vectors depend on earlier texts; state "
             'attention_type "original_full"'
         )
     if config.model_type in T5_FAMILY:
@@ -188,17 +185,17 @@ def why_unusable(config: PretrainedConfig) -> str | None:
 
 
 def positions(config: PretrainedConfig) -> int:
-    """How many tokens the model can place."""
+    """How many tokens the model has positions for."""
     stated = getattr(config, "max_position_embeddings", None) or getattr(
         config, "max_seq_len", None
     )
-    # XLNet states -1: it places any number.
+    # XLNet states -1: it has no limit.
     rows = int(stated) if stated is not None and int(stated) >= 0 else _UNSTATED
     return rows - first_position(config)
 
 
 def first_position(config: PretrainedConfig) -> int:
-    """The number of the first token's position."""
+    """The position of the first token, which is not 0 in all models."""
     if config.model_type == "mpnet":
         return 2  # whatever its pad token is
     return int(config.pad_token_id) + 1 if config.model_type in _BEHIND_PAD else 0

@@ -83,26 +83,24 @@ def read_cross_encoder_recipe(
         "pooling": pooling,
         "max_tokens": max_tokens,
     }
-    changes = {key: value for key, value in given.items() if value is not None}
+    given = {key: value for key, value in given.items() if value is not None}
     system = read_system(folder)
-    ours = system is not None and not (encoders_too and system == "e2rank")
-    if ours and system != "rankt5":
+    config = read_config(folder)
+    if system is None or (encoders_too and system == "e2rank"):
+        fields = _fields(folder, config)
+        if structure == "encoder-decoder" != fields["structure"]:
+            raise CheckpointError(f"{name} has no decoder: {config.model_type} is encoder-only")
+    elif system == "rankt5":
+        fields = dict(read_recipe_file(folder / RECIPE_FILE, CrossEncoderRecipe))
+        if structure not in (None, fields["structure"]):
+            raise CheckpointError(f"{name} is {fields['structure']}, not {structure}")
+    else:
         raise CheckpointError(
             f"{name} is a model of the system {system!r}, as its {RECIPE_FILE} says, and not a "
             "cross-encoder; train one from its base: stage rankt5"
         )
-    config = read_config(folder)
-    if ours:
-        said = dict(read_recipe_file(folder / RECIPE_FILE, CrossEncoderRecipe))
-        if structure not in (None, said["structure"]):
-            raise CheckpointError(f"{name} is {said['structure']}, not {structure}")
-    else:
-        longest = longest_pair(config, load_tokenizer(folder))
-        said = {**_structure(config), "max_tokens": min(_DEFAULT_TOKENS, longest)}
-        if structure == "encoder-decoder" != said["structure"]:
-            raise CheckpointError(f"{name} has no decoder: {config.model_type} is encoder-only")
     try:
-        recipe = CrossEncoderRecipe.model_validate({**said, **changes})
+        recipe = CrossEncoderRecipe.model_validate({**fields, **given})
     except ValidationError as error:
         reasons = "; ".join(each["msg"] for each in error.errors())
         raise ValueError(f"{name}: {reasons}") from error
@@ -113,12 +111,15 @@ def read_cross_encoder_recipe(
     return recipe
 
 
-def _structure(config: PretrainedConfig) -> dict[str, Any]:
+def _fields(folder: Path, config: PretrainedConfig) -> dict[str, Any]:
+    """The recipe of a folder that states none."""
+    longest = min(_DEFAULT_TOKENS, longest_pair(config, load_tokenizer(folder)))
     if config.model_type not in T5_FAMILY:
-        return {"structure": "encoder-only", "input": "segments"}
+        return {"structure": "encoder-only", "input": "segments", "max_tokens": longest}
     kinds = config.architectures or ["T5ForConditionalGeneration"]
     decoder = any("ConditionalGeneration" in kind or "LMHead" in kind for kind in kinds)
-    return {"structure": "encoder-decoder" if decoder else "encoder-only", "input": "text"}
+    structure = "encoder-decoder" if decoder else "encoder-only"
+    return {"structure": structure, "input": "text", "max_tokens": longest}
 
 
 def position_limit(config: PretrainedConfig) -> int:

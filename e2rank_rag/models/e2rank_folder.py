@@ -1,8 +1,8 @@
-"""Folders of E2Rank models: what they say about encoding, and how they are written.
+"""Folders of E2Rank models: how their recipe is found, and how they are written.
 
-A folder says how it encodes in `e2rank.json` or in the files of sentence-transformers. The released
-E2Rank models say it nowhere, so their settings are here. For any other folder the caller states
-them: nothing is guessed.
+A folder states how it encodes in `e2rank.json` or in the files of sentence-transformers. The
+released E2Rank models state it nowhere, so their recipe is built in. For any other folder the
+caller states it; nothing is guessed.
 """
 
 from __future__ import annotations
@@ -50,67 +50,70 @@ RELEASED = {
     for size in ("0.6B", "4B", "8B")
     for variant in ("", "-Embedding-Only")
 }
-"""Hub ids whose folders say nothing about pooling and prompts; the paper and its code do."""
+"""Hub ids of the released models; their pooling and prompts are those of the paper's code."""
 
 QWEN3_END = "<|endoftext|>"
 
-# all-MiniLM-L6-v2 without training, on nfcorpus dev and bioasq dev; see docs/experiments.md.
+# Chosen for all-MiniLM-L6-v2 without training on nfcorpus dev and bioasq dev; see
+# docs/experiments.md.
 _SHORT_BUDGET = {"depth": 5, "document_tokens": 80}
 _SPAN_QUERY_WEIGHT = 0.5
 
 
 def read_recipe(
     folder: Path,
-    *,
     name: str,
     pooling: Pooling | None = None,
+    *,
     prompts: Prompts | None = None,
-    said: Recipe | None = None,
+    stored: Recipe | None = None,
 ) -> Recipe:
-    """What the folder says about encoding, with what the caller states in its place.
+    """The recipe of a folder, with the caller's pooling and prompts instead of its own.
 
-    said: what a ResRank says of this folder, its encoder's.
+    name: the caller's name for the model. stored: a recipe instead of the folder's, as a ResRank
+    keeps one of its encoder.
 
-    Raises CheckpointError where neither says it, or the folder asks for what is not supported.
+    Raises CheckpointError if neither folder nor caller states how to encode, or if the folder asks
+    for what is not supported.
     """
     if pooling is not None and pooling not in get_args(Pooling):
         raise ValueError(f"pooling must be one of {list(get_args(Pooling))}, got {pooling!r}")
-    if said is None and (folder / RECIPE_FILE).is_file():
-        said = read_recipe_file(folder / RECIPE_FILE, Recipe)
-    if said is not None:
-        changes = {"pooling": pooling, "prompts": prompts}
-        return said.model_copy(update={k: v for k, v in changes.items() if v is not None})
+    given = {"pooling": pooling, "prompts": prompts}
+    given = {key: value for key, value in given.items() if value is not None}
+    if stored is None and (folder / RECIPE_FILE).is_file():
+        stored = read_recipe_file(folder / RECIPE_FILE, Recipe)
+    if stored is not None:
+        return stored.model_copy(update=given)
     weights = transformer_folder(folder)
     config, tokenizer = read_config(weights), load_tokenizer(weights)
     if pooling is not None and prompts is not None:
-        stated = _stated_recipe(pooling, prompts, config, tokenizer)
+        fields = _recipe_fields(pooling, prompts, config, tokenizer)
     elif (folder / "modules.json").is_file():
-        stated = sentence_transformers_recipe(folder, config, tokenizer, prompts=prompts)
-        changes = {"pooling": pooling, "prompts": prompts}
-        stated.update({k: v for k, v in changes.items() if v is not None})
+        fields = sentence_transformers_recipe(folder, config, tokenizer, prompts=prompts)
+        fields.update(given)
     elif name in RELEASED:
-        stated = _stated_recipe("last", E2RANK, config, tokenizer)
+        fields = _recipe_fields("last", E2RANK, config, tokenizer)
     else:
         raise CheckpointError(
             f"{name} says nowhere how it encodes ({RECIPE_FILE} or modules.json); state it: "
             'pooling="last", prompts="e2rank" for Qwen3 models, or pooling="mean" (or "cls") with '
             'prompts="plain" or a Prompts record for BERT-like ones'
         )
-    prompts = stated["prompts"]
-    budget = _listwise_budget(prompts, positions(config), stated["document_tokens"])
+    prompts = fields["prompts"]
+    budget = _listwise_budget(prompts, positions(config), fields["document_tokens"])
     weight = _SPAN_QUERY_WEIGHT if isinstance(prompts.listwise, SpanListwise) else 0.0
     try:
-        return Recipe(**stated, listwise=budget, query_weight=weight)
+        return Recipe(**fields, listwise=budget, query_weight=weight)
     except ValidationError as error:
-        raise CheckpointError(f"{name} says of encoding what cannot be: {error}") from error
+        raise CheckpointError(f"{name} has an impossible recipe: {error}") from error
 
 
 def encoder_folder(
     folder: Path, *, local_files_only: bool = False
 ) -> tuple[Path, EncoderOf | None]:
-    """Where the encoder is: the folder itself, or elsewhere, as a ResRank says.
+    """The folder of the encoder, and for a ResRank what its recipe says about the encoder.
 
-    Raises CheckpointError for a folder that has no encoder.
+    Raises CheckpointError for a cross-encoder's folder.
     """
     system = read_system(folder)
     if system == "rankt5":
@@ -127,9 +130,9 @@ def encoder_folder(
 
 
 def model_folders(
-    folder: Path, recipe: Recipe, *, local_files_only: bool = False
+    folder: Path, recipe: Recipe, local_files_only: bool = False
 ) -> tuple[Path, Path | None]:
-    """Where the weights are, and where the listwise adapter is if the model has one."""
+    """The folder of the weights, and that of the listwise adapter if the model has one."""
     if recipe.adapter is None:
         return transformer_folder(folder), None
     base = recipe.adapter.base
@@ -150,8 +153,8 @@ def save_checkpoint(
 ) -> Path:
     """Write a folder that this library and sentence-transformers open with the same vectors.
 
-    sentence-transformers knows no listwise prompt and no truncate_dim: only e2rank.json has those.
-    adapter: folder of the listwise adapter, copied beside the weights.
+    Listwise prompts and truncate_dim are in e2rank.json only; sentence-transformers has neither.
+    adapter: folder of the listwise adapter, which is copied beside the weights.
     """
     refuse_adapted(folder)
     if adapter is not None and recipe.adapter is not None:
@@ -181,7 +184,7 @@ def save_adapter(
 ) -> Path:
     """Write a listwise adapter beside its recipe; the weights of the base are not copied.
 
-    base: its name, see `names.find_model`; digest: see `recipe.AdapterOf`.
+    base: the base's name as `find_model` gives it; digest: of the base's weights.
     """
     base = name_beside(base, Path(folder))
     with new_files(folder) as new:
@@ -210,7 +213,7 @@ def _append_end_token(path: Path, tokenizer: PreTrainedTokenizerBase, end_token:
     saved.save(str(path))
 
 
-def _stated_recipe(
+def _recipe_fields(
     pooling: Pooling, prompts: Prompts, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, Any]:
     limit = positions(config)

@@ -114,9 +114,8 @@ class Encoder(ModelUser[LoadedModel]):
     ) -> Self:
         """Open a shipped model by its name, a model folder or a hub id.
 
-        A Path is always a folder. "minilm" is all-MiniLM-L6-v2 from the `minilm` extra;
-        "e2rank-minilm" adds a listwise adapter, so its query and document vectors are the same and
-        its reranking is better. A ResRank folder gives its encoder.
+        A Path is always a folder, and a ResRank's folder gives its encoder. Shipped are "minilm",
+        all-MiniLM-L6-v2 from the `minilm` extra, and "e2rank-minilm", which adds a listwise adapter.
 
         pooling, prompts: needed only where the folder does not state them, see `read_recipe`.
         task: the instruction for causal models, one of `prompts.TASKS` or a Task.
@@ -125,26 +124,18 @@ class Encoder(ModelUser[LoadedModel]):
         max_length: limit for queries and documents in tokens, special tokens included.
         truncate_dim: how many leading dimensions to keep (Matryoshka models).
 
-        Raises CheckpointError for a folder that is missing, damaged or does not state how it
-        encodes.
+        CheckpointError: the folder is missing, damaged or does not state how it encodes.
         """
         found = find_model(model, revision=revision, local_files_only=local_files_only)
         folder, part = encoder_folder(found.folder, local_files_only=local_files_only)
-        recipe = read_recipe(
-            folder,
-            name=str(model),
-            pooling=pooling,
-            prompts=None if prompts is None else resolve_prompts(prompts),
-            said=None if part is None else part.recipe,
-        )
+        named = None if prompts is None else resolve_prompts(prompts)
+        stored = None if part is None else part.recipe
+        recipe = read_recipe(folder, str(model), pooling, prompts=named, stored=stored)
         changes = _changes(recipe, task, max_length, truncate_dim)
         recipe = Recipe.model_validate({**dict(recipe), **changes})
-        weights, adapter = model_folders(
-            folder.resolve(), recipe, local_files_only=local_files_only
-        )
+        weights, adapter = model_folders(folder.resolve(), recipe, local_files_only)
         where = torch_device(device)
-        number = torch_dtype(dtype, where)
-        files = stamp(weights, adapter)
+        number, files = torch_dtype(dtype, where), stamp(weights, adapter)
         key = LoadKey(weights, files, number, where, attn_implementation, adapter)
         loaded = acquire(key, load_encoder)
         try:

@@ -1,8 +1,8 @@
 """Reading and writing in a model folder, safely: the folder may come from a stranger.
 
-Its numbers are used and nothing else: no file of it names code, another model, a file outside, or
-work without end. What is read is checked first: that it lies inside the folder, its size, its
-depth. What is written are whole files with the mode of any new file, never through links.
+Only its numbers are used: no file in it can name code, another model or a file outside, or ask for
+endless work. Before a file is read, its place, size and depth are checked. Files are written whole,
+with the mode of any new file, and never through links.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.shipped import ADAPTED_FOLDER, installed_folder
 
 MAX_JSON_BYTES = 16 << 20
-"""Of a small file. Those of large models take up to 2 MB."""
+"""Limit for a small file; those of large models take up to 2 MB."""
 
 MAX_TABLE_BYTES = 128 << 20
-"""Of a tokenizer or an index of shards. The largest tokenizers take 35 MB."""
+"""Limit for a tokenizer or an index of shards; the largest tokenizers take 35 MB."""
 
 MAX_JSON_DEPTH = 64
 
@@ -38,18 +38,18 @@ _TABLES = ("vocab.json", "vocab.txt", "merges.txt", "chat_template.json")
 
 
 def inside(folder: Path, name: str) -> Path:
-    """The path of a part of the folder; CheckpointError where a link or `..` leads out of it.
+    """The path of a part of the folder; CheckpointError if a link or `..` leads out of it.
 
-    A snapshot of the hub's cache is links into the `blobs` beside it, which belong to it.
+    The files of a snapshot in the hub's cache are links to the `blobs` beside it, which is allowed.
     """
     root, path = folder.resolve(), folder / name
     try:
         found = path.resolve()
-    except (OSError, RuntimeError) as error:  # links in a circle
+    except (OSError, RuntimeError) as error:  # a circle of links
         raise CheckpointError(f"{path} leads nowhere: {error}") from None
     if found.is_relative_to(root) or any(found.is_relative_to(each) for each in _blobs(root)):
         return path
-    # Some installers put links in place of files.
+    # Some installers write links instead of files.
     installed = [each for each in (ADAPTED_FOLDER, installed_folder()) if each is not None]
     if any(root.is_relative_to(each.resolve()) for each in installed):
         return path
@@ -59,7 +59,7 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def _blobs(root: Path) -> list[Path]:
-    """Where a snapshot keeps its files: those of its repository, and those all of them share."""
+    """The folders of the hub's cache that a snapshot's links may lead to."""
     for parent in (root, *root.parents):
         if parent.parent.name == "snapshots":
             repository = parent.parent.parent
@@ -68,15 +68,18 @@ def _blobs(root: Path) -> list[Path]:
 
 
 def read_json(path: Path, default: Any = None, *, most_bytes: int = MAX_JSON_BYTES) -> Any:
-    """CheckpointError for what is no JSON, holds NaN or half a character, is over `most_bytes`, or
-    nests too deep."""
+    """The content of a JSON file; `default` if there is one and the file is missing.
+
+    CheckpointError for a file that is not JSON, is larger than `most_bytes`, nests too deep, or
+    holds NaN or half a surrogate pair.
+    """
     if default is not None and not path.is_file():
         return default
     try:
         text = read_text(path, most_bytes=most_bytes)
         content = json.loads(text, parse_constant=_constant)
         if re.search(r"\\u[dD]", text):
-            json.dumps(content, ensure_ascii=False).encode()  # not of half a character
+            json.dumps(content, ensure_ascii=False).encode()  # fails for a lone surrogate
     except (ValueError, RecursionError) as error:
         if isinstance(error, CheckpointError):
             raise
@@ -86,15 +89,31 @@ def read_json(path: Path, default: Any = None, *, most_bytes: int = MAX_JSON_BYT
     return content
 
 
+def read_object(
+    path: Path, default: Any = None, *, most_bytes: int = MAX_JSON_BYTES
+) -> dict[str, Any]:
+    """As `read_json`; CheckpointError if the file holds anything but a JSON object."""
+    content = read_json(path, default, most_bytes=most_bytes)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not an object")
+    return content
+
+
+def unsupported(path: Path, key: str, value: Any, instead: str = "") -> CheckpointError:
+    """The error for a field of a file. instead: what is supported."""
+    end = f": {instead}" if instead else ""
+    return CheckpointError(f"{path} says {key} = {str(value)[:80]!r}, which is not supported{end}")
+
+
 def _constant(name: str) -> float:
-    # Some state space models state the infinity.
+    # Infinity is allowed: some state space models have it.
     if name == "NaN":
         raise ValueError("it holds NaN, which is no number")
     return float(name)
 
 
 def read_text(path: Path, *, most_bytes: int = MAX_JSON_BYTES) -> str:
-    """CheckpointError for what is no text, or over `most_bytes`."""
+    """The text of a file; CheckpointError if it is not UTF-8 or is larger than `most_bytes`."""
     try:
         with path.open("rb") as file:
             content = file.read(most_bytes + 1)
@@ -129,8 +148,8 @@ def _check_depth(content: Any, path: Path) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """CheckpointError where a file that could be read leads out of the folder, or where the folder
-    holds an adapter of peft beside the weights, which nothing here would apply."""
+    """CheckpointError for a file that leads out of the folder, and for a peft adapter beside the
+    weights, which nothing would apply."""
     templates = folder / "additional_chat_templates"
     for parent in (folder, templates):
         if parent.is_dir():
@@ -155,19 +174,19 @@ def _check_size(path: Path) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Indented, for people to read."""
+    """Write indented JSON, for people to read."""
     text = json.dumps(content, indent=2, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")
 
 
 @contextmanager
 def new_files(folder: str | Path) -> Iterator[Path]:
-    """An empty folder; what is written there takes its place in `folder` when all of it is there.
+    """An empty folder, whose files are moved into `folder` at the end, all or none.
 
-    A link in `folder` is replaced by the file, and what it leads to is left alone. Weights that a
-    former model has left in `folder` are removed where new ones are written.
+    A link in `folder` is replaced by the file, and its target stays as it is. Where new weights are
+    written, those of a former model are removed.
 
-    Raises CheckpointError where a link to a folder stands in the place of one.
+    Raises CheckpointError for a link to a folder in the place of a folder.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -180,8 +199,7 @@ def new_files(folder: str | Path) -> Iterator[Path]:
 
 
 def refuse_adapted(folder: str | Path) -> None:
-    """CheckpointError for a folder with an adapter of peft, which would not belong to a model that
-    is written there."""
+    """CheckpointError for a folder with a peft adapter, which would not fit a model saved there."""
     path = Path(folder) / ADAPTER_CONFIG
     if path.exists():
         raise CheckpointError(
@@ -191,8 +209,10 @@ def refuse_adapted(folder: str | Path) -> None:
 
 
 def follow_umask(folder: Path) -> None:
-    """Give the safetensors files of a folder the mode of any new file; their library writes them
-    for their owner alone."""
+    """Give the safetensors files of a folder the mode of any new file.
+
+    Their library makes them readable for their owner only.
+    """
     mode = _new_file_mode(folder)
     for path in folder.rglob("*.safetensors"):
         path.chmod(mode)
@@ -221,7 +241,7 @@ def _move(staging: Path, folder: Path) -> None:
 
 
 def _new_file_mode(folder: Path) -> int:
-    """What the umask gives; asking for it would set it for all threads."""
+    """The mode that the umask gives. Reading the umask would set it for all threads."""
     handle = folder / ".mode"
     handle.touch()
     try:

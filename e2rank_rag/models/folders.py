@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from e2rank_rag.errors import CheckpointError
-from e2rank_rag.models.files import read_json
+from e2rank_rag.models.files import read_json, read_object
 from e2rank_rag.models.shipped import (
     ADAPTED_FOLDER,
     DEFAULT_MODEL,
@@ -34,10 +34,11 @@ _MODEL_FILES = (RECIPE_FILE, "config.json", "modules.json")
 
 
 class FoundModel(NamedTuple):
-    """A model that was looked for.
+    """Where a model is.
 
-    name: what finds it again from any working directory: a shipped name, an absolute path, or a hub
-        id. folder: where its files are.
+    name: finds the model again from any working directory: a shipped name, an absolute path, or a
+        hub id.
+    folder: the folder with its files.
     """
 
     name: str
@@ -45,7 +46,7 @@ class FoundModel(NamedTuple):
 
 
 def model_name(model: str | Path) -> str:
-    """The same as a string: a relative `Path` begins with "./", so that it stays a path.
+    """The model as a string. A relative `Path` gets "./" in front, so that it stays a path.
 
     TypeError for anything but a string or a path.
     """
@@ -60,10 +61,10 @@ def model_name(model: str | Path) -> str:
 def find_model(
     model: str | Path, *, revision: str | None = None, local_files_only: bool = False
 ) -> FoundModel:
-    """A shipped model, a local folder, or a hub id fetched into the hub's cache.
+    """Find a shipped model or a local folder, or fetch a hub id into the hub's cache.
 
-    Raises CheckpointError where there is none, and for a string that is a shipped name and a model
-    folder in the working directory.
+    Raises CheckpointError if there is none, and for a string that names both a shipped model and a
+    model folder in the working directory.
     """
     name = model_name(model)
     if not name.strip():
@@ -85,15 +86,15 @@ def find_model(
 def resolve_folder(
     model: str | Path, *, revision: str | None = None, local_files_only: bool = False
 ) -> Path:
-    """The folder of `find_model`."""
+    """The folder that `find_model` finds."""
     return find_model(model, revision=revision, local_files_only=local_files_only).folder
 
 
 def name_beside(model: str, folder: Path) -> str:
-    """How the model folder `folder` names another model, of the name that `find_model` gave it.
+    """How the model folder `folder` refers to another model, whose name `find_model` gave.
 
-    A path becomes relative to `folder`, so that both can be moved together; it stays absolute where
-    they have nothing in common but the root of the disk.
+    A path becomes relative to `folder`, so that both can be moved together. It stays absolute if
+    the two share only the root of the disk.
     """
     if not os.path.isabs(model):
         return model
@@ -109,7 +110,7 @@ def name_beside(model: str, folder: Path) -> str:
 
 
 def name_of_base(base: str, folder: Path) -> str:
-    """The other way: what `folder` names as `base`, by the name that `find_model` takes."""
+    """The reverse of `name_beside`: the name by which `find_model` finds the `base` of `folder`."""
     here = folder.resolve()
     if base in SHIPPED_MODELS or not (_is_path(base) or (here / base).is_dir()):
         return base
@@ -117,9 +118,9 @@ def name_of_base(base: str, folder: Path) -> str:
 
 
 def find_base(base: str, folder: Path, *, local_files_only: bool = False) -> Path:
-    """Where the model is that `folder` names as `base` in its `e2rank.json`.
+    """The folder of the model that the `e2rank.json` of `folder` names as `base`.
 
-    Raises CheckpointError, which says how to make a copy that needs no other folder.
+    Raises CheckpointError if it is missing, with the way to a copy that needs no other folder.
     """
     if base in SHIPPED_MODELS:
         return _shipped_folder(base)
@@ -135,7 +136,7 @@ def find_base(base: str, folder: Path, *, local_files_only: bool = False) -> Pat
 
 
 def _is_path(name: str) -> bool:
-    """Whether a string is a path and cannot be a hub id."""
+    """Whether a string is a path, because it cannot be a hub id."""
     return os.path.isabs(name) or name.startswith((".", "~")) or "\\" in name or name.endswith("/")
 
 
@@ -151,7 +152,7 @@ def _shipped_folder(name: str) -> Path:
 
 
 def _shipped_name(folder: Path) -> str | None:
-    """The name of the shipped model that a path leads to."""
+    """The name of the shipped model in this folder; None for any other folder."""
     places = {DEFAULT_MODEL: ADAPTED_FOLDER, "minilm": installed_folder()}
     for name, place in places.items():
         if place is not None and place.is_dir() and folder.samefile(place):
@@ -192,12 +193,12 @@ def _from_hub(name: str, revision: str | None, local_files_only: bool) -> Path:
 
 
 def read_system(folder: Path) -> System | None:
-    """What the folder's `e2rank.json` says it is; None without one."""
+    """The system that the folder's `e2rank.json` states; None if there is no such file."""
     path = folder / RECIPE_FILE
     if not path.is_file():
         return None
-    stated = read_json(path)
-    system = stated.get("system", "e2rank") if isinstance(stated, dict) else stated
+    content = read_json(path)
+    system = content.get("system", "e2rank") if isinstance(content, dict) else content
     if system not in get_args(System):
         raise CheckpointError(f"{path}: system is {system!r}, not one of {list(get_args(System))}")
     found: System = system
@@ -234,9 +235,7 @@ def _system_by_config(folder: Path) -> System:
     if isinstance(modules, list) and len(modules) > 1:
         return "e2rank"  # sentence-transformers: a transformer and its pooling, so an encoder
     path = folder / "config.json"
-    config = read_json(path, default={})
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path} holds a {type(config).__name__}, not an object")
+    config = read_object(path, default={})
     if config.get("model_type") in T5_FAMILY:
         return "rankt5"
     kinds = config.get("architectures")
@@ -258,7 +257,7 @@ R = TypeVar("R", bound=BaseModel)
 
 
 def read_recipe_file(path: Path, kind: type[R]) -> R:
-    """CheckpointError for one of another version."""
+    """The recipe in this file; CheckpointError if this version cannot read it."""
     try:
         return kind.model_validate(read_json(path))
     except (ValidationError, CheckpointError) as error:

@@ -17,13 +17,13 @@ from e2rank_rag.models.e2rank import pool
 
 
 class ResidualHead(nn.Module):
-    """What lies between the vectors of an encoder and a reranker: a scale, gates, projections.
+    """The layers between an encoder's vectors and a reranker: a scale, gates and projections.
 
-    dim, width: of the encoder's vectors and the reranker's hidden states.
-    scale: length that a vector has as an input embedding; that of the backbone's own tokens.
-    gates: what hidden states of the query and of passages are multiplied with, to begin with.
-    feedback: weight of the passages' mean, and sharpness of the softmax over their standardised
-        cosines (`feedback.Feedback`: one over its temperature), to begin with.
+    dim, width: dimensions of the encoder's vectors and of the reranker's hidden states.
+    scale: length of a vector as an input embedding, initially that of the backbone's own tokens.
+    gates: initial factors of the hidden states of the query and of the passages.
+    feedback: initial weight of the passages' mean, and initial sharpness of the softmax over their
+        standardised cosines (one over the temperature of `feedback.Feedback`).
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class ResidualHead(nn.Module):
                 nn.init.zeros_(linear.bias)
 
     def inputs(self, passages: Tensor) -> Tensor:
-        """[..., D] -> [..., W], as input embeddings."""
+        """Vectors as input embeddings of the reranker: [..., D] -> [..., W]."""
         embeddings: Tensor = self.scale * self.inward(passages)
         return embeddings
 

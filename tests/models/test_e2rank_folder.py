@@ -287,7 +287,9 @@ def test_a_folder_without_config_is_no_model(bert_folder):
 @pytest.mark.parametrize("content", ["{", "", "[]", '{"model_type": "no-such-model"}'])
 def test_a_corrupt_config_is_named(bert_folder, content):
     (bert_folder / "config.json").write_text(content)
-    with pytest.raises(CheckpointError, match=r"config\.json cannot be read"):
+    with pytest.raises(
+        CheckpointError, match=r"config\.json (cannot be read|holds a list, not an object)"
+    ):
         recipe_of(bert_folder)
 
 
@@ -332,7 +334,7 @@ def test_a_cased_tokenizer_under_do_lower_case_is_refused(tiny_qwen3, tiny_bert,
     shutil.copy(tiny_bert / "modules.json", folder)
     shutil.copytree(tiny_bert / "1_Pooling", folder / "1_Pooling")
     write(folder / "sentence_bert_config.json", {"max_seq_length": 64, "do_lower_case": True})
-    with pytest.raises(CheckpointError, match="lower-cased before they are tokenised"):
+    with pytest.raises(CheckpointError, match="do_lower_case"):
         Encoder.from_pretrained(folder)
 
 
