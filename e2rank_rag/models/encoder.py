@@ -114,8 +114,8 @@ class Encoder(ModelUser[LoadedModel]):
     ) -> Self:
         """Open a shipped model by its name, a model folder or a hub id.
 
-        A Path is always a folder, and a ResRank's folder gives its encoder. Shipped are "minilm",
-        all-MiniLM-L6-v2 from the `minilm` extra, and "e2rank-minilm", which adds a listwise adapter.
+        A Path is always a folder, and a ResRank's folder gives its encoder. Shipped are "minilm"
+        (all-MiniLM-L6-v2, in the `minilm` extra) and "e2rank-minilm", with a listwise adapter on it.
 
         pooling, prompts: needed only where the folder does not state them, see `read_recipe`.
         task: the instruction for causal models, one of `prompts.TASKS` or a Task.
