@@ -115,7 +115,7 @@ class Encoder(ModelUser[LoadedModel]):
         """Open a shipped model by its name, a model folder or a hub id.
 
         A Path is always a folder, and a ResRank's folder gives its encoder. Shipped are "minilm"
-        (all-MiniLM-L6-v2, in the `minilm` extra) and "e2rank-minilm", with a listwise adapter on it.
+        (all-MiniLM-L6-v2, in the `minilm` extra) and "e2rank-minilm", which has a listwise adapter.
 
         pooling, prompts: needed only where the folder does not state them, see `read_recipe`.
         task: the instruction for causal models, one of `prompts.TASKS` or a Task.
