@@ -26,8 +26,8 @@ from e2rank_rag.data import shipped_collection
 from e2rank_rag.errors import StoredVectorMismatch
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.rerankers import ListwiseReranker
-from e2rank_rag.stored_vectors import CandidateVectors, StoredVectors
 from e2rank_rag.types import Document, Embeddings, Hit
+from e2rank_rag.vectors import CandidateVectors, StoredVectors
 
 RESULTS = Path(__file__).parent / "results" / "foreign_vectors.json"
 LISTS = 300

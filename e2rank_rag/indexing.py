@@ -19,8 +19,8 @@ from e2rank_rag.documents import BadRecord, count_lines, read_numbered
 from e2rank_rag.lines import file_state
 from e2rank_rag.progress import ProgressReport
 from e2rank_rag.store.layout import Layout, check_text, same_json
-from e2rank_rag.stored_vectors import CandidateVectors
 from e2rank_rag.types import Cut, Document, Hit, Store, TextEncoder
+from e2rank_rag.vectors import CandidateVectors
 
 BATCH_DOCUMENTS = 256
 BATCH_CHARACTERS = 8_000_000
@@ -272,7 +272,7 @@ def probe_foreign(encoder: TextEncoder, store: Store) -> None:
         for document, vector in some.values()
         if document.text
     ]
-    CandidateVectors(encoder).fill([hits])
+    CandidateVectors(encoder).attach([hits])
 
 
 class _Run:

@@ -16,7 +16,6 @@ from typing import Any
 from e2rank_rag.candidates import without_copies
 from e2rank_rag.errors import StoredVectorMismatch
 from e2rank_rag.rerankers import EnhancedQueryReranker, VectorReranker, score_by_vector
-from e2rank_rag.stored_vectors import CandidateVectors, StoredVectors
 from e2rank_rag.types import (
     Embeddings,
     Filter,
@@ -26,6 +25,7 @@ from e2rank_rag.types import (
     StoredDocument,
     TextEncoder,
 )
+from e2rank_rag.vectors import CandidateVectors, StoredVectors
 
 Candidates = Sequence[Hit] | Sequence[str]
 """A ranking from elsewhere, best first: hits, or the ids of documents in the store."""
@@ -192,7 +192,7 @@ class SearchPipeline:
         lacking = any(_has_no_direction(hit) for hits in found for hit in hits)
         if not lacking or self._vectors.policy == "ignore":
             return found
-        filled, _ = self._vectors.fill(found)
+        filled, _ = self._vectors.attach(found)
         rankings = [
             score_by_vector(hits, vector) if hits else []
             for hits, vector in zip(filled, vectors, strict=True)
@@ -211,7 +211,7 @@ class SearchPipeline:
             return self.reranker.rerank_batch(queries, found)
         if searched:
             return found
-        found, _ = self._vectors.fill(found)
+        found, _ = self._vectors.attach(found)
         vectors = self.encoder.encode_queries(queries)
         return [
             score_by_vector(hits, vector) if hits else []
@@ -223,7 +223,7 @@ class SearchPipeline:
     ) -> tuple[list[list[Hit]], Embeddings]:
         """The findings, each hit with its embedding, and the reranker's vector for each query."""
         assert isinstance(self.reranker, EnhancedQueryReranker)
-        filled, _ = self.reranker.vectors.fill(found)
+        filled, _ = self.reranker.vectors.attach(found)
         vectors = self.encoder.encode_queries(queries)
         rows = [row for row, hits in enumerate(filled) if hits]
         if rows:
@@ -241,7 +241,7 @@ class SearchPipeline:
             [hit for hit in hits if hit.document.id not in union]
             for hits, union in zip(more, unions, strict=True)
         ]
-        filled, _ = self.reranker.vectors.fill(fresh)
+        filled, _ = self.reranker.vectors.attach(fresh)
         return [
             score_by_vector([*union.values(), *hits], vector) if union or hits else []
             for union, hits, vector in zip(unions, filled, vectors, strict=True)

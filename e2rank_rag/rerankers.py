@@ -31,13 +31,13 @@ from e2rank_rag.closing import Closable
 from e2rank_rag.feedback import Feedback, order
 from e2rank_rag.locks import opening
 from e2rank_rag.models.folders import System, system_of
-from e2rank_rag.stored_vectors import (
+from e2rank_rag.types import Embeddings, Hit, PairRanker, PromptUsage, T, TextEncoder
+from e2rank_rag.vectors import (
     CandidateVectors,
     StoredVectors,
     VectorCounts,
     check_policy,
 )
-from e2rank_rag.types import Embeddings, Hit, PairRanker, PromptUsage, T, TextEncoder
 
 if TYPE_CHECKING:
     from e2rank_rag.models.resrank import ListEncoder
@@ -152,7 +152,7 @@ class VectorReranker(BaseReranker):
     def explain_batch(
         self, queries: Sequence[str], candidates: Sequence[Sequence[Hit]]
     ) -> tuple[list[list[Hit]], RerankReport]:
-        filled, counts = self.vectors.fill(checked_lists(queries, candidates))
+        filled, counts = self.vectors.attach(checked_lists(queries, candidates))
         # A query without candidates costs no prompt.
         rows = [row for row, hits in enumerate(filled) if hits]
         rankings, prompts = self._order([queries[r] for r in rows], [filled[r] for r in rows])

@@ -20,8 +20,8 @@ from e2rank_rag.rerankers import (
     rank,
     score_by_vector,
 )
-from e2rank_rag.stored_vectors import VectorCounts
 from e2rank_rag.types import Document, Hit
+from e2rank_rag.vectors import VectorCounts
 from tests.cross_encoders import write_bert_cross_encoder
 from tests.encoders import CountingEncoder, TableEncoder, another_model
 

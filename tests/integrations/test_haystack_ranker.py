@@ -20,9 +20,9 @@ from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.models.runtime import loaded_models
 from e2rank_rag.rerankers import ListwiseReranker
 from e2rank_rag.store import QdrantStore
-from e2rank_rag.stored_vectors import PROBED_OF_MIXED
 from e2rank_rag.types import Document as CoreDocument
 from e2rank_rag.types import Hit
+from e2rank_rag.vectors import PROBED_OF_MIXED
 from tests.encoders import another_model
 from tests.integrations.haystack_kit import (
     QUERY,

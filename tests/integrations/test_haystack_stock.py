@@ -17,7 +17,7 @@ from haystack_integrations.components.retrievers.qdrant import QdrantEmbeddingRe
 from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 
 from e2rank_rag.errors import StoredVectorMismatch
-from e2rank_rag.stored_vectors import PROBED_OF_MIXED
+from e2rank_rag.vectors import PROBED_OF_MIXED
 from tests.encoders import another_model
 from tests.integrations.haystack_kit import (
     QUERY,

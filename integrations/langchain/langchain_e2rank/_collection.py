@@ -15,7 +15,7 @@ from e2rank_rag.indexing import probe_foreign
 from e2rank_rag.locks import Kept
 from e2rank_rag.pipeline import SearchPipeline
 from e2rank_rag.store.qdrant import QdrantStore
-from e2rank_rag.stored_vectors import StoredVectors
+from e2rank_rag.vectors import StoredVectors
 from langchain_e2rank.embeddings import E2RankEmbeddings
 
 logger = logging.getLogger(__name__)

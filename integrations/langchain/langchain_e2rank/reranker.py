@@ -25,7 +25,7 @@ from e2rank_rag.rerankers import (
 )
 from e2rank_rag.store.layout import LANGCHAIN_LAYOUT, Layout
 from e2rank_rag.store.qdrant import QdrantStore
-from e2rank_rag.stored_vectors import StoredVectors
+from e2rank_rag.vectors import StoredVectors
 from langchain_e2rank._shared import SCORE, E2RankModel, atell, scored, tell
 from langchain_e2rank.vectorstore import E2RankVectorStore
 

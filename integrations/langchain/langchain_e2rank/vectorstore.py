@@ -21,7 +21,7 @@ from e2rank_rag import types
 from e2rank_rag.indexing import BATCH_DOCUMENTS
 from e2rank_rag.store.opening import MEMORY
 from e2rank_rag.store.qdrant import QdrantStore
-from e2rank_rag.stored_vectors import StoredVectors
+from e2rank_rag.vectors import StoredVectors
 from langchain_e2rank._collection import Collection, Conditions
 from langchain_e2rank._shared import as_document
 

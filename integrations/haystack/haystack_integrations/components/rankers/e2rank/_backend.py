@@ -25,8 +25,8 @@ from e2rank_rag.locks import Lock, opening
 from e2rank_rag.models.folders import System, model_name, system_of
 from e2rank_rag.prompts import Prompts, Task
 from e2rank_rag.rerankers import BaseReranker, ListwiseReranker, RerankReport, load_reranker
-from e2rank_rag.stored_vectors import StoredVectors, VectorCounts
 from e2rank_rag.types import Cut, Embeddings, Hit, ListwiseEncoding, TextEncoder
+from e2rank_rag.vectors import StoredVectors, VectorCounts
 
 if TYPE_CHECKING:
     from e2rank_rag.models.encoder import Encoder

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from e2rank_rag.errors import StoredVectorMismatch
-from e2rank_rag.stored_vectors import SAME, CandidateVectors
+from e2rank_rag.store import QdrantStore
 from e2rank_rag.types import Document, Hit
+from e2rank_rag.vectors import SAME, CandidateVectors
 from tests.encoders import CountingEncoder, TableEncoder, another_model
 
 TABLE = TableEncoder(
@@ -33,7 +35,7 @@ def table():
 
 def test_missing_vectors_are_encoded_in_their_places(table):
     lists = [[hit("a"), stored("b")], [], [stored("c"), hit("far")]]
-    filled, counts = CandidateVectors(table, "trust").fill(lists)
+    filled, counts = CandidateVectors(table, "trust").attach(lists)
     assert [[h.document.id for h in hits] for hits in filled] == [["a", "b"], [], ["c", "far"]]
     for h in filled[0] + filled[2]:
         np.testing.assert_array_equal(h.embedding, TABLE.encode_documents([h.document.id])[0])
@@ -43,44 +45,44 @@ def test_missing_vectors_are_encoded_in_their_places(table):
 
 
 def test_nothing_asked_is_nothing_done(table):
-    filled, counts = CandidateVectors(table).fill([[], []])
+    filled, counts = CandidateVectors(table).attach([[], []])
     assert filled == [[], []]
     assert (counts.reused, counts.encoded) == (0, 0)
     assert table.documents == []
 
 
 def test_the_probe_of_a_store_takes_the_first_vector_and_the_one_least_like_it(table):
-    CandidateVectors(table).fill([[hit("lacks"), stored("a"), stored("far")], [stored("b")]])
+    CandidateVectors(table).attach([[hit("lacks"), stored("a"), stored("far")], [stored("b")]])
     assert table.documents == ["a", "b", "lacks"]
 
 
 def test_vectors_that_were_compared_are_not_compared_again(table):
     vectors = CandidateVectors(table)
     for _ in range(3):
-        vectors.fill([[stored("a"), stored("b"), stored("c")]])
+        vectors.attach([[stored("a"), stored("b"), stored("c")]])
     assert table.documents == ["a", "b"]
-    vectors.fill([[stored("a", "other"), stored("b", "other"), stored("c", "other")]])
+    vectors.attach([[stored("a", "other"), stored("b", "other"), stored("c", "other")]])
     assert len(table.documents) == 2  # the same texts have the same vectors there
-    vectors.fill([[stored("a"), stored("c")]])
+    vectors.attach([[stored("a"), stored("c")]])
     assert table.documents == ["a", "b", "c"]
 
 
 def test_a_source_that_changed_under_a_reranker_is_refused(table):
     vectors = CandidateVectors(table)
-    vectors.fill([[stored("a"), stored("b"), stored("c")]])
+    vectors.attach([[stored("a"), stored("b"), stored("c")]])
     turned = [hit("a", [0, 1, 0]), hit("b", [0, 0, 1]), hit("c", [1, 0, 0])]
     for _ in range(2):
         with pytest.raises(StoredVectorMismatch, match=r"'a' in s has cosine 0\.000"):
-            vectors.fill([turned])
+            vectors.attach([turned])
 
 
 def test_trust_ends_when_the_record_does(table):
     vectors = CandidateVectors(table)
     vectors.trust("s")
-    vectors.fill([[stored("a"), hit("b", [1, 0, 0])]])
+    vectors.attach([[stored("a"), hit("b", [1, 0, 0])]])
     vectors.trust("s", False)
     with pytest.raises(StoredVectorMismatch):
-        vectors.fill([[stored("a"), hit("b", [1, 0, 0])]])
+        vectors.attach([[stored("a"), hit("b", [1, 0, 0])]])
 
 
 RANDOM = np.random.default_rng(3)
@@ -106,19 +108,19 @@ def joined(foreign, size, *, source=""):
 def test_foreign_vectors_in_a_joined_list_are_refused_wherever_they_stand(size, share):
     vectors = CandidateVectors(CountingEncoder(MANY))
     for _ in range(20):
-        vectors.fill([joined(0, size)])  # good lists settle nothing for others
+        vectors.attach([joined(0, size)])  # good lists settle nothing for others
         with pytest.raises(StoredVectorMismatch, match="in the candidates has cosine"):
-            vectors.fill([joined(max(1, int(share * size)), size)])
+            vectors.attach([joined(max(1, int(share * size)), size)])
 
 
 def test_a_joined_list_costs_three_encodings_at_most(table):
     counting = CountingEncoder(MANY)
     vectors = CandidateVectors(counting)
     lists = [joined(0, 100), joined(0, 100)]
-    vectors.fill(lists)
+    vectors.attach(lists)
     assert 3 <= len(counting.documents) <= 6
     for _ in range(100):
-        vectors.fill(lists)
+        vectors.attach(lists)
     texts = {h.document.text for hits in lists for h in hits}
     assert sorted(counting.documents) == sorted(texts)  # each once
 
@@ -126,20 +128,20 @@ def test_a_joined_list_costs_three_encodings_at_most(table):
 def test_a_trusted_source_is_not_probed(table):
     vectors = CandidateVectors(table)
     vectors.trust("s")
-    vectors.fill([[stored("a"), stored("b")]])
+    vectors.attach([[stored("a"), stored("b")]])
     assert table.documents == []
 
 
 @pytest.mark.parametrize("policy", ["trust", "ignore"])
 def test_only_the_policy_check_probes(table, policy):
     wrong = [[hit("a", [0, 1, 0]), hit("b", [1, 0, 0])]]
-    CandidateVectors(table, policy).fill(wrong)
+    CandidateVectors(table, policy).attach(wrong)
     assert table.documents == ([] if policy == "trust" else ["a", "b"])
 
 
 def test_ignore_encodes_everything(table):
     wrong = [[hit("a", [0, 1, 0]), hit("b", [1, 0])]]
-    filled, counts = CandidateVectors(table, "ignore").fill(wrong)
+    filled, counts = CandidateVectors(table, "ignore").attach(wrong)
     np.testing.assert_array_equal([h.embedding for h in filled[0]], np.eye(3)[:2])
     assert (counts.reused, counts.encoded) == (0, 2)
 
@@ -149,14 +151,16 @@ def test_a_cosine_below_the_limit_is_another_model(table, cosine, accepted):
     near = hit("b", [0, cosine, np.sqrt(1 - cosine**2)])
     vectors = CandidateVectors(table)
     if accepted:
-        vectors.fill([[stored("a"), near]])
+        vectors.attach([[stored("a"), near]])
         return
-    with pytest.raises(StoredVectorMismatch, match=r"'b' in s has cosine 0\.979 with what table"):
-        vectors.fill([[stored("a"), near]])
+    with pytest.raises(
+        StoredVectorMismatch, match=r"'b' in s has cosine 0\.979 with the vector that table"
+    ):
+        vectors.attach([[stored("a"), near]])
 
 
 def test_vectors_need_not_have_unit_length_to_be_recognised(table):
-    CandidateVectors(table).fill([[hit("a", [7, 0, 0]), hit("b", [0, 0.1, 0])]])
+    CandidateVectors(table).attach([[hit("a", [7, 0, 0]), hit("b", [0, 0.1, 0])]])
 
 
 @pytest.mark.parametrize("policy", ["check", "trust"])
@@ -168,7 +172,7 @@ def test_a_vector_without_a_direction_is_made_anew_and_its_document_named(
     hits = [stored("a"), stored("b"), stored("c")]
     broken = replace(hits[place], embedding=np.array([value, 0, 0], np.float32))
     hits[place] = broken
-    filled, counts = CandidateVectors(table, policy).fill([hits])
+    filled, counts = CandidateVectors(table, policy).attach([hits])
     np.testing.assert_array_equal([h.embedding for h in filled[0]], np.eye(3))
     assert (counts.reused, counts.encoded) == (2, 1)
     assert f"the vector of document {broken.document.id!r} in s" in caplog.text
@@ -177,7 +181,7 @@ def test_a_vector_without_a_direction_is_made_anew_and_its_document_named(
 @pytest.mark.parametrize("length", [1e-30, 0.5, 100.0, 1e30])
 def test_candidates_are_scored_as_cosines_whatever_their_length(table, length):
     long = replace(stored("far"), embedding=np.float32(length) * stored("far").embedding)
-    (filled,), _ = CandidateVectors(table, "trust").fill([[long, stored("a")]])
+    (filled,), _ = CandidateVectors(table, "trust").attach([[long, stored("a")]])
     np.testing.assert_allclose(filled[0].embedding, stored("far").embedding, rtol=1e-6)
     assert filled[0].embedding.dtype == np.float32
 
@@ -185,19 +189,19 @@ def test_candidates_are_scored_as_cosines_whatever_their_length(table, length):
 @pytest.mark.parametrize("embedding", [np.array(["1", "0", "0"]), np.array([True, False, True])])
 def test_a_vector_that_is_none_is_an_error_that_names_the_document(table, embedding):
     with pytest.raises(ValueError, match="document 'b' in s: a vector is a list of numbers"):
-        CandidateVectors(table).fill([[stored("a"), replace(stored("b"), embedding=embedding)]])
+        CandidateVectors(table).attach([[stored("a"), replace(stored("b"), embedding=embedding)]])
 
 
 def test_an_opposite_vector_is_refused(table):
     with pytest.raises(StoredVectorMismatch, match="document 'a' in the candidates has cosine"):
-        CandidateVectors(table).fill([[hit("a", [-1, 0, 0], source=""), stored("b", "")]])
+        CandidateVectors(table).attach([[hit("a", [-1, 0, 0], source=""), stored("b", "")]])
 
 
 def test_a_refused_source_is_refused_again(table):
     vectors = CandidateVectors(table)
     for _ in range(2):
         with pytest.raises(StoredVectorMismatch):
-            vectors.fill([[stored("a"), hit("b", [1, 0, 0])]])
+            vectors.attach([[stored("a"), hit("b", [1, 0, 0])]])
 
 
 @pytest.mark.parametrize("policy", ["check", "trust"])
@@ -207,7 +211,7 @@ def test_another_dimension_is_refused_wherever_it_stands(table, policy):
     with pytest.raises(
         StoredVectorMismatch, match="document 'b' in news has 2 dimensions, table has 3"
     ):
-        vectors.fill([hits])
+        vectors.attach([hits])
 
 
 def test_an_unknown_policy_is_refused(table):
@@ -218,27 +222,83 @@ def test_an_unknown_policy_is_refused(table):
 def test_the_probe_reports_no_cut(bert, caplog):
     long = "cats purr " * 500
     vector = bert.encode_documents([long], on_cut=lambda cut: None)[0]
-    CandidateVectors(bert).fill([[hit("a", vector, long), hit("b", vector, long)]])
+    CandidateVectors(bert).attach([[hit("a", vector, long), hit("b", vector, long)]])
     assert caplog.records == []
 
 
 def test_the_sources_of_one_call_are_probed_each(table):
     wrong = hit("b", [1, 0, 0], source="other")
     with pytest.raises(StoredVectorMismatch, match="'b' in other has cosine"):
-        CandidateVectors(table).fill([[stored("a"), wrong, stored("c")]])
+        CandidateVectors(table).attach([[stored("a"), wrong, stored("c")]])
     assert table.documents == ["a", "c", "b"]
 
 
 def test_what_was_encoded_here_is_not_probed_later(table):
     vectors = CandidateVectors(table)
-    filled, _ = vectors.fill([[hit("a"), hit("b")]])
-    assert vectors.fill(filled)[1].reused == 2
+    filled, _ = vectors.attach([[hit("a"), hit("b")]])
+    assert vectors.attach(filled)[1].reused == 2
     assert table.documents == ["a", "b"]
 
 
 def test_what_another_encoder_made_on_the_spot_is_probed(table):
     filled, _ = CandidateVectors(
         TableEncoder({"a": [0, 1, 0], "b": [1, 0, 0]}, fingerprint="u")
-    ).fill([[hit("a"), hit("b")]])
+    ).attach([[hit("a"), hit("b")]])
     with pytest.raises(StoredVectorMismatch, match="'a' in u has cosine"):
-        CandidateVectors(table).fill(filled)
+        CandidateVectors(table).attach(filled)
+
+
+# Vectors read from a store
+
+
+@pytest.fixture
+def store():
+    store = QdrantStore.open(":memory:", "things")
+    documents = [Document("a", "a", {"title": "b"}), Document("b", "changed"), Document("c", "c")]
+    store.prepare(3)
+    store.upsert(documents, np.eye(3, dtype=np.float32))
+    yield store
+    store.close()
+
+
+def has_vector(hits):
+    return {h.document.id: h.embedding is not None for h in hits}
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_stored_vector_is_read_where_the_store_holds_the_same_text(table, store, asynchronous):
+    hits = [hit("a", source=""), hit("b", source=""), hit("far", source=""), stored("c")]
+    vectors = CandidateVectors(table)
+    read = vectors.read(hits, store)
+    if asynchronous:
+        read = asyncio.run(vectors.aread(hits, store))
+    assert has_vector(read) == {"a": True, "b": False, "far": False, "c": True}
+    assert [h.source for h in read] == [store.name, "", "", "s"]
+    assert hits[0].embedding is None
+
+
+def test_ids_and_texts_of_a_store_may_be_other_ones(table, store):
+    hits = [hit("one", text="b: a"), hit("two", text="b: c"), hit("three")]
+    read = CandidateVectors(table).read(
+        hits,
+        store,
+        ids=["a", "c", None],
+        text=lambda document: f"{document.meta.get('title')}: {document.text}",
+    )
+    assert has_vector(read) == {"one": True, "two": False, "three": False}
+
+
+def test_nothing_is_read_under_ignore(table):
+    hits = [hit("a"), stored("b")]
+    assert CandidateVectors(table, "ignore").read(hits, None) == hits
+
+
+def test_a_store_whose_record_names_the_encoder_is_not_probed(table):
+    for fingerprint, probed in ((table.fingerprint, 0), (None, 1)):
+        store = QdrantStore.open(":memory:", "things")
+        store.prepare(3, fingerprint=fingerprint)
+        store.upsert([Document("a", "a")], np.eye(3, dtype=np.float32)[:1])
+        vectors = CandidateVectors(table)
+        vectors.attach([vectors.read([hit("a")], store)])
+        assert len(table.documents) == probed
+        store.close()

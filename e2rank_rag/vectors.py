@@ -1,0 +1,305 @@
+"""The vectors of candidates: read from a store, checked, or encoded.
+
+    vectors = CandidateVectors(encoder)
+    hits = vectors.read(hits, store)          # stored vectors of the same text
+    [hits], counts = vectors.attach([hits])   # probe these, encode the rest
+
+Many models have 384 dimensions, and another model's vectors still give cosines, only meaningless
+ones. So a vector is reused where its store's record names this encoder, or after a probe: a few
+documents are encoded again and compared. This is the only place that gives candidates vectors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import numpy as np
+
+from e2rank_rag.errors import StoredVectorMismatch
+from e2rank_rag.store.vectors import unit_or_none
+from e2rank_rag.types import Cut, Document, Hit, Store, StoredDocument, TextEncoder
+
+logger = logging.getLogger(__name__)
+
+StoredVectors = Literal["check", "trust", "ignore"]
+"""What to do with stored vectors: probe a few and use them, use them without a probe, or encode
+every candidate again."""
+
+PROBED = 2
+"""Documents of one store that a call compares, where the store has no record of its model. Those
+that an earlier call compared count."""
+
+PROBED_OF_MIXED = 3
+"""Documents that a call compares of each list without a source, which may be joined from several
+stores. Of those that an earlier call compared, one counts."""
+
+REMEMBERED_PAIRS = 100_000
+
+SAME = 0.98
+"""Cosine from which two vectors count as the same text's: bfloat16 and quantised vectors pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class VectorCounts:
+    """How many document vectors of one call were reused, and how many were encoded."""
+
+    reused: int
+    encoded: int
+
+
+def check_policy(policy: str) -> None:
+    """Raise ValueError unless the policy is one of `StoredVectors`."""
+    if policy not in get_args(StoredVectors):
+        raise ValueError(
+            f"stored_vectors must be one of {list(get_args(StoredVectors))}, got {policy!r}"
+        )
+
+
+def with_stored(
+    hits: Sequence[Hit],
+    stored: Mapping[str, StoredDocument],
+    source: str,
+    *,
+    ids: Sequence[str | None] | None = None,
+    text: Callable[[Document], str] | None = None,
+) -> list[Hit]:
+    """The hits, where they have no vector with the store's, if it holds the same text.
+
+    stored: what the store holds, by its ids, with embeddings; source: the store's name.
+    ids: the hits' ids in the store, None for a hit that is not in it; by default their own.
+    text: what was embedded of a stored document; by default its text.
+    """
+    found = []
+    for hit, id in zip(
+        hits, [hit.document.id for hit in hits] if ids is None else ids, strict=True
+    ):
+        known = None if id is None or hit.embedding is not None else stored.get(id)
+        if known is not None and known.embedding is not None:
+            embedded = known.document.text if text is None else text(known.document)
+            if embedded == hit.document.text:
+                hit = replace(hit, embedding=known.embedding, source=source)
+        found.append(hit)
+    return found
+
+
+class CandidateVectors:
+    """Gives every candidate its vector: the stored one, or one that the encoder makes.
+
+    One object serves all calls of a reranker or a pipeline, because it remembers which pairs of
+    text and vector it has compared. It does not remember a store: a collection can be deleted and
+    made again, or an alias switched. So each call compares a few vectors, unless `trust` says that
+    the store's record names this encoder.
+    """
+
+    def __init__(self, encoder: TextEncoder, policy: StoredVectors = "check") -> None:
+        check_policy(policy)
+        self.encoder = encoder
+        self.policy = policy
+        self._trusted: set[str] = set()
+        self._compared: set[bytes] = set()
+
+    def read(
+        self,
+        hits: Sequence[Hit],
+        store: Store,
+        *,
+        ids: Sequence[str | None] | None = None,
+        text: Callable[[Document], str] | None = None,
+    ) -> list[Hit]:
+        """The hits, those without a vector with the store's; arguments as in `with_stored`.
+
+        Reads the store's record once and the documents in one request; nothing under "ignore", or
+        where every hit has its vector. `attach` checks the vectors and encodes what is missing.
+        """
+        wanted = self._wanted(hits, ids)
+        if not wanted:
+            return list(hits)
+        self._trust_record(store)
+        stored = store.get(wanted, with_embeddings=True)
+        return with_stored(hits, stored, store.name, ids=ids, text=text)
+
+    async def aread(
+        self,
+        hits: Sequence[Hit],
+        store: Store,
+        *,
+        ids: Sequence[str | None] | None = None,
+        text: Callable[[Document], str] | None = None,
+    ) -> list[Hit]:
+        """`read` without blocking the event loop."""
+        wanted = self._wanted(hits, ids)
+        if not wanted:
+            return list(hits)
+        await asyncio.to_thread(self._trust_record, store)
+        stored = await store.aget(wanted, with_embeddings=True)
+        return with_stored(hits, stored, store.name, ids=ids, text=text)
+
+    def attach(self, lists: Sequence[Sequence[Hit]]) -> tuple[list[list[Hit]], VectorCounts]:
+        """The same hits, each with its vector of unit length, and how many vectors were reused.
+
+        A vector that is zero or not finite is encoded again, with a warning that names its
+        document. Raises StoredVectorMismatch when the vectors are another encoder's.
+        """
+        if self.policy == "ignore":
+            lists = [[replace(hit, embedding=None) for hit in hits] for hits in lists]
+        else:
+            lists = [[self._usable(hit) for hit in hits] for hits in lists]
+            self.probe(lists)
+        missing = [hit.document.text for hits in lists for hit in hits if hit.embedding is None]
+        encoded = iter(self.encoder.encode_documents(missing) if missing else ())
+        made_by = self.encoder.fingerprint if missing else ""
+        filled = [
+            [
+                replace(hit, embedding=next(encoded), source=made_by)
+                if hit.embedding is None
+                else hit
+                for hit in hits
+            ]
+            for hits in lists
+        ]
+        total = sum(map(len, filled))
+        return filled, VectorCounts(reused=total - len(missing), encoded=len(missing))
+
+    def trust(self, source: str, trusted: bool = True) -> None:
+        """Use the vectors of this store without a probe, because its record names this encoder."""
+        (self._trusted.add if trusted else self._trusted.discard)(source)
+
+    def _trust_record(self, store: Store) -> None:
+        if self.policy == "check":
+            self.trust(store.name, store.fingerprint == self.encoder.fingerprint)
+
+    trust_as_recorded = _trust_record
+
+    def _wanted(self, hits: Sequence[Hit], ids: Sequence[str | None] | None) -> list[str]:
+        """The ids in the store of the hits that have no vector."""
+        if self.policy == "ignore":
+            return []
+        return [
+            id
+            for hit, id in zip(hits, _ids(hits) if ids is None else ids, strict=True)
+            if hit.embedding is None and id is not None
+        ]
+
+    def _usable(self, hit: Hit) -> Hit:
+        if hit.embedding is None:
+            return hit
+        _check_dim(hit, self.encoder)
+        try:
+            vector = unit_or_none(hit.embedding)
+        except ValueError as error:
+            raise ValueError(f"document {hit.document.id!r} in {_where(hit)}: {error}") from error
+        if vector is None:
+            logger.warning(
+                "the vector of document %r in %s is zero or not finite: its text is encoded again",
+                hit.document.id,
+                _where(hit),
+            )
+        return hit if vector is hit.embedding else replace(hit, embedding=vector)
+
+    def probe(self, lists: Sequence[Sequence[Hit]]) -> None:
+        """Encode a few documents of each source again and compare; only under "check".
+
+        Raises StoredVectorMismatch for a vector whose cosine with the new one is below `SAME`.
+        """
+        if self.policy != "check":
+            return
+        groups: dict[object, list[Hit]] = {}
+        for place, hits in enumerate(lists):
+            for hit in hits:
+                if hit.embedding is not None and not self._needs_no_probe(hit.source):
+                    # A list without a source may be joined from several: it is probed by itself.
+                    groups.setdefault(hit.source or place, []).append(hit)
+        chosen = {
+            key: hit
+            for group in groups.values()
+            for key, hit in self._choose(group, one_store=bool(group[0].source))
+        }
+        if not chosen:
+            return
+        texts = [hit.document.text for hit in chosen.values()]
+        fresh = self.encoder.encode_documents(texts, on_cut=_ignore_cut)
+        for hit, vector in zip(chosen.values(), fresh, strict=True):
+            _compare(hit, vector, self.encoder)
+        if len(self._compared) > REMEMBERED_PAIRS:
+            self._compared.clear()
+        self._compared.update(chosen)
+
+    def _needs_no_probe(self, source: str) -> bool:
+        return source in self._trusted or source == self.encoder.fingerprint
+
+    def _choose(self, hits: Sequence[Hit], *, one_store: bool) -> list[tuple[bytes, Hit]]:
+        """Pairs that were never compared: first the one least like the mean of the list, then each
+        time the one least like all that were compared.
+
+        Vectors of two models are far from each other in almost every direction.
+        """
+        keys = [_pair(hit) for hit in hits]
+        vectors = np.stack([hit.embedding for hit in hits if hit.embedding is not None])
+        known = np.array([key in self._compared for key in keys])
+        # A likeness of 2, above every cosine, leaves a pair out.
+        likeness = np.where(known, 2.0, vectors @ vectors.mean(axis=0))
+        nearest = (vectors @ vectors[known].T).max(axis=1, initial=-1.0)
+        compared = int(known.sum())
+        count = PROBED - compared if one_store else PROBED_OF_MIXED - min(compared, 1)
+        chosen: list[tuple[bytes, Hit]] = []
+        while len(chosen) < count and (likeness < 2.0).any():
+            place = int(np.argmin(likeness))
+            chosen.append((keys[place], hits[place]))
+            known |= np.array([key == keys[place] for key in keys])
+            nearest = np.maximum(nearest, vectors @ vectors[place])
+            likeness = np.where(known, 2.0, nearest)
+        return chosen
+
+
+def _compare(hit: Hit, vector: np.ndarray, encoder: TextEncoder) -> None:
+    _check_dim(hit, encoder)
+    stored = hit.embedding
+    assert stored is not None
+    model = getattr(encoder, "name", type(encoder).__name__)
+    cosine = float(stored @ vector) / max(float(np.linalg.norm(stored)), 1e-12)
+    if not cosine >= SAME:
+        raise StoredVectorMismatch(
+            f"the stored vector of document {hit.document.id!r} in {_where(hit)} has cosine "
+            f"{cosine:.3f} with the vector that {model} makes of its text (expected {SAME} or "
+            "more): another model wrote it, or the same model with another text (title or meta "
+            "fields added), prompt or length limit. Open the model that wrote it, index again, or "
+            'encode every candidate again with stored_vectors="ignore"'
+        )
+
+
+def _check_dim(hit: Hit, encoder: TextEncoder) -> None:
+    shape = np.shape(hit.embedding)  # type: ignore[arg-type]
+    if len(shape) != 1 or shape == (encoder.dim,):  # `unit_or_none` refuses what is not a vector
+        return
+    model = getattr(encoder, "name", type(encoder).__name__)
+    raise StoredVectorMismatch(
+        f"the stored vector of document {hit.document.id!r} in {_where(hit)} has "
+        f"{shape[0]} dimensions, {model} has {encoder.dim}: another model wrote "
+        "it; open that one, or index again with this one"
+    )
+
+
+def _ids(hits: Sequence[Hit]) -> list[str]:
+    return [hit.document.id for hit in hits]
+
+
+def _where(hit: Hit) -> str:
+    return hit.source or "the candidates"
+
+
+def _pair(hit: Hit) -> bytes:
+    """A digest of text and vector."""
+    assert hit.embedding is not None
+    digest = hashlib.blake2b(hit.document.text.encode("utf-8", "surrogatepass"), digest_size=16)
+    # The last digits of a vector vary with where it happens to lie in memory.
+    digest.update(np.round(hit.embedding * 10_000).astype(np.int16).tobytes())
+    return digest.digest()
+
+
+def _ignore_cut(cut: Cut) -> None:
+    """A probe cuts a text where the index did: there is nothing to report."""
