@@ -1,4 +1,4 @@
-"""Encoders for tests: one that counts what a real one is asked, one that reads a table."""
+"""Encoders for tests, and texts for them: one counts what a real one is asked, one is a table."""
 
 from __future__ import annotations
 
@@ -9,6 +9,24 @@ import numpy as np
 
 from e2rank_rag.feedback import Feedback
 from e2rank_rag.types import ListwiseEncoding, PromptUsage
+
+# Different lengths, so that batches are padded.
+TEXTS = [
+    "cats",
+    "A ferry crosses the strait between the two islands four times a day.",
+    "図書館は九時に開きます。",
+    "Bread rises because yeast turns sugar into carbon dioxide; salt slows it down. " * 4,
+    "17",
+    "The oldest bridge over the river was built in 1387\nand carries trams 🙂",
+]
+QUERIES = ["how is bread made", "cats", "where does the ferry go? 🙂", "Katze schläft"]
+CANDIDATES = [TEXTS, TEXTS[:1], TEXTS[::-1], []]
+
+
+def assert_unit(vectors, count, dim):
+    assert vectors.dtype == np.float32
+    assert vectors.shape == (count, dim)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
 
 
 class CountingEncoder:
