@@ -23,7 +23,7 @@ from langchain_qdrant import QdrantVectorStore
 from pydantic import ValidationError
 from qdrant_client import QdrantClient, models
 
-from e2rank_rag.errors import CheckpointError, StoredVectorMismatch, StoreError
+from e2rank_rag.errors import StoredVectorMismatch, StoreError
 from e2rank_rag.models.runtime import loaded_models
 from e2rank_rag.rerankers import ListwiseReranker, load_reranker
 from e2rank_rag.store import LANGCHAIN_LAYOUT, QdrantStore
@@ -192,13 +192,12 @@ async def test_a_reranker_is_what_the_folder_says(other):
         component.close()
 
 
-def test_a_cross_encoder_of_others_is_opened_when_it_is_called_one(tmp_path):
+@pytest.mark.parametrize("named", [{}, {"system": "rankt5"}])
+def test_another_librarys_cross_encoder_is_what_its_config_says(tmp_path, named):
     folder = write_bert_cross_encoder(tmp_path)
-    reranker = E2RankReranker(model=folder, system="rankt5", max_length=32, top_n=2)
+    reranker = E2RankReranker(model=folder, max_length=32, top_n=2, **named)
     assert len(reranker.compress_documents(documents(), QUERY)) == 2
     reranker.close()
-    with pytest.raises(CheckpointError, match="says nowhere how it encodes"):
-        E2RankReranker(model=folder).compress_documents(documents(), QUERY)
     with pytest.raises(ValidationError, match="bm25"):
         E2RankReranker(model=folder, system="bm25")
 

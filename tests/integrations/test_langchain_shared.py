@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
-from langchain_core.runnables import ConfigurableField
+from langchain_core.runnables import ConfigurableField, RunnableLambda
 from langchain_e2rank import (
     E2RankEmbeddings,
     E2RankReranker,
@@ -49,6 +50,17 @@ def stock_client(encoder, name):
     texts = [f"{name}: {text}" for text in TEXTS]
     QdrantVectorStore(client, "docs", EncoderEmbeddings(encoder)).add_texts(texts)
     return client
+
+
+class ToldOf(BaseCallbackHandler):
+    """Keeps the data of custom events of one name."""
+
+    def __init__(self, name):
+        self.name, self.data = name, []
+
+    def on_custom_event(self, name, data, **_):
+        if name == self.name:
+            self.data.append(data)
 
 
 # What a component gives, or the kind of error: the same for two components that are the same.
@@ -237,19 +249,21 @@ def test_stores_are_told_apart_by_client_and_not_by_name(bert, tiny_bert):
     }
     reranker = E2RankReranker(model=tiny_bert, client=a)
 
-    def reused(client):
-        """How many vectors are read for the documents of a client."""
-        found = stores[client].similarity_search(QUERY, k=8)
-        core = reranker.opened()
-        lookups = reranker._lookups(found, core)
-        return sum(len(part.store.get([*part.ids.values()])) for part in lookups)
+    def reused(reranker):
+        """How many stored vectors are used for the documents of a, and for those of b."""
+        told = ToldOf("e2rank.rerank")
+        step = RunnableLambda(lambda found: reranker.compress_documents(found, QUERY))
+        for stock in stores.values():
+            step.invoke(stock.similarity_search(QUERY, k=8), {"callbacks": [told]})
+        return [data["vectors_reused"] for data in told.data]
 
-    assert (reused(a), reused(b)) == (8, 0)
+    assert reused(reranker) == [8, 0]
     reranker.client = b
-    assert (reused(a), reused(b)) == (0, 8)
+    assert reused(reranker) == [0, 8]
     copied = reranker.model_copy(update={"client": a})
-    assert copied._store(a, "docs").client is a
-    assert reranker._store(b, "docs").client is b
+    assert reused(copied) == [8, 0]
+    assert reused(reranker) == [0, 8]
+    copied.close()
     reranker.close()
     a.close()
     b.close()

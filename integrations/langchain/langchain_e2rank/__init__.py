@@ -4,7 +4,7 @@
     retriever = E2RankRetriever(vectorstore=store, k=5)
     documents = retriever.invoke("does vitamin D prevent falls?")
 
-The components convert, call `e2rank_rag` and convert back.
+The components convert LangChain's documents, call `e2rank_rag`, and convert back.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the components share: which model, documents there and back, and events."""
+"""The parts that the components share: the fields of a model, conversion, and events."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ EARLIER_SCORE = "retrieval_score"
 
 
 class Checked(BaseModel):
-    """A field that is assigned, or changed in a copy, is checked as at construction, and used.
+    """Fields that are checked when they are assigned, or changed in a copy, and then used.
 
-    What a component has opened is kept in `Kept`s, by the values of the fields that it was opened
-    with. A copy opens for itself, so that closing one leaves the other open.
+    A component keeps an open model in a `Kept` with the field values that it was opened with, so
+    other values open another model. A copy opens its own, and closing it leaves the first open.
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -59,7 +59,7 @@ class Checked(BaseModel):
         return copied
 
     def _with(self, changes: Mapping[str, Any]) -> Self:
-        """As pydantic's `__init__` does it: that of a subclass may take other arguments."""
+        """A new object by pydantic's validator: a subclass may have another `__init__`."""
         given = {name: getattr(self, name) for name in self.model_fields_set}
         made = type(self).__new__(type(self))
         self.__pydantic_validator__.validate_python({**given, **changes}, self_instance=made)
@@ -67,17 +67,16 @@ class Checked(BaseModel):
 
 
 class E2RankModel(Checked):
-    """Which model, and how it is opened: at first use, by `Encoder.from_pretrained`.
+    """The model of a component. The first call opens it, with `Encoder.from_pretrained`.
 
-    All components that name the same weights, dtype and device share one model in memory.
+    Components with the same weights, dtype and device share one model in memory.
 
-    model: the `Path` of a model folder; or as a string a folder, a hub id, "minilm"
-        (all-MiniLM-L6-v2, from the `minilm` extra), or
-        "e2rank-minilm", which has a listwise adapter beside it.
+    model: a model folder, a hub id, "minilm" (all-MiniLM-L6-v2, from the `minilm` extra), or
+        "e2rank-minilm" (the same with a listwise adapter). A `Path` is always a folder.
     task: the instruction of causal models, by name or as a `Task`.
-    device, dtype: None takes CUDA where there is one, with bfloat16, else the CPU with float32.
+    device, dtype: None means CUDA with bfloat16 if there is one, else the CPU with float32.
     max_length: limit for queries and documents, in tokens.
-    pooling, prompts: only where the model's folder does not say.
+    pooling, prompts: for a model folder that does not contain them.
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
@@ -97,19 +96,22 @@ class E2RankModel(Checked):
     _opened: Kept[Any] = PrivateAttr(default_factory=partial(Kept, closes=True))
 
     def stated(self) -> dict[str, Any]:
-        """What was said of the model, by the names of the fields above; what is None was not."""
+        """The fields above that are not None, by name: arguments of `Encoder.from_pretrained`."""
         values = {name: getattr(self, name) for name in E2RankModel.model_fields}
         return {name: value for name, value in values.items() if value is not None}
 
     @property
     def encoder(self) -> Encoder:
-        """The opened model; this takes seconds the first time."""
-        stated = self.stated()
+        """The open model; the first call takes seconds."""
+        return self.encoder_of(self.stated())
+
+    def encoder_of(self, stated: Mapping[str, Any]) -> Encoder:
+        """The encoder with these values of the fields, opened unless it was the last one."""
         opened: Encoder = self._opened.get(stated, lambda: _open(stated))
         return opened
 
     async def aencoder(self) -> Encoder:
-        """The same; the event loop goes on while the model is opened."""
+        """`encoder` without blocking the event loop."""
         return await asyncio.to_thread(lambda: self.encoder)
 
     def close(self) -> None:
@@ -118,30 +120,30 @@ class E2RankModel(Checked):
 
 
 def _open(stated: Mapping[str, Any]) -> Encoder:
-    # Within the opening, for which a fork waits: torch is imported here.
+    # Imports torch, so it belongs to the opening: a fork waits for that to end.
     from e2rank_rag.models.encoder import Encoder
 
     return Encoder.from_pretrained(**stated)
 
 
 def as_document(document: types.Document) -> Document:
-    """As LangChain has it, with its id."""
+    """A LangChain document with the same id, text and metadata."""
     return Document(id=document.id, page_content=document.text, metadata=dict(document.meta))
 
 
 def as_ranking(hits: Sequence[types.Hit], key: str | None) -> list[Document]:
-    """Reranked hits as LangChain has them, each with its score under `key` and the one before."""
-    found = [as_document(hit.document) for hit in hits]
+    """Reranked hits as LangChain documents, with their score under `key` and the earlier score."""
+    ranked = [as_document(hit.document) for hit in hits]
     if key is not None:
-        for document, hit in zip(found, hits, strict=True):
+        for document, hit in zip(ranked, hits, strict=True):
             document.metadata |= {EARLIER_SCORE: hit.retrieval_score, key: hit.score}
-    return found
+    return ranked
 
 
 def scored(document: Document, score: float, key: str | None) -> Document:
-    """A copy with its score in the metadata; the score of an earlier reranker is kept beside it.
+    """A copy with its score in the metadata, beside the score of an earlier reranker.
 
-    key: in the metadata; None leaves the metadata as it is.
+    key: the metadata key of the score; None leaves the metadata unchanged.
     """
     metadata = dict(document.metadata)
     if key is not None:
@@ -152,14 +154,14 @@ def scored(document: Document, score: float, key: str | None) -> Document:
 
 
 def tell(name: str, data: Mapping[str, Any], callbacks: Callbacks) -> None:
-    """A custom event of the run that this is part of; without one, nobody could see it."""
+    """Dispatch a custom event to the run that the call is part of. Without a run, no event."""
     config: RunnableConfig = {"callbacks": callbacks}
     if _has_parent_run(config):
         dispatch_custom_event(name, dict(data), config=config)
 
 
 async def atell(name: str, data: Mapping[str, Any], callbacks: Callbacks) -> None:
-    """As `tell`."""
+    """`tell` for async callbacks."""
     config: RunnableConfig = {"callbacks": callbacks}
     if _has_parent_run(config):
         await adispatch_custom_event(name, dict(data), config=config)

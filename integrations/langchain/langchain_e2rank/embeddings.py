@@ -8,7 +8,7 @@ from langchain_e2rank._shared import E2RankModel
 
 
 class E2RankEmbeddings(E2RankModel, Embeddings):
-    """Vectors of unit length for documents and queries; see `E2RankModel` for the parameters.
+    """Makes vectors of unit length for documents and queries; see `E2RankModel` for the parameters.
 
     embeddings = E2RankEmbeddings(model="e2rank-minilm")
     vector = embeddings.embed_query("does vitamin D prevent falls?")
@@ -20,18 +20,18 @@ class E2RankEmbeddings(E2RankModel, Embeddings):
         return vectors
 
     def embed_query(self, text: str) -> list[float]:
-        """The vector of a query; causal models put their instruction before it."""
+        """The vector of a query. Causal models read their instruction before it."""
         vector: list[float] = self.encoder.encode_queries([text])[0].tolist()
         return vector
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
-        """As `embed_documents`, without blocking the event loop."""
+        """`embed_documents` without blocking the event loop."""
         encoder = await self.aencoder()
         vectors: list[list[float]] = (await encoder.aencode_documents(texts)).tolist()
         return vectors
 
     async def aembed_query(self, text: str) -> list[float]:
-        """As `embed_query`, without blocking the event loop."""
+        """`embed_query` without blocking the event loop."""
         encoder = await self.aencoder()
         vector: list[float] = (await encoder.aencode_queries([text]))[0].tolist()
         return vector

@@ -1,4 +1,4 @@
-"""E2RankRetriever: retrieve and rerank in one LangChain retriever."""
+"""E2RankRetriever: retrieval and reranking in one LangChain retriever."""
 
 from __future__ import annotations
 
@@ -17,30 +17,31 @@ from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
 from e2rank_rag.locks import Kept
 from e2rank_rag.pipeline import SearchPipeline
-from e2rank_rag.rerankers import BaseReranker, VectorReranker
+from e2rank_rag.rerankers import BaseReranker
 from e2rank_rag.types import TextEncoder
 from langchain_e2rank._collection import Conditions
 from langchain_e2rank._shared import SCORE, Checked, as_ranking, atell, scored, tell
 from langchain_e2rank.embeddings import E2RankEmbeddings
-from langchain_e2rank.reranker import E2RankReranker
+from langchain_e2rank.reranker import E2RankReranker, vectors_of
 from langchain_e2rank.vectorstore import E2RankVectorStore
 
 
 class E2RankRetriever(Checked, BaseRetriever):
     """The k best documents, best first, each with its score in `metadata["relevance_score"]`.
 
-    The score that it was retrieved with is kept in `metadata["retrieval_score"]`.
+    `metadata["retrieval_score"]` is the score before reranking.
 
-    vectorstore: search it, and rerank with the vectors that come with the hits.
-    base_retriever: or else any LangChain retriever, whose documents are reranked.
-    reranker: how; None: with the model of the vectorstore's E2RankEmbeddings (of a ResRank, with
-        its reranker), or for a base_retriever with `E2RankReranker()`. Its `top_n` does not count
-        here, k does, nor its `score_key`. A RankT5 reranks what any model has embedded.
-    retrieve_k, filter, expand: of the search, for a vectorstore; see `SearchPipeline.search_batch`.
-        A k above retrieve_k retrieves k.
-    score_key: where in the metadata the score is; None leaves scores out, for what compares
+    vectorstore: retrieve its documents and rerank them with their stored vectors.
+    base_retriever: or rerank the documents of any LangChain retriever.
+    reranker: None reranks with the model of the vectorstore's E2RankEmbeddings, or for a
+        base_retriever with `E2RankReranker()`. Its `top_n` and `score_key` are not used here. A
+        cross-encoder reranks documents that any model has embedded.
+    retrieve_k, filter, expand: options of the search in a vectorstore; see
+        `SearchPipeline.search_batch`. If k is larger than retrieve_k, k documents are retrieved.
+    score_key: the metadata key of the score. None leaves scores out, for retrievers that compare
         documents by their metadata, as MultiQueryRetriever does.
-    k, retrieve_k, filter and expand can be given with `invoke` and `ainvoke` as well.
+
+    `invoke` and `ainvoke` take k, retrieve_k, filter and expand too.
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
@@ -67,7 +68,8 @@ class E2RankRetriever(Checked, BaseRetriever):
         if self.vectorstore is None:
             self._refuse_search_options(self.filter, self.expand)
             if self.reranker is None:
-                # Here, so that those share it which `configurable_fields` makes for each call.
+                # Set now: `configurable_fields` copies this retriever for each call, and the copies
+                # share the reranker.
                 vars(self)["reranker"] = E2RankReranker()
         elif self.reranker is None:
             self._of_the_embeddings(self.vectorstore)
@@ -75,7 +77,7 @@ class E2RankRetriever(Checked, BaseRetriever):
 
     @property
     def _reranker(self) -> E2RankReranker:
-        """The given one, or else one of the embeddings' model."""
+        """The field, or else a reranker with the model of the embeddings."""
         if self.reranker is not None:
             return self.reranker
         stated = {} if self.vectorstore is None else self._of_the_embeddings(self.vectorstore)
@@ -92,7 +94,8 @@ class E2RankRetriever(Checked, BaseRetriever):
         )
 
     def close(self) -> None:
-        """Free the reranker's model, unless others use it. Vectorstore and embeddings stay open."""
+        """Free the reranker's model, unless others use it. The vectorstore and its embeddings stay
+        open."""
         self._pipeline.clear()
         self._own.clear()
         if self.reranker is not None:
@@ -113,9 +116,9 @@ class E2RankRetriever(Checked, BaseRetriever):
         if self.vectorstore is None:
             assert self.base_retriever is not None
             self._refuse_search_options(filter, expand)
-            found = self.base_retriever.invoke(query, config={"callbacks": child})
-            tell("e2rank.retrieve", {"documents": len(found)}, child)
-            ranking = self._reranker.ranking(found, query, child)[: options["top_k"]]
+            retrieved = self.base_retriever.invoke(query, config={"callbacks": child})
+            tell("e2rank.retrieve", {"documents": len(retrieved)}, child)
+            ranking = self._reranker.ranking(retrieved, query, child)[: options["top_k"]]
             return [scored(document, score, self.score_key) for document, score in ranking]
         if not self.vectorstore.collection.exists:
             return []
@@ -138,9 +141,9 @@ class E2RankRetriever(Checked, BaseRetriever):
         if self.vectorstore is None:
             assert self.base_retriever is not None
             self._refuse_search_options(filter, expand)
-            found = await self.base_retriever.ainvoke(query, config={"callbacks": child})
-            await atell("e2rank.retrieve", {"documents": len(found)}, child)
-            ranking = (await self._reranker.aranking(found, query, child))[: options["top_k"]]
+            retrieved = await self.base_retriever.ainvoke(query, config={"callbacks": child})
+            await atell("e2rank.retrieve", {"documents": len(retrieved)}, child)
+            ranking = (await self._reranker.aranking(retrieved, query, child))[: options["top_k"]]
             return [scored(document, score, self.score_key) for document, score in ranking]
         if not await self.vectorstore.collection.aexists():
             return []
@@ -153,7 +156,7 @@ class E2RankRetriever(Checked, BaseRetriever):
     def _options(
         self, k: int | None, retrieve_k: int | None, filter: Conditions, expand: bool | None
     ) -> dict[str, Any]:
-        """Of one search: those of the call, else those of the construction."""
+        """The arguments of a search: the call's, or else the fields'."""
         top_k = self.k if k is None else k
         if top_k < 1:
             raise ValueError(f"k must be > 0, got {top_k}")
@@ -171,7 +174,7 @@ class E2RankRetriever(Checked, BaseRetriever):
             )
 
     def _searcher(self, vectorstore: E2RankVectorStore) -> SearchPipeline:
-        """One for as long as its parts are the same, since it remembers what it has checked."""
+        """One pipeline for as long as its parts stay, since it remembers its probes."""
         embeddings = vectorstore.embeddings
         if isinstance(embeddings, E2RankEmbeddings):
             encoder: TextEncoder = embeddings.encoder
@@ -186,16 +189,17 @@ class E2RankRetriever(Checked, BaseRetriever):
         )
 
     def _encoder_of(self, reranker: BaseReranker, embeddings: Embeddings) -> TextEncoder:
-        """What embeds queries where the embeddings are not ours: the reranker's own model."""
-        if isinstance(reranker, VectorReranker):
-            return reranker.encoder
+        """The reranker's own encoder, for queries to a store with other embeddings."""
+        vectors = vectors_of(reranker)
+        if vectors is not None:
+            return vectors.encoder
         raise ValueError(
             f"the vectorstore embeds with {type(embeddings).__name__}, and {self._reranker.model} "
             "has no vectors to search it with: give base_retriever=vectorstore.as_retriever(...)"
         )
 
     def _get_ls_params(self, **kwargs: Any) -> LangSmithRetrieverParams:
-        """What LangSmith shows of this retriever."""
+        """The parameters that LangSmith shows."""
         parameters = super()._get_ls_params(**kwargs)
         if self.vectorstore is not None:
             parameters["ls_vector_store_provider"] = type(self.vectorstore).__name__

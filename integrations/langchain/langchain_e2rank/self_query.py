@@ -1,4 +1,4 @@
-"""E2RankTranslator: the filters that a language model writes for LangChain's SelfQueryRetriever."""
+"""E2RankTranslator: the filters of LangChain's SelfQueryRetriever as filters of Qdrant."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ NEGATIONS = {Comparator.NE: Comparator.EQ, Comparator.NIN: Comparator.IN}
 
 
 class E2RankTranslator(Visitor):
-    """Structured queries as searches of an E2RankVectorStore.
+    """Translates the structured queries of a language model for an E2RankVectorStore.
 
         retriever = SelfQueryRetriever.from_llm(
             llm, store, "news", attributes, structured_query_translator=E2RankTranslator(store)
         )
 
-    filter: conditions that hold in every search besides those of the query, such as the tenant's.
-        (A filter in the retriever's `search_kwargs` is replaced by that of the query.)
+    filter: conditions that every search adds to those of the query, such as the tenant's. (The
+        query's filter replaces one in the retriever's `search_kwargs`.)
 
-    Comparisons mean what they mean in `e2rank_rag.types.Filter`: "eq" on a list is one matching
-    element. ValueError where the language model wrote what has no such meaning.
+    Comparisons have the meaning of `e2rank_rag.types.Filter`: "eq" on a list asks for one matching
+    element. Raises ValueError for a comparison that has no such meaning.
     """
 
     allowed_comparators = (
@@ -55,7 +55,7 @@ class E2RankTranslator(Visitor):
     def visit_structured_query(
         self, structured_query: StructuredQuery
     ) -> tuple[str, dict[str, Any]]:
-        """The text to search for, and the arguments of the search."""
+        """The text of the query, and the other arguments of the search."""
         asked = structured_query.filter
         conditions = [self._always] if self._always is not None else []
         if asked is not None:
@@ -65,11 +65,11 @@ class E2RankTranslator(Visitor):
         return structured_query.query, {"filter": models.Filter(must=list(conditions))}
 
     def visit_operation(self, operation: Operation) -> models.Filter:
-        """All, one or none of some conditions."""
+        """The filter for "and", "or" and "not"."""
         self._validate_func(operation.operator)
         parts = [argument.accept(self) for argument in operation.arguments]
         if not parts or (operation.operator == Operator.NOT and len(parts) > 1):
-            # Qdrant reads an empty "or" as no condition, and "not" of several has two meanings.
+            # Qdrant ignores an empty "or", and "not" of several conditions has two meanings.
             raise ValueError(
                 f"{operation.operator.value!r} of {len(parts)} conditions is not defined: 'not' "
                 f"takes one, 'and' and 'or' take one or more"
@@ -81,7 +81,7 @@ class E2RankTranslator(Visitor):
         return models.Filter(must_not=parts)
 
     def visit_comparison(self, comparison: Comparison) -> models.Filter:
-        """A condition on one field of the metadata."""
+        """The filter for a condition on one metadata field."""
         self._validate_func(comparison.comparator)
         positive = NEGATIONS.get(comparison.comparator, comparison.comparator)
         if positive != comparison.comparator:
@@ -95,7 +95,7 @@ class E2RankTranslator(Visitor):
         if comparator != Comparator.IN:
             return self._plain({key: {comparator.value: _date_in(value) or value}})
         if not isinstance(value, list | tuple) or not value:
-            raise ValueError(f"{key!r} is in {value!r}, which is no list of values")
+            raise ValueError(f"{key!r} is in {value!r}, which is not a list of values")
         return models.Filter(should=[self._equal(key, one) for one in value])
 
     def _equal(self, key: str, value: Any) -> models.Filter:
@@ -113,7 +113,7 @@ class E2RankTranslator(Visitor):
 
 
 def _date_in(value: Any) -> str | None:
-    """Of LangChain's form of a date, `{"date": "2024-01-01", "type": "date"}`."""
+    """The date in LangChain's form, `{"date": "2024-01-01", "type": "date"}`; None for others."""
     if isinstance(value, Mapping) and value.get("type") in ("date", "datetime"):
         date = value.get(value["type"])
         return date if isinstance(date, str) else None
