@@ -134,9 +134,16 @@ E2RANK_README = ChatListwise(
 NAMED_PROMPTS = {"e2rank": E2RANK, "plain": PLAIN}
 
 
-def _bright(what: str, listed: str, helps: str, query: str) -> Task:
+def _question(what: str, listed: str, *, answer: str = "answer the question") -> Task:
     return Task(
-        query=query,
+        query=f"Given {what}, retrieve {listed} that {answer}",
+        listwise=f"Given {what} and some relevant {listed}, rerank the {listed} that {answer}:",
+    )
+
+
+def _bright(what: str, listed: str, helps: str, asked: str | None = None) -> Task:
+    return Task(
+        query=f"Given {asked or what}, retrieve relevant {listed} that help answer the {helps}",
         listwise=(
             f"Given {what} and some relevant {listed}, "
             f"rerank the {listed} that help answer the {helps}:"
@@ -145,19 +152,33 @@ def _bright(what: str, listed: str, helps: str, query: str) -> Task:
     )
 
 
-_POST = "Given a post, retrieve relevant passages that help answer the post"
 _MATH = "a Math problem"
-_MATH_EXAMPLES = "Given a Math problem, retrieve relevant examples that help answer the problem"
+_PONY = "a question about the Pony programming language"
+
+# What is asked, in the listwise prompt; what is listed; what it helps with; the query's own words.
+_BRIGHT = {
+    "aops": (_MATH, "examples", "problem"),
+    "biology": ("a biology post", "passages", "post", "a post"),
+    "earth-science": ("an earth science post", "passages", "post", "a post"),
+    "economics": ("an economics post", "passages", "post", "a economics post"),
+    "leetcode": ("a coding problem", "examples", "problem"),
+    "pony": (_PONY, "passages", "question", "a question about pony program language"),
+    "psychology": ("a psychology post", "passages", "post"),
+    "robotics": ("a robotics post", "passages", "post"),
+    "stackoverflow": ("a StackOverflow post", "passages", "post", "a stackoverflow post"),
+    "sustainable-living": (
+        "a sustainable living post",
+        "passages",
+        "post",
+        "a sustainable_living post",
+    ),
+    "theoremqa-questions": (_MATH, "examples", "problem"),
+    "theoremqa-theorems": (_MATH, "theorems", "problem"),
+}
 
 TASKS: dict[str, Task] = {
     "web-search": Task(),
-    "covid": Task(
-        query="Given a query on COVID-19, retrieve documents that answer the query",
-        listwise=(
-            "Given a query on COVID-19 and some relevant documents, "
-            "rerank the documents that answer the query:"
-        ),
-    ),
+    "covid": _question("a query on COVID-19", "documents", answer="answer the query"),
     "nfcorpus": Task(
         query="Given a question, retrieve relevant documents that best answer the question",
         listwise=(
@@ -211,69 +232,9 @@ TASKS: dict[str, Task] = {
     "robust04": Task(
         query="Given a newswire query, retrieve relevant news articles that address the query."
     ),
-    "bright-aops": _bright(_MATH, "examples", "problem", _MATH_EXAMPLES),
-    "bright-biology": _bright("a biology post", "passages", "post", _POST),
-    "bright-earth-science": _bright("an earth science post", "passages", "post", _POST),
-    "bright-economics": _bright(
-        "an economics post",
-        "passages",
-        "post",
-        "Given a economics post, retrieve relevant passages that help answer the post",
-    ),
-    "bright-leetcode": _bright(
-        "a coding problem",
-        "examples",
-        "problem",
-        "Given a coding problem, retrieve relevant examples that help answer the problem",
-    ),
-    "bright-pony": _bright(
-        "a question about the Pony programming language",
-        "passages",
-        "question",
-        "Given a question about pony program language, "
-        "retrieve relevant passages that help answer the question",
-    ),
-    "bright-psychology": _bright(
-        "a psychology post",
-        "passages",
-        "post",
-        "Given a psychology post, retrieve relevant passages that help answer the post",
-    ),
-    "bright-robotics": _bright(
-        "a robotics post",
-        "passages",
-        "post",
-        "Given a robotics post, retrieve relevant passages that help answer the post",
-    ),
-    "bright-stackoverflow": _bright(
-        "a StackOverflow post",
-        "passages",
-        "post",
-        "Given a stackoverflow post, retrieve relevant passages that help answer the post",
-    ),
-    "bright-sustainable-living": _bright(
-        "a sustainable living post",
-        "passages",
-        "post",
-        "Given a sustainable_living post, retrieve relevant passages that help answer the post",
-    ),
-    "bright-theoremqa-questions": _bright(_MATH, "examples", "problem", _MATH_EXAMPLES),
-    "bright-theoremqa-theorems": _bright(
-        _MATH,
-        "theorems",
-        "problem",
-        "Given a Math problem, retrieve relevant theorems that help answer the problem",
-    ),
+    **{f"bright-{name}": _bright(*words) for name, words in _BRIGHT.items()},
 }
 """Instructions of the released evaluation, by task. Its reranking runs all used "web-search"."""
-
-
-def _question(what: str, listed: str, *, answer: str = "answer the question") -> Task:
-    return Task(
-        query=f"Given {what}, retrieve {listed} that {answer}",
-        listwise=f"Given {what} and some relevant {listed}, rerank the {listed} that {answer}:",
-    )
-
 
 SOURCE_TASKS: dict[str, Task] = {
     "msmarco": _question("a web search query", "documents", answer="answer the query"),

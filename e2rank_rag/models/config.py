@@ -20,31 +20,13 @@ from e2rank_rag.models.folders import T5_FAMILY
 _DEPENDS_ON_BATCH = "its vector of a text depends on the padding beside it"
 _NEEDS_MORE = "it reads more than tokens"
 _UNSERVED = {
-    "convbert": _DEPENDS_ON_BATCH,
-    "fnet": _DEPENDS_ON_BATCH,
-    "nystromformer": _DEPENDS_ON_BATCH,
-    "reformer": _DEPENDS_ON_BATCH,
-    "yoso": _DEPENDS_ON_BATCH,
-    "modernvbert": _NEEDS_MORE,
-    "perceiver": _NEEDS_MORE,
-    "tapas": _NEEDS_MORE,
-    "ultravbert": _NEEDS_MORE,
-    "xmod": _NEEDS_MORE,
+    **dict.fromkeys(("convbert", "fnet", "nystromformer", "reformer", "yoso"), _DEPENDS_ON_BATCH),
+    **dict.fromkeys(("modernvbert", "perceiver", "tapas", "ultravbert", "xmod"), _NEEDS_MORE),
 }
 
 _BEHIND_PAD = frozenset(
-    {
-        "camembert",
-        "data2vec-text",
-        "esm",
-        "ibert",
-        "longformer",
-        "luke",
-        "roberta",
-        "roberta-prelayernorm",
-        "xlm-roberta",
-        "xlm-roberta-xl",
-    }
+    ("camembert", "data2vec-text", "esm", "ibert", "longformer", "luke", "roberta")
+    + ("roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl")
 )
 """Model types whose first position is one after the pad token's id."""
 

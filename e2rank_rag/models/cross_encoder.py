@@ -39,9 +39,6 @@ from e2rank_rag.models.runtime import (
     acquire,
     batch_tokens,
     not_finite,
-    stamp,
-    torch_device,
-    torch_dtype,
     trying,
 )
 from e2rank_rag.models.tokenizer_files import check_ids, check_special_ids, load_tokenizer
@@ -230,11 +227,14 @@ class CrossEncoder(ModelUser[LoadedCrossEncoder]):
             pooling=pooling,
             max_tokens=max_length,
         )
-        where = torch_device(device)
-        number = torch_dtype(dtype, where)
-        # One folder may be opened under two structures; loading refuses the one that does not fit.
-        system = f"rankt5 {recipe.structure}"
-        key = LoadKey(folder, stamp(folder), number, where, attn_implementation, system=system)
+        key = LoadKey.of(
+            folder,
+            dtype=dtype,
+            device=device,
+            attn_implementation=attn_implementation,
+            # A folder may be opened under two structures; loading refuses the one that is wrong.
+            system=f"rankt5 {recipe.structure}",
+        )
         return cls(key, acquire(key, partial(_load, recipe=recipe)), recipe, found.name)
 
     def score(

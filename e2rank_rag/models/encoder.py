@@ -38,9 +38,6 @@ from e2rank_rag.models.runtime import (
     Worker,
     acquire,
     release,
-    stamp,
-    torch_device,
-    torch_dtype,
     trying,
 )
 from e2rank_rag.models.tokenizer_files import check_ids, check_special_ids, load_tokenizer
@@ -134,18 +131,15 @@ class Encoder(ModelUser[LoadedModel]):
         changes = _changes(recipe, task, max_length, truncate_dim)
         recipe = Recipe.model_validate({**dict(recipe), **changes})
         weights, adapter = model_folders(folder.resolve(), recipe, local_files_only)
-        where = torch_device(device)
-        number, files = torch_dtype(dtype, where), stamp(weights, adapter)
-        key = LoadKey(weights, files, number, where, attn_implementation, adapter)
-        loaded = acquire(key, load_encoder)
-        try:
-            _check_digests(recipe, part, loaded, name=found.name)
-            _check_numbers(recipe, loaded, name=found.name)
-        except BaseException as error:
-            release(key, loaded)
-            if isinstance(error, ValueError) and not (changes or pooling or prompts):
-                raise CheckpointError(str(error)) from error  # the folder's own numbers
-            raise
+        key = LoadKey.of(
+            weights,
+            dtype=dtype,
+            device=device,
+            attn_implementation=attn_implementation,
+            adapter=adapter,
+        )
+        own = not (changes or pooling or prompts)
+        loaded = _checked(key, recipe, part, name=found.name, own=own)
         return cls(key, loaded, recipe, name=found.name)
 
     def with_recipe(self, recipe: Recipe) -> Encoder:
@@ -272,6 +266,25 @@ def _changes(
     if task is not None:
         changes["prompts"] = recipe.prompts.model_copy(update={"task": resolve_task(task)})
     return changes
+
+
+def _checked(
+    key: LoadKey, recipe: Recipe, part: EncoderOf | None, *, name: str, own: bool
+) -> LoadedModel:
+    """The model of this key, if recipe and weights fit each other.
+
+    own: the folder's recipe is unchanged, so numbers that do not fit are the folder's fault.
+    """
+    loaded = acquire(key, load_encoder)
+    try:
+        _check_digests(recipe, part, loaded, name=name)
+        _check_numbers(recipe, loaded, name=name)
+    except BaseException as error:
+        release(key, loaded)
+        if own and isinstance(error, ValueError):
+            raise CheckpointError(str(error)) from error
+        raise
+    return loaded
 
 
 def _check_digests(

@@ -11,6 +11,7 @@ text. docs/resrank.md says what the paper's abstract states and what was decided
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -138,21 +139,16 @@ class ResRank(OpenModel):
             "attn_implementation": attn_implementation,
             "local_files_only": local_files_only,
         }
-        encoder = Encoder.from_pretrained(
-            model, task=task, max_length=max_length, revision=revision, **options
-        )
-        try:
-            reranker = Encoder.from_pretrained(inside(folder, RERANKER_FOLDER), **options)
-        except BaseException:
-            encoder.close()
-            raise
-        try:
+        asked: dict[str, Any] = {"task": task, "max_length": max_length, "revision": revision}
+        with ExitStack() as opened:
+            encoder = opened.enter_context(Encoder.from_pretrained(model, **asked, **options))
+            reranker = opened.enter_context(
+                Encoder.from_pretrained(inside(folder, RERANKER_FOLDER), **options)
+            )
             head = in_passing_thread(lambda: read_head(folder, encoder.dim, reranker.hidden_size))
-            return cls(encoder, reranker, head, recipe, name=encoder.name)
-        except BaseException:
-            encoder.close()
-            reranker.close()
-            raise
+            resrank = cls(encoder, reranker, head, recipe, name=encoder.name)
+            opened.pop_all()
+        return resrank
 
     def encode_lists(
         self,

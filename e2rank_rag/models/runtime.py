@@ -23,7 +23,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar, get_args
+from typing import Any, Generic, Literal, Self, TypeVar, get_args
 
 import torch
 from tokenizers import Tokenizer
@@ -210,6 +210,22 @@ class LoadKey:
     attn_implementation: str | None
     adapter: Path | None = None
     system: str = "e2rank"
+
+    @classmethod
+    def of(
+        cls,
+        folder: Path,
+        *,
+        dtype: str | None,
+        device: str | None,
+        attn_implementation: str | None,
+        adapter: Path | None = None,
+        system: str = "e2rank",
+    ) -> Self:
+        """The key for arguments of `from_pretrained`."""
+        where = torch_device(device)
+        number, files = torch_dtype(dtype, where), stamp(folder, adapter)
+        return cls(folder, files, number, where, attn_implementation, adapter, system)
 
 
 def stamp(*folders: Path | None) -> tuple[tuple[str, int, int], ...]:
