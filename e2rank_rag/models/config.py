@@ -24,10 +24,10 @@ _UNSERVED = {
     **dict.fromkeys(("modernvbert", "perceiver", "tapas", "ultravbert", "xmod"), _NEEDS_MORE),
 }
 
-_BEHIND_PAD = frozenset(
-    ("camembert", "data2vec-text", "esm", "ibert", "longformer", "luke", "roberta")
-    + ("roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl")
-)
+_BEHIND_PAD = {
+    *("camembert", "data2vec-text", "esm", "ibert", "longformer", "luke"),
+    *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl"),
+}
 """Model types whose first position is one after the pad token's id."""
 
 _UNSTATED = 512
