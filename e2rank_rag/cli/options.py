@@ -47,7 +47,7 @@ RerankerSystem = Annotated[
     str | None,
     typer.Option(
         "--system",
-        help="Kind of a --reranker without e2rank.json: rankt5 for a T5 or a cross-encoder.",
+        help="System of a --reranker whose folder does not say it: rankt5 for a T5.",
     ),
 ]
 Device = Annotated[

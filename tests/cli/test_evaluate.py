@@ -86,7 +86,7 @@ def test_evaluate_refuses_systems_that_the_models_do_not_make(run, beir, tiny_be
         assert message in " ".join(err.replace("│", " ").split())
     code, _, err = run("evaluate", beir, "--model", tiny_rankt5)
     assert code == 1
-    assert "this one as the reranker" in err
+    assert f"{tiny_rankt5} holds a cross-encoder" in err
 
 
 def test_evaluate_writes_figures_and_runs(run, beir, tmp_path, tiny_bert):
