@@ -42,6 +42,12 @@ def memory_store(dim, embedded=(), **options):
     return store
 
 
+def encoder_of(component):
+    """The encoder that a component opens."""
+    ours = component._open().encoder if hasattr(component, "_open") else None
+    return component._open_encoder() if ours is None else ours
+
+
 def ids(answer):
     return [document.id for document in answer["documents"]]
 

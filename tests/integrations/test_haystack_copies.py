@@ -20,7 +20,7 @@ from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 
 from e2rank_rag.models.runtime import loaded_models
 from e2rank_rag.store import QdrantStore
-from tests.integrations.haystack_kit import QUERY, TEXTS, Encoded, alike, documents, ids
+from tests.integrations.haystack_kit import QUERY, TEXTS, Encoded, alike, documents, encoder_of, ids
 
 COPIES = {
     "copy": copy.copy,
@@ -203,7 +203,7 @@ def test_a_model_that_is_assigned_is_opened(name, components, own_model):
     component, given = components[name], INPUTS[name]
     component.run(**given)
     component.model = own_model
-    assert component._encoder.open().name == own_model
+    assert encoder_of(component).name == own_model
     assert component.to_dict()["init_parameters"]["model"] == own_model
 
 

@@ -19,7 +19,7 @@ from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.models.runtime import loaded_models
 from e2rank_rag.prompts import Task, resolve_prompts
-from tests.integrations.haystack_kit import QUERY, Encoded, alike, documents
+from tests.integrations.haystack_kit import QUERY, Encoded, alike, documents, encoder_of
 
 HOME = "haystack_integrations.components.embedders.e2rank"
 TEXT = {
@@ -160,7 +160,7 @@ def test_a_model_that_is_nowhere_is_named(kind, type_name, defaults, tmp_path):
 @BOTH
 def test_dtype_and_further_arguments_reach_the_encoder(kind, type_name, defaults, tiny_bert):
     embedder = kind(model=tiny_bert, dtype="bfloat16", encoder_kwargs={"truncate_dim": 8})
-    encoder = embedder._encoder.open()
+    encoder = encoder_of(embedder)
     assert encoder.dim == 8
     assert str(encoder._key.dtype) == "torch.bfloat16"
     embedder.close()
@@ -173,7 +173,7 @@ def test_a_task_of_ones_own_survives_yaml(kind, type_name, defaults, tiny_qwen3)
     written = yaml.safe_dump(made.to_dict())
     loaded = kind.from_dict(yaml.safe_load(written))
     for embedder in (made, loaded):
-        assert embedder._encoder.open().recipe.prompts.task == Task(query="Find!")
+        assert encoder_of(embedder).recipe.prompts.task == Task(query="Find!")
         embedder.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import functools
 import os
 import shutil
 import subprocess
@@ -30,7 +31,15 @@ from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 from e2rank_rag.errors import StoreError
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.models.runtime import loaded_models
-from tests.integrations.haystack_kit import QUERY, TEXTS, alike, documents, ids, memory_store
+from tests.integrations.haystack_kit import (
+    QUERY,
+    TEXTS,
+    alike,
+    documents,
+    encoder_of,
+    ids,
+    memory_store,
+)
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [ROOT, ROOT / "integrations" / "haystack", *os.environ.get("PYTHONPATH", "").split(":")]
@@ -117,7 +126,7 @@ def test_a_path_is_a_path(case, own_bert, tmp_path, monkeypatch):
     read = case.kind.from_dict(stored)
     case.made.append(read)
     for component in (made, read):
-        assert component._encoder.open().name == str(tmp_path / "e2rank-minilm")
+        assert encoder_of(component).name == str(tmp_path / "e2rank-minilm")
 
 
 LOAD = """\
@@ -159,7 +168,7 @@ def test_made_for_one_device_and_run_on_another(case, monkeypatch):
     monkeypatch.undo()
     here = Pipeline.loads(elsewhere).get_component("it")
     here.warm_up()
-    assert here._encoder.open()._key.device.type in ("cpu", "cuda")
+    assert encoder_of(here)._key.device.type in ("cpu", "cuda")
     here.close()
     pinned = case.make(device=ComponentDevice.from_str("cuda:1"))
     text = in_pipeline(pinned).dumps()
@@ -213,6 +222,7 @@ async def test_the_event_loop_runs_on_while_it_works(case, monkeypatch):
     waiting = []
 
     def needs_the_loop(method):
+        @functools.wraps(method)
         def wrapped(*arguments, **options):
             waiting.append(seen := threading.Event())
             assert seen.wait(20), f"the event loop stands still during {method.__name__}"
@@ -388,5 +398,6 @@ def test_without_qdrant_haystack_only_its_stores_are_missing(monkeypatch):
 
 def test_the_namespace_belongs_to_everyone():
     home = ROOT / "integrations" / "haystack" / "haystack_integrations"
-    for folder in (home, *(p for p in (home / "components").glob("*")), home / "components"):
+    shared = (home / "common", home / "components", *(home / "components").glob("*"))
+    for folder in (home, *shared):
         assert not (folder / "__init__.py").exists()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import shutil
 from dataclasses import replace
 
@@ -13,7 +12,6 @@ from haystack import Document, Pipeline
 from haystack.utils import ComponentDevice
 from haystack_integrations.components.embedders.e2rank import E2RankDocumentEmbedder
 from haystack_integrations.components.rankers.e2rank import E2RankRanker
-from haystack_integrations.components.rankers.e2rank._candidates import was_fused_from_ten
 
 from e2rank_rag.errors import StoredVectorMismatch
 from e2rank_rag.models.encoder import Encoder
@@ -29,6 +27,7 @@ from tests.integrations.haystack_kit import (
     Encoded,
     alike,
     documents,
+    encoder_of,
     ids,
     memory_store,
     scores,
@@ -160,7 +159,7 @@ def test_device_dtype_and_further_arguments_reach_the_encoder(tiny_bert):
         dtype="bfloat16",
         encoder_kwargs={"max_length": 16},
     )
-    encoder = ranker._encoder.open()
+    encoder = encoder_of(ranker)
     assert encoder.recipe.document_tokens == 16
     assert str(encoder._key.dtype) == "torch.bfloat16"
     assert encoder._key.device.type == "cpu"
@@ -451,39 +450,3 @@ def test_inputs_stay_what_they_were(ranker, embedded):
     before = copy.deepcopy([d.to_dict() for d in given])
     ranker.run(query=QUERY, documents=given)
     assert [d.to_dict() for d in given] == before
-
-
-# Hybrid retrieval
-
-
-def test_few_candidates_of_the_hybrid_retriever_are_pointed_out(tiny_bert, embedded, caplog):
-    from haystack.dataclasses import SparseEmbedding
-    from haystack_integrations.components.retrievers.qdrant import QdrantHybridRetriever
-
-    many = [
-        replace(
-            embedded[n % 12],
-            id=f"h{n}",
-            sparse_embedding=SparseEmbedding(indices=[n % 7, 9], values=[1.0, 1.0 + (7 * n) % 40]),
-        )
-        for n in range(40)
-    ]
-    store = memory_store(32, many, use_sparse_embeddings=True)
-    found = QdrantHybridRetriever(store, top_k=40).run(
-        query_embedding=embedded[0].embedding,
-        query_sparse_embedding=SparseEmbedding(indices=[9], values=[1.0]),
-    )["documents"]
-    assert 10 < len(found) <= 20
-    ranker = E2RankRanker(model=tiny_bert)
-    with caplog.at_level(logging.WARNING):
-        ranker.run(query=QUERY, documents=found)
-        ranker.run(query=QUERY, documents=found)
-    assert caplog.text.count("QdrantHybridRetriever fuses no more") == 1
-    ranker.close()
-    store.close()
-
-
-def test_other_scores_are_no_fusion_of_ten():
-    assert not was_fused_from_ten([0.9 - 0.01 * n for n in range(20)])
-    assert not was_fused_from_ten([None] * 20)
-    assert not was_fused_from_ten([0.5, 1 / 3])

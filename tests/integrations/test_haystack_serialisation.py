@@ -6,19 +6,20 @@ import datetime
 import inspect
 import os
 import pickle
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import yaml
 from haystack import Pipeline, component
 from haystack.utils import Secret
+from haystack_integrations.common.e2rank.component import MODEL_ARGUMENTS
+from haystack_integrations.common.e2rank.documents import DocumentText
+from haystack_integrations.common.e2rank.stores import reader_of
 from haystack_integrations.components.embedders.e2rank import (
     E2RankDocumentEmbedder,
     E2RankTextEmbedder,
 )
 from haystack_integrations.components.rankers.e2rank import E2RankRanker
-from haystack_integrations.components.rankers.e2rank._backend import MODEL_ARGUMENTS
 from haystack_integrations.components.retrievers.e2rank import E2RankRetriever
 from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 from hypothesis import given, settings
@@ -115,17 +116,17 @@ def test_serialisation_keeps_every_setting_of_a_client_or_refuses_and_never_a_se
         written = again.document_store
         assert effective(written["client"]) == effective(options)
         if "path" not in options:
-            opened = again._store.open()
+            opened = reader_of(written, DocumentText()).open()
             assert effective(opened.settings) == effective(options)
             assert (opened.collection, opened.vector_name) == ("news", "text")
-            assert asdict(opened.layout) == asdict(LANGCHAIN_LAYOUT)
+            assert Layout(**written["layout"]) == LANGCHAIN_LAYOUT
 
 
 def test_other_settings_of_a_store_survive():
     options = {"shard_number": 2, "hnsw_config": {"m": 8}}
     store = QdrantStore({"location": ":memory:"}, "docs", collection_options=options)
     again, _ = round_trip(E2RankRetriever(store))
-    assert again._store.open().collection_options == options
+    assert reader_of(again.document_store, DocumentText()).open().collection_options == options
     odd = QdrantStore({"location": ":memory:"}, "docs", collection_options={"x": object()})
     with pytest.raises(ValueError, match=r"document_store\['collection_options'\]\['x'\]"):
         E2RankRetriever(odd).to_dict()
@@ -136,7 +137,7 @@ def test_the_settings_of_an_open_client_survive():
         url="http://db", port=7000, prefer_grpc=True, grpc_port=7001, check_compatibility=False
     )
     again, _ = round_trip(E2RankRetriever(QdrantStore(client, "news")))
-    assert again._store.open().settings == {
+    assert reader_of(again.document_store, DocumentText()).open().settings == {
         "url": "http://db",
         "port": 7000,
         "prefer_grpc": True,
@@ -309,7 +310,8 @@ def test_arguments_of_the_encoder_come_back_as_they_were(kind):
         "revision": None,
     }
     again, _ = round_trip(kind(encoder_kwargs=options))
-    assert again._encoder.arguments() == {"device": None, "dtype": None, **options}
+    arguments = again._model_arguments(again.encoder_kwargs)
+    assert arguments == {"device": None, "dtype": None, **options}
 
 
 @pytest.mark.parametrize("kind", [E2RankDocumentEmbedder, E2RankTextEmbedder, E2RankRanker])

@@ -9,9 +9,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from haystack_integrations.common.e2rank.documents import DocumentText
+from haystack_integrations.common.e2rank.stores import reader_of
 from haystack_integrations.components.embedders.e2rank import E2RankDocumentEmbedder
 from haystack_integrations.components.rankers.e2rank import E2RankRanker
-from haystack_integrations.components.rankers.e2rank._stores import StoreHandle
 from haystack_integrations.components.retrievers.e2rank import E2RankRetriever
 from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 from qdrant_client import QdrantClient
@@ -229,7 +230,7 @@ def test_a_server_is_read_through_a_client_of_our_own():
     store = QdrantDocumentStore(
         url="http://localhost:1", port=7000, timeout=3, index="news", recreate_index=True
     )
-    handle = StoreHandle(store)
+    handle = reader_of(store, DocumentText())
     opened = handle.open()
     assert opened is handle.open()
     assert (store._client, store._async_client) == (None, None)
@@ -303,7 +304,7 @@ def test_components_that_share_a_folder_open_it_once(embedded, tmp_path, tiny_be
     store.write_documents(embedded)
     for _ in range(10):
         store.close()
-        handles = [StoreHandle(store) for _ in range(4)]
+        handles = [reader_of(store, DocumentText()) for _ in range(4)]
         with ThreadPoolExecutor(4) as threads:
             counts = list(threads.map(lambda handle: handle.open().count(), handles))
         assert counts == [12] * 4
@@ -313,7 +314,7 @@ def test_components_that_share_a_folder_open_it_once(embedded, tmp_path, tiny_be
 async def test_closing_frees_the_connections_to_a_server():
     store = QdrantDocumentStore(url="http://localhost:1", index="news")
     given = {"client": {"url": "http://localhost:1"}, "collection": "news"}
-    for handle in (StoreHandle(store), StoreHandle(given)):
+    for handle in (reader_of(store, DocumentText()), reader_of(given, DocumentText())):
         opened = handle.open()
         _ = opened.client
         connection = opened._connection

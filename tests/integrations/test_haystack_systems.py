@@ -155,7 +155,7 @@ def test_a_system_is_only_stated_where_the_folder_does_not(tiny_rankt5, tiny_cro
 
 
 def test_a_retrievers_system_is_that_of_its_reranker(tiny_bert, store):
-    with pytest.raises(ValueError, match="system='rankt5' is of a reranker: name its folder"):
+    with pytest.raises(ValueError, match=r"system='rankt5' .* reranker"):
         E2RankRetriever(store, model=tiny_bert, system="rankt5")
 
 
@@ -191,7 +191,7 @@ def test_a_second_search_needs_a_vector_of_the_reranker(
 def test_a_closed_retriever_keeps_no_weights(tiny_resrank, store):
     retriever = E2RankRetriever(store, model=tiny_resrank)
     retriever.run(query=QUERY)
-    weights = weakref.ref(retriever._reranker.open().model.lists.backbone.transformer)
+    weights = weakref.ref(retriever._open().model.lists.backbone.transformer)
     retriever.close()
     gc.collect()
     assert weights() is None

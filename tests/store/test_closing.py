@@ -20,11 +20,12 @@ kept.prepare(2)
 """,
     "a store of Haystack": """\
 from haystack import Document
-from haystack_integrations.components.rankers.e2rank._stores import StoreHandle
+from haystack_integrations.common.e2rank.documents import DocumentText
+from haystack_integrations.common.e2rank.stores import reader_of
 from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 given = QdrantDocumentStore(path=sys.argv[1], embedding_dim=2, progress_bar=False)
 given.write_documents([Document(content="a", embedding=[1.0, 0.0])])
-kept = StoreHandle(given)
+kept = reader_of(given, DocumentText())
 assert kept.open().count() == 1
 """,
 }

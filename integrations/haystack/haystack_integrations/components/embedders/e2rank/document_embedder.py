@@ -1,26 +1,25 @@
 """E2RankDocumentEmbedder: documents with their vectors, ready to be written."""
 
-# First, since it says which extra is missing where Haystack is.
-from haystack_integrations.components.rankers.e2rank import _backend  # isort: skip
-
-import asyncio
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from haystack import Document, component, default_from_dict
+from haystack import Document, component
 from haystack.utils import ComponentDevice
+from haystack_integrations.common.e2rank.component import E2RankComponent
+from haystack_integrations.common.e2rank.documents import DocumentText
 
-from e2rank_rag.models.folders import model_name
 from e2rank_rag.models.shipped import DEFAULT_MODEL
+from e2rank_rag.types import TextEncoder
 
 if TYPE_CHECKING:
     from haystack.components.embedders.types import DocumentEmbedder
 
 
 @component
-class E2RankDocumentEmbedder(_backend.Configured):
+@dataclass(eq=False, repr=False)
+class E2RankDocumentEmbedder(E2RankComponent):
     """Embeds documents. The vectors serve retrieval and, later, reranking.
 
     ```python
@@ -30,82 +29,45 @@ class E2RankDocumentEmbedder(_backend.Configured):
     embedder = E2RankDocumentEmbedder(model="e2rank-minilm", meta_fields_to_embed=["title"])
     embedded = embedder.run([Document(content="...", meta={"title": "Eiger"})])["documents"]
     ```
+
+    The model is loaded at the first run, or by `warm_up`.
+
+    :param model: "e2rank-minilm", a model folder or a hub id. Its own document prompt applies.
+    :param meta_fields_to_embed: meta fields that go before the content. Give the same ones to the
+        ranker or retriever that reuses the vectors.
+    :param embedding_separator: stands between these fields and the content.
+    :param prefix: text before all of that.
+    :param suffix: text after all of that.
+    :param progress_bar: show one for long calls on a terminal.
+    :param device: None takes CUDA where there is one, else the CPU, on the machine that runs it.
+    :param dtype: None takes bfloat16 on CUDA, float32 on the CPU.
+    :param encoder_kwargs: further arguments of `e2rank_rag.Encoder.from_pretrained`, such as
+        revision, max_length, truncate_dim.
     """
 
-    def __init__(
-        self,
-        *,
-        model: str | Path = DEFAULT_MODEL,
-        meta_fields_to_embed: list[str] | None = None,
-        embedding_separator: str = "\n",
-        prefix: str = "",
-        suffix: str = "",
-        progress_bar: bool = True,
-        device: ComponentDevice | None = None,
-        dtype: Literal["float32", "bfloat16", "float16"] | None = None,
-        encoder_kwargs: dict[str, Any] | None = None,
-    ) -> None:
-        """Nothing is loaded before the first run, or `warm_up`.
-
-        model: "e2rank-minilm", a model folder or a hub id; its own document prompt is applied.
-        meta_fields_to_embed: put before the content, joined by `embedding_separator`; give the same
-            to the ranker or retriever that reuses the vectors.
-        prefix, suffix: put around that text.
-        progress_bar: show one for long calls on a terminal.
-        device: None takes CUDA where there is one, else the CPU, on the machine that runs it.
-        encoder_kwargs: further arguments of `e2rank_rag.Encoder.from_pretrained`, such as revision,
-            max_length, truncate_dim.
-        """
-        self.model = model_name(model)
-        self.meta_fields_to_embed = list(meta_fields_to_embed or [])
-        self.embedding_separator = embedding_separator
-        self.prefix = prefix
-        self.suffix = suffix
-        self.progress_bar = progress_bar
-        self.device = device
-        self.dtype = dtype
-        self.encoder_kwargs = encoder_kwargs
-        self._text = _backend.DocumentText(
-            self.meta_fields_to_embed, embedding_separator, prefix, suffix
-        )
-        self._encoder = _backend.LazyEncoder(
-            self.model, device=device, dtype=dtype, options=encoder_kwargs
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """For YAML; the device stays open where none was given."""
-        return _backend.to_dict(self)
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "E2RankDocumentEmbedder":
-        """From `to_dict`."""
-        return default_from_dict(cls, data)
-
-    def warm_up(self) -> None:
-        """Load the model; does nothing when it is there."""
-        self._encoder.open()
-
-    async def warm_up_async(self) -> None:
-        """`warm_up` without blocking the event loop."""
-        await self._encoder.aopen()
-
-    def close(self) -> None:
-        """Free the model unless another component uses it; the next run opens it again."""
-        self._encoder.close()
-
-    async def close_async(self) -> None:
-        """`close` without blocking the event loop."""
-        await asyncio.to_thread(self.close)
+    _: KW_ONLY
+    model: str | Path = DEFAULT_MODEL
+    meta_fields_to_embed: list[str] | None = None
+    embedding_separator: str = "\n"
+    prefix: str = ""
+    suffix: str = ""
+    progress_bar: bool = True
+    device: ComponentDevice | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    encoder_kwargs: dict[str, Any] | None = None
 
     @component.output_types(documents=list[Document])
     def run(self, documents: list[Document]) -> dict[str, list[Document]]:
-        """New documents with their unit vectors, in the order they came.
+        """Embed documents.
 
-        TypeError for anything but a list of documents. Over-long texts are cut at the model's
-        length, and a warning says how many.
+        Texts over the model's length are cut, and a warning says how many.
+
+        :param documents: the documents; they are not changed.
+        :returns: `documents`, new ones with their unit vectors, in the same order.
+        :raises TypeError: for anything but a list of documents.
         """
         _check(documents)
-        return self._embedded(documents)
+        return self._embedded(self._open_encoder(), documents) if documents else {"documents": []}
 
     @component.output_types(documents=list[Document])
     async def run_async(self, documents: list[Document]) -> dict[str, list[Document]]:
@@ -113,13 +75,20 @@ class E2RankDocumentEmbedder(_backend.Configured):
         _check(documents)
         if not documents:
             return {"documents": []}
-        return await self._encoder.run_async(partial(self._embedded, documents))
+        encoder = await self._aopen_encoder()
+        return await encoder.run_async(partial(self._embedded, encoder, documents))
 
-    def _embedded(self, documents: list[Document]) -> dict[str, list[Document]]:
-        if not documents:
-            return {"documents": []}
-        vectors = self._encoder.encode_documents(
-            [self._text.of(document.content, document.meta) for document in documents],
+    def _embedded(
+        self, encoder: TextEncoder, documents: list[Document]
+    ) -> dict[str, list[Document]]:
+        text = DocumentText(
+            tuple(self.meta_fields_to_embed or ()),
+            self.embedding_separator,
+            self.prefix,
+            self.suffix,
+        )
+        vectors = encoder.encode_documents(
+            [text.of(document.content, document.meta) for document in documents],
             progress=None if self.progress_bar else False,
         )
         return {

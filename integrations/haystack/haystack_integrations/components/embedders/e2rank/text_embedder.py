@@ -1,24 +1,23 @@
 """E2RankTextEmbedder: the vector of a query."""
 
-# First, since it says which extra is missing where Haystack is.
-from haystack_integrations.components.rankers.e2rank import _backend  # isort: skip
-
-import asyncio
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from haystack import component, default_from_dict
+from haystack import component
 from haystack.utils import ComponentDevice
+from haystack_integrations.common.e2rank.component import E2RankComponent
 
-from e2rank_rag.models.folders import model_name
 from e2rank_rag.models.shipped import DEFAULT_MODEL
+from e2rank_rag.types import Embeddings
 
 if TYPE_CHECKING:
     from haystack.components.embedders.types import TextEmbedder
 
 
 @component
-class E2RankTextEmbedder(_backend.Configured):
+@dataclass(eq=False, repr=False)
+class E2RankTextEmbedder(E2RankComponent):
     """Embeds a query, for a retriever over vectors of the same model.
 
     ```python
@@ -26,71 +25,43 @@ class E2RankTextEmbedder(_backend.Configured):
 
     embedding = E2RankTextEmbedder(model="e2rank-minilm").run("who climbed it first?")["embedding"]
     ```
+
+    The model is loaded at the first run, or by `warm_up`.
+
+    :param model: "e2rank-minilm", a model folder or a hub id. The model's own query prompt applies.
+    :param prefix: text before the query, inside that prompt.
+    :param suffix: text after the query, inside that prompt.
+    :param device: None takes CUDA where there is one, else the CPU, on the machine that runs it.
+    :param dtype: None takes bfloat16 on CUDA, float32 on the CPU.
+    :param encoder_kwargs: further arguments of `e2rank_rag.Encoder.from_pretrained`, such as task,
+        revision, max_length.
     """
 
-    def __init__(
-        self,
-        *,
-        model: str | Path = DEFAULT_MODEL,
-        prefix: str = "",
-        suffix: str = "",
-        device: ComponentDevice | None = None,
-        dtype: Literal["float32", "bfloat16", "float16"] | None = None,
-        encoder_kwargs: dict[str, Any] | None = None,
-    ) -> None:
-        """Nothing is loaded before the first run, or `warm_up`.
-
-        model: "e2rank-minilm", a model folder or a hub id; its own query prompt is applied.
-        prefix, suffix: put around the text, inside that prompt.
-        device: None takes CUDA where there is one, else the CPU, on the machine that runs it.
-        encoder_kwargs: further arguments of `e2rank_rag.Encoder.from_pretrained`, such as task,
-            revision, max_length.
-        """
-        self.model = model_name(model)
-        self.prefix = prefix
-        self.suffix = suffix
-        self.device = device
-        self.dtype = dtype
-        self.encoder_kwargs = encoder_kwargs
-        self._encoder = _backend.LazyEncoder(
-            self.model, device=device, dtype=dtype, options=encoder_kwargs
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """For YAML; the device stays open where none was given."""
-        return _backend.to_dict(self)
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "E2RankTextEmbedder":
-        """From `to_dict`."""
-        return default_from_dict(cls, data)
-
-    def warm_up(self) -> None:
-        """Load the model; does nothing when it is there."""
-        self._encoder.open()
-
-    async def warm_up_async(self) -> None:
-        """`warm_up` without blocking the event loop."""
-        await self._encoder.aopen()
-
-    def close(self) -> None:
-        """Free the model unless another component uses it; the next run opens it again."""
-        self._encoder.close()
-
-    async def close_async(self) -> None:
-        """`close` without blocking the event loop."""
-        await asyncio.to_thread(self.close)
+    _: KW_ONLY
+    model: str | Path = DEFAULT_MODEL
+    prefix: str = ""
+    suffix: str = ""
+    device: ComponentDevice | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    encoder_kwargs: dict[str, Any] | None = None
 
     @component.output_types(embedding=list[float])
     def run(self, text: str) -> dict[str, list[float]]:
-        """The unit vector of a query. TypeError for anything but a string."""
-        return self._output(self._encoder.encode_queries([self._prepared(text)]))
+        """Embed a query.
+
+        :param text: the query.
+        :returns: `embedding`, its unit vector.
+        :raises TypeError: for anything but a string.
+        """
+        queries = [self._prepared(text)]
+        return _output(self._open_encoder().encode_queries(queries))
 
     @component.output_types(embedding=list[float])
     async def run_async(self, text: str) -> dict[str, list[float]]:
         """`run` without blocking the event loop."""
-        encoder = await self._encoder.aopen()
-        return self._output(await encoder.aencode_queries([self._prepared(text)]))
+        queries = [self._prepared(text)]
+        encoder = await self._aopen_encoder()
+        return _output(await encoder.aencode_queries(queries))
 
     def _prepared(self, text: str) -> str:
         if not isinstance(text, str):
@@ -100,8 +71,9 @@ class E2RankTextEmbedder(_backend.Configured):
             )
         return self.prefix + text + self.suffix
 
-    def _output(self, vectors: Any) -> dict[str, list[float]]:
-        return {"embedding": vectors[0].tolist()}
+
+def _output(vectors: Embeddings) -> dict[str, list[float]]:
+    return {"embedding": vectors[0].tolist()}
 
 
 if TYPE_CHECKING:

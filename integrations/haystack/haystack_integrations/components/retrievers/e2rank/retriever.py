@@ -1,22 +1,24 @@
-"""E2RankRetriever: embed the query, search Qdrant, rerank with the vectors that it holds."""
-
-# First, since it says which extra is missing where Haystack is.
-from haystack_integrations.components.rankers.e2rank import _backend  # isort: skip
+"""E2RankRetriever: embed the query, search Qdrant, rerank with the stored vectors."""
 
 import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from haystack import Document, component, default_from_dict
 from haystack.document_stores.types import FilterPolicy
 from haystack.utils import ComponentDevice
-from haystack_integrations.components.rankers.e2rank._stores import Searched, StoreHandle
-from haystack_integrations.components.retrievers.e2rank import _filters, _results
+from haystack_integrations.common.e2rank.component import RerankingComponent, check_top_k
+from haystack_integrations.common.e2rank.documents import as_document
+from haystack_integrations.components.retrievers.e2rank import _filters
 from qdrant_client import models
 
+from e2rank_rag.locks import Kept
 from e2rank_rag.models.folders import model_name
 from e2rank_rag.models.shipped import DEFAULT_MODEL
 from e2rank_rag.pipeline import SearchPipeline
+from e2rank_rag.rerankers import BaseReranker
 from e2rank_rag.types import Hit
 
 if TYPE_CHECKING:
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
 
 
 @component
-class E2RankRetriever(_backend.Configured):
+@dataclass(eq=False, repr=False)
+class E2RankRetriever(RerankingComponent):
     """Query in, reranked documents out: text embedder, Qdrant retriever and ranker in one.
 
     ```python
@@ -36,153 +39,105 @@ class E2RankRetriever(_backend.Configured):
     documents = retriever.run(query="storm in the north")["documents"]
     ```
 
-    The same ranking as the three components give, without copying the candidates' vectors from one
-    to the next. A score is a cosine with the vector that reranks: comparable within a query, not
-    across queries; the plain cosine is in `meta["retrieval_score"]`. A ResRank as the model
-    retrieves with its encoder and reranks with its reranker; a RankT5 reranks what another model
-    retrieves.
+    The ranking is that of the three components, but the candidates' vectors are not copied from one
+    to the next. A score is the cosine with the reranking vector: comparable within a query, not
+    across queries. The plain cosine is in `meta["retrieval_score"]`. A ResRank as `model` retrieves
+    with its encoder and reranks with its reranker; a cross-encoder as `reranker` reranks what
+    `model` retrieves.
+
+    The models are loaded at the first run, or by `warm_up`.
+
+    :param document_store: a QdrantDocumentStore with an existing collection (its client is shared),
+        an e2rank_rag QdrantStore, or the arguments of `QdrantStore.open` as a dict.
+    :param model: "e2rank-minilm", a model folder or a hub id: the model that wrote the vectors.
+    :param reranker: the folder or hub id of another model that reranks: a cross-encoder, or a
+        model with the same vectors. None: `model` itself.
+    :param system: of the `reranker`, only where its folder does not say: "rankt5" for any
+        cross-encoder.
+    :param top_k: how many documents to return.
+    :param retrieve_k: how many candidates to retrieve and rerank.
+    :param filters: Haystack's, or a native Qdrant filter.
+    :param filter_policy: "replace" these filters by those of a run, or "merge" both.
+    :param score_threshold: leave out documents that score less after reranking.
+    :param expand: search a second time with the reranking vector, and rank the documents of both
+        searches by it. For an E2Rank only.
+    :param return_embedding: return the documents with their vectors.
+    :param group_by: a meta field: keep the best documents of each of its values, such as the chunks
+        of one text.
+    :param group_size: how many documents to keep of each value.
+    :param prompt_depth: as in E2RankRanker.
+    :param query_weight: as in E2RankRanker.
+    :param stored_vectors: as in E2RankRanker.
+    :param meta_fields_to_embed: what the documents were embedded with, as in
+        E2RankDocumentEmbedder; so are embedding_separator, document_prefix and document_suffix.
+    :param embedding_separator: stands between the meta fields and the content.
+    :param query_prefix: text before the query.
+    :param query_suffix: text after the query.
+    :param document_prefix: text before each document.
+    :param document_suffix: text after each document.
+    :param device: as in E2RankRanker; for both models.
+    :param dtype: as in E2RankRanker; for both models.
+    :param encoder_kwargs: as in E2RankRanker; for `model` only.
     """
 
-    def __init__(
-        self,
-        document_store: Any,
-        *,
-        model: str | Path = DEFAULT_MODEL,
-        reranker: str | Path | None = None,
-        system: Literal["e2rank", "resrank", "rankt5"] | None = None,
-        top_k: int = 10,
-        retrieve_k: int = 100,
-        filters: dict[str, Any] | models.Filter | None = None,
-        filter_policy: str | FilterPolicy = FilterPolicy.REPLACE,
-        score_threshold: float | None = None,
-        expand: bool = False,
-        return_embedding: bool = False,
-        group_by: str | None = None,
-        group_size: int = 1,
-        prompt_depth: int | None = None,
-        query_weight: float | None = None,
-        stored_vectors: Literal["check", "trust", "ignore"] = "check",
-        meta_fields_to_embed: list[str] | None = None,
-        embedding_separator: str = "\n",
-        query_prefix: str = "",
-        query_suffix: str = "",
-        document_prefix: str = "",
-        document_suffix: str = "",
-        device: ComponentDevice | None = None,
-        dtype: Literal["float32", "bfloat16", "float16"] | None = None,
-        encoder_kwargs: dict[str, Any] | None = None,
-    ) -> None:
-        """Nothing is loaded or opened before the first run; `warm_up` loads the models.
+    document_store: Any
+    _: KW_ONLY
+    model: str | Path = DEFAULT_MODEL
+    reranker: str | Path | None = None
+    system: Literal["e2rank", "resrank", "rankt5"] | None = None
+    top_k: int = 10
+    retrieve_k: int = 100
+    filters: dict[str, Any] | models.Filter | None = None
+    filter_policy: str | FilterPolicy = FilterPolicy.REPLACE
+    score_threshold: float | None = None
+    expand: bool = False
+    return_embedding: bool = False
+    group_by: str | None = None
+    group_size: int = 1
+    prompt_depth: int | None = None
+    query_weight: float | None = None
+    stored_vectors: Literal["check", "trust", "ignore"] = "check"
+    meta_fields_to_embed: list[str] | None = None
+    embedding_separator: str = "\n"
+    query_prefix: str = ""
+    query_suffix: str = ""
+    document_prefix: str = ""
+    document_suffix: str = ""
+    device: ComponentDevice | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    encoder_kwargs: dict[str, Any] | None = None
 
-        document_store: a QdrantDocumentStore with an existing collection (its client is shared), an
-            e2rank_rag store, or the arguments of `QdrantStore.open` as a dict.
-        model: "e2rank-minilm", a model folder or a hub id: the model that wrote the vectors.
-        reranker: a folder or hub id of the model that reranks, a RankT5 or one that reads vectors
-            of `model`; None: `model` itself.
-        system: of the `reranker`, only where its folder does not say: "rankt5" for a T5 or
-            another library's cross-encoder.
-        retrieve_k: candidates retrieved and reranked.
-        filters: Haystack's, or a native Qdrant filter. filter_policy: "replace" or "merge" them
-            with those of a run.
-        score_threshold: leave out documents that score less after reranking.
-        expand: search a second time with the listwise vector, and rank both findings by it; for
-            an E2Rank only.
-        group_by, group_size: keep the best documents of each value of a meta field, such as the
-            chunks of one text.
-        prompt_depth, query_weight, stored_vectors, encoder_kwargs, device, dtype: as in
-            E2RankRanker. encoder_kwargs are of `model`; device and dtype of the reranker too.
-        meta_fields_to_embed, embedding_separator, document_prefix, document_suffix: what the
-            documents were embedded with.
-        """
-        _backend.check_top_k(top_k)
-        if retrieve_k < top_k:
-            raise ValueError(f"retrieve_k must be at least top_k ({top_k}), got {retrieve_k}")
-        if system is not None and reranker is None:
-            raise ValueError(f"system={system!r} is of a reranker: name its folder or hub id too")
-        if group_size < 1:
-            raise ValueError(f"group_size must be > 0, but got {group_size}")
-        self.document_store = document_store
-        self.model = model_name(model)
-        self.reranker = None if reranker is None else model_name(reranker)
-        self.system = system
-        self.top_k = top_k
-        self.retrieve_k = retrieve_k
-        self.filters = filters
-        self.filter_policy = (
-            filter_policy
-            if isinstance(filter_policy, FilterPolicy)
-            else FilterPolicy.from_str(filter_policy)
-        )
-        self.score_threshold = score_threshold
-        self.expand = expand
-        self.return_embedding = return_embedding
-        self.group_by = group_by
-        self.group_size = group_size
-        self.prompt_depth = prompt_depth
-        self.query_weight = query_weight
-        self.stored_vectors = stored_vectors
-        self.meta_fields_to_embed = list(meta_fields_to_embed or [])
-        self.embedding_separator = embedding_separator
-        self.query_prefix = query_prefix
-        self.query_suffix = query_suffix
-        self.document_prefix = document_prefix
-        self.document_suffix = document_suffix
-        self.device = device
-        self.dtype = dtype
-        self.encoder_kwargs = encoder_kwargs
-        self._text = _backend.DocumentText(
-            self.meta_fields_to_embed, embedding_separator, document_prefix, document_suffix
-        )
-        self._encoder = _backend.LazyEncoder(
-            self.model, device=device, dtype=dtype, options=encoder_kwargs
-        )
-        self._reranker = _backend.LazyReranker(
-            self._encoder
-            if self.reranker is None
-            else _backend.LazyEncoder(self.reranker, device=device, dtype=dtype, options=None),
-            system=system,
-            prompt_depth=prompt_depth,
-            query_weight=query_weight,
-            stored_vectors=stored_vectors,
-        )
-        self._store = StoreHandle(document_store)
-        self._pipeline: SearchPipeline | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """For YAML; the device stays open where none was given."""
-        return _backend.to_dict(self, document_store=self._store.to_dict())
+    def __post_init__(self) -> None:
+        # Not `super()`, whose class is replaced by `@component`.
+        RerankingComponent.__post_init__(self)
+        self._store()  # refuses None
+        if self.retrieve_k < self.top_k:
+            raise ValueError(
+                f"retrieve_k must be at least top_k ({self.top_k}), got {self.retrieve_k}"
+            )
+        if self.system is not None and self.reranker is None:
+            raise ValueError(
+                f"system={self.system!r} says what the reranker is: name its folder or hub id too"
+            )
+        if self.group_size < 1:
+            raise ValueError(f"group_size must be > 0, but got {self.group_size}")
+        if self.reranker is not None:
+            self.reranker = model_name(self.reranker)
+        if not isinstance(self.filter_policy, FilterPolicy):
+            self.filter_policy = FilterPolicy.from_str(self.filter_policy)
+        self._pipeline: Kept[SearchPipeline] = Kept()
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "E2RankRetriever":
-        """From `to_dict`."""
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """The component that `to_dict` wrote."""
         parameters = dict(data.get("init_parameters", {}))
         parameters["filters"] = _filters.from_yaml(parameters.get("filters"))
         return default_from_dict(cls, {**data, "init_parameters": parameters})
 
     def warm_up(self) -> None:
-        """Load the models; does nothing when they are there."""
-        self._encoder.open()
-        self._reranker.open()
-
-    async def warm_up_async(self) -> None:
-        """`warm_up` without blocking the event loop."""
-        await self._encoder.aopen()
-        await self._reranker.aopen()
-
-    def close(self) -> None:
-        """Free the models, and the document store's connection; the next run opens them again."""
-        self._close_models()
-        self._store.close()
-
-    async def close_async(self) -> None:
-        """`close` without blocking the event loop."""
-        await asyncio.to_thread(self._close_models)
-        await self._store.aclose()
-
-    def _close_models(self) -> None:
-        self._pipeline = None
-        self._encoder.close()
-        self._reranker.close()
+        """Load the models; does nothing when they are loaded."""
+        self._open_encoder()
+        self._open()
 
     @component.output_types(documents=list[Document])
     def run(
@@ -194,12 +149,19 @@ class E2RankRetriever(_backend.Configured):
         score_threshold: float | None = None,
         return_embedding: bool | None = None,
     ) -> dict[str, Any]:
-        """The best documents first; what is None is as at construction.
+        """Retrieve and rerank. An argument that is None is as at construction.
 
-        A top_k above the retrieve_k of the construction retrieves that many.
-        Raises ValueError unless top_k > 0, and for `expand`, `prompt_depth` and `query_weight`
-        where the reranker has none; StoredVectorMismatch where another model wrote the collection,
-        StoreError where it is not there.
+        :param query: the query.
+        :param filters: replace those of the construction, or are merged with them.
+        :param top_k: how many documents to return.
+        :param retrieve_k: how many candidates to rerank; at least top_k.
+        :param score_threshold: leave out documents that score less after reranking.
+        :param return_embedding: return the documents with their vectors.
+        :returns: `documents`, best first.
+        :raises ValueError: unless top_k > 0, and for `expand`, `prompt_depth` and `query_weight`
+            where the reranker has none.
+        :raises StoredVectorMismatch: where another model wrote the collection.
+        :raises StoreError: where there is no such collection.
         """
         pipeline = self._search_pipeline()
         hits = pipeline.search(**self._search(query, filters, top_k, retrieve_k))
@@ -220,31 +182,31 @@ class E2RankRetriever(_backend.Configured):
         hits = await pipeline.asearch(**self._search(query, filters, top_k, retrieve_k))
         return self._output(hits, top_k, score_threshold, return_embedding)
 
+    def _open(self) -> BaseReranker:
+        if self.reranker is None:
+            return self._open_reranker(self.model, self.encoder_kwargs)
+        return self._open_reranker(self.reranker, None)
+
     def _search_pipeline(self) -> SearchPipeline:
-        """One for each opening of the store and the reranker: it remembers what it compared."""
-        store = self._store.open()
-        self._encoder.open()  # a model that cannot retrieve is refused before a reranker is loaded
-        reranker = self._reranker.open()
-        pipeline = self._pipeline
-        if (
-            pipeline is None
-            or pipeline.reranker is not reranker
-            or pipeline.store.store is not store  # type: ignore[attr-defined]
-        ):
-            pipeline = SearchPipeline(
-                self._encoder,
-                Searched(store, self._text),
-                reranker,
-                stored_vectors=self.stored_vectors,
-            )
-            self._pipeline = pipeline
-        return pipeline
+        """One for each opening of its parts, because it remembers which vectors it compared."""
+        store = self._store().open()
+        encoder = self._open_encoder()  # refuses a model that cannot retrieve before the reranker
+        reranker = self._open()
+        policy = self.stored_vectors
+        return self._pipeline.get(
+            (store, encoder, reranker, policy),
+            lambda: SearchPipeline(encoder, store, reranker, stored_vectors=policy),
+        )
+
+    def _close_models(self) -> None:
+        self._pipeline.clear()
+        RerankingComponent._close_models(self)
 
     def _search(
         self, query: str, filters: _filters.Filters, top_k: int | None, retrieve_k: int | None
     ) -> dict[str, Any]:
         """The arguments of `SearchPipeline.search`."""
-        _backend.check_top_k(top_k)
+        check_top_k(top_k)
         top_k = self.top_k if top_k is None else top_k
         retrieve_k = max(self.retrieve_k, top_k) if retrieve_k is None else retrieve_k
         chosen = _filters.chosen_filters(self.filter_policy, self.filters, filters)
@@ -253,7 +215,7 @@ class E2RankRetriever(_backend.Configured):
             # Groups are made of everything that was reranked.
             "top_k": top_k if self.group_by is None else max(retrieve_k, top_k),
             "retrieve_k": retrieve_k,
-            "filter": _filters.qdrant_filter(chosen, self._store.layout),
+            "filter": _filters.qdrant_filter(chosen, self._store().open().layout),
             "expand": self.expand,
         }
 
@@ -267,11 +229,37 @@ class E2RankRetriever(_backend.Configured):
         threshold = self.score_threshold if score_threshold is None else score_threshold
         wanted = self.return_embedding if return_embedding is None else return_embedding
         if self.group_by is not None:
-            hits = _results.best_of_groups(hits, self.group_by, self.group_size)
+            hits = _best_of_groups(hits, self.group_by, self.group_size)
         if threshold is not None:
             hits = [hit for hit in hits if hit.score >= threshold]
         best = hits[: self.top_k if top_k is None else top_k]
-        return {"documents": _results.as_documents(best, with_embedding=wanted)}
+        return {"documents": [as_document(hit, with_embedding=wanted) for hit in best]}
+
+
+def _best_of_groups(hits: Iterable[Hit], field: str, size: int) -> list[Hit]:
+    """The first `size` hits of each value of a meta field, and all hits without the field."""
+    path = field.removeprefix("meta.").split(".")
+    counts: dict[Any, int] = {}
+    kept = []
+    for hit in hits:
+        value = _at(hit.document.meta, path)
+        if value is not None:
+            # 3 and 3.0 are one group, as for a filter; a list cannot be a key.
+            group = value if type(value) in (int, float) else repr(value)
+            counts[group] = counts.get(group, 0) + 1
+            if counts[group] > size:
+                continue
+        kept.append(hit)
+    return kept
+
+
+def _at(meta: Mapping[str, Any], path: Sequence[str]) -> Any:
+    value: Any = meta
+    for key in path:
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(key)
+    return value
 
 
 if TYPE_CHECKING:

@@ -1,33 +1,34 @@
-"""A document store in YAML: every setting that it was opened with, and no secret; or a refusal."""
+"""What YAML holds of a component: its arguments, and its store's settings but no secret."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from datetime import date
+from enum import Enum
 from functools import cache
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-from haystack_integrations.components.rankers.e2rank._layout import whole
+from pydantic import BaseModel
 from qdrant_client import QdrantClient
-from qdrant_client.local.qdrant_local import META_INFO_FILENAME
 
-from e2rank_rag.errors import StoreError
+from e2rank_rag.models.folders import model_name
 from e2rank_rag.store import Layout, QdrantStore
-from e2rank_rag.store.opening import MEMORY, kind_of
+from e2rank_rag.store.connection import is_local
 
 WANTED = (
-    "document_store must be a QdrantDocumentStore, an e2rank_rag store, or a dict: the arguments "
-    "of QdrantStore.open, or 'collection' and 'client', the arguments of a QdrantClient"
+    "document_store must be a QdrantDocumentStore, an e2rank_rag QdrantStore, or a dict: the "
+    "arguments of QdrantStore.open, or 'collection' and 'client', the arguments of a QdrantClient"
 )
 WAY_OUT = (
     "give a QdrantDocumentStore whose api_key is a Secret, such as "
     'Secret.from_env_var("QDRANT_API_KEY"), and leave the rest out'
 )
-# Of all others nobody knows whether they hold a secret: headers, metadata, tokens, proxies. (What
-# is switched on or off holds none.)
+# Settings of a client that hold no secret. Others may: headers, metadata, tokens, proxies. Any
+# that is True or False holds none.
 HARMLESS = frozenset(
     {
         "location",
@@ -51,23 +52,39 @@ HARMLESS = frozenset(
 ADDRESSES = ("location", "url", "host", "prefix")
 
 
+def plain(value: Any, name: str) -> Any:
+    """The value without enums and records; ValueError, with its name, for what YAML cannot hold."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Enum):
+        return plain(value.value, name)
+    if isinstance(value, Path):
+        return model_name(value)
+    if isinstance(value, Mapping):
+        return {
+            plain(key, f"a key of {name}"): plain(item, f"{name}[{key!r}]")
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [plain(item, f"{name}[{number}]") for number, item in enumerate(value)]
+    if value is None or isinstance(value, str | bool | int | float | date):
+        return value
+    raise ValueError(
+        f"{name} is of type {type(value).__name__}, which a pipeline in YAML cannot hold: give "
+        "text, numbers, lists or dicts of them"
+    )
+
+
 def written(given: Any) -> dict[str, Any]:
-    """The form in which a store is in YAML, as `open_arguments` or Haystack reads it."""
+    """A document store as YAML holds it; ValueError for a setting that may be a secret."""
     if isinstance(given, Mapping):
         layout = given.get("layout")
         return {**given, **({"layout": asdict(layout)} if isinstance(layout, Layout) else {})}
-    if isinstance(given, QdrantStore):
-        return _of_ours(given)
-    if hasattr(given, "search_batch"):
-        raise ValueError(
-            f"{type(given).__name__} cannot be written down: give a QdrantStore, or a "
-            "QdrantDocumentStore"
-        )
-    return _of_haystack(given)
+    return _of_ours(given) if isinstance(given, QdrantStore) else _of_haystack(given)
 
 
 class InPickle:
-    """A document store in a pickle: as it is in YAML, and one for all that share it there."""
+    """A document store in a pickle: as YAML holds it, and one for all components that share it."""
 
     def __init__(self, given: Any, data: dict[str, Any]) -> None:
         self.given = given
@@ -83,67 +100,46 @@ _in_pickle: WeakValueDictionary[int, InPickle] = WeakValueDictionary()
 
 
 def in_pickle(given: Any, data: dict[str, Any]) -> InPickle:
-    """The same object for the same store, as long as a pickle is being written.
+    """The same object for the same store while a pickle is being written.
 
     TypeError for a store in memory: its documents would stay behind.
     """
     arguments = data.get("init_parameters", data)
     client = {**arguments.get("client", arguments), **(arguments.get("client_kwargs") or {})}
-    if client.get("location") == MEMORY and not isinstance(given, Mapping):
+    in_memory = is_local(client) and client.get("path") is None
+    if in_memory and not isinstance(given, Mapping):
         raise TypeError(
             f"a {type(given).__name__} in memory cannot be pickled: its documents are in this "
             "process only. Use a folder or a server"
         )
-    known = _in_pickle.get(id(given))
-    if known is None or known.given is not given:
-        known = _in_pickle[id(given)] = InPickle(given, data)
-    return known
+    earlier = _in_pickle.get(id(given))
+    if earlier is None or earlier.given is not given:
+        earlier = _in_pickle[id(given)] = InPickle(given, data)
+    return earlier
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:
-    """ValueError for a dict that opens no store, or holds what is or may be a secret."""
+    """ValueError for a dict that describes no store, or holds what may be a secret."""
     place = "client" if "client" in arguments else "location"
     if missing := [key for key in (place, "collection") if key not in arguments]:
         raise ValueError(f"{WANTED}; the dict lacks {missing}")
     if "location" in arguments and "client" in arguments:
-        raise ValueError("a document store has a 'location' or a 'client', not both")
+        raise ValueError("a document_store dict has a 'location' or a 'client', not both")
     if "api_key" in arguments:
         raise ValueError(f"an API key has no place in a pipeline's settings: {WAY_OUT}")
     opened = QdrantStore if place == "client" else QdrantStore.open
     allowed = inspect.signature(opened).parameters.keys() - {"api_key", "async_client"}
-    refuse_unknown("a document store", arguments, sorted(allowed))
+    check_names("document_store", arguments, sorted(allowed))
     client = arguments.get("client", {"location": arguments.get("location")})
     if not isinstance(client, Mapping):
         raise ValueError(f"'client' is {type(client).__name__}, not a dict")
     _refuse_secrets(client, "the document store")
 
 
-def refuse_unknown(what: str, given: Iterable[str], allowed: Iterable[str]) -> None:
-    """ValueError that names the first of the given names that is none of the allowed ones."""
+def check_names(what: str, given: Iterable[str], allowed: Iterable[str]) -> None:
+    """ValueError, naming the first one, for given names that are not allowed."""
     if unknown := [name for name in given if name not in allowed]:
         raise ValueError(f"{what} has no {unknown[0]!r}, it has {list(allowed)}")
-
-
-def open_arguments(arguments: Mapping[str, Any]) -> QdrantStore:
-    """The store that such a dict describes; StoreError where it is a folder that is not there."""
-    options = dict(arguments)
-    layout = options.get("layout") or {}
-    layout = layout if isinstance(layout, Layout) else Layout(**layout)
-    options["layout"] = whole(layout, options.get("vector_name"))
-    if "client" not in options:
-        if kind_of(options["location"]) == "folder":
-            refuse_missing_folder(options["location"])
-        return QdrantStore.open(**options)
-    client = options.pop("client")
-    if client.get("path") is not None:
-        refuse_missing_folder(client["path"])
-    return QdrantStore(dict(client), options.pop("collection"), **options)
-
-
-def refuse_missing_folder(path: str | Path) -> None:
-    """StoreError, before Qdrant makes a folder of a path that was mistyped."""
-    if not (Path(path).expanduser() / META_INFO_FILENAME).is_file():
-        raise StoreError(f"there is no Qdrant folder at {path}: index documents first")
 
 
 def _of_ours(store: QdrantStore) -> dict[str, Any]:
@@ -156,7 +152,7 @@ def _of_ours(store: QdrantStore) -> dict[str, Any]:
     _refuse_secrets(client, store.name)
     if own := store.async_settings:
         raise ValueError(
-            f"the async_client of {store.name} has {', '.join(own)} of its own, and YAML holds one "
+            f"the async_client of {store.name} has {', '.join(own)} of its own, but YAML holds one "
             "client: give both the same settings"
         )
     arguments: dict[str, Any] = {"client": client, "collection": store.collection}
@@ -178,7 +174,7 @@ def _of_haystack(store: Any) -> dict[str, Any]:
     if store.api_key is not None and not hasattr(store.api_key, "resolve_value"):
         raise ValueError(_refusal("api_key", where))
     data: dict[str, Any] = store.to_dict()
-    # Nothing that reads may drop the collection.
+    # A reader must not drop the collection.
     data["init_parameters"]["recreate_index"] = False
     return data
 
@@ -191,8 +187,8 @@ def _refuse_secrets(settings: Mapping[str, Any], where: str) -> None:
             raise ValueError(_refusal(name, where))
         if name in ADDRESSES and any(mark in str(value) for mark in "@?#"):
             raise ValueError(
-                f"{name!r} of {where} is more than an address (a user, a password or a query are "
-                f"in it), and would be in the pipeline's YAML: {WAY_OUT}"
+                f"{name!r} of {where} is more than an address: it holds a user, a password or a "
+                f"query, which would get into the pipeline's YAML: {WAY_OUT}"
             )
 
 
@@ -204,8 +200,8 @@ def _is_plain(value: Any) -> bool:
 
 def _refusal(name: str, where: str) -> str:
     return (
-        f"{where} has {name!r}, and such a setting or API key cannot be written down: it is no "
-        f"plain value, or may hold a secret. For a pipeline in YAML {WAY_OUT}"
+        f"{where} has {name!r}, which YAML cannot hold: it is no plain value, or may be a secret "
+        f"such as an API key. For a pipeline in YAML {WAY_OUT}"
     )
 
 

@@ -1,16 +1,24 @@
-"""Reading a QdrantDocumentStore without what its own opening does: that creates a collection which
-is missing, drops one that is there (`recreate_index`), and keeps a second store for async calls."""
+"""Reading a QdrantDocumentStore without opening it in its own way.
+
+Its own way creates a missing collection, drops an existing one (`recreate_index`), and keeps a
+second store for asynchronous calls.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
-from haystack_integrations.components.rankers.e2rank._layout import DENSE_VECTORS_NAME, whole
-from haystack_integrations.components.rankers.e2rank._written_stores import refuse_missing_folder
+from haystack_integrations.common.e2rank.documents import (
+    DENSE_VECTORS_NAME,
+    DocumentText,
+    HaystackLayout,
+)
 from qdrant_client import QdrantClient, models
+from qdrant_client.local.qdrant_local import META_INFO_FILENAME
 
 from e2rank_rag.errors import StoreError
 from e2rank_rag.locks import Lock
@@ -24,24 +32,25 @@ if TYPE_CHECKING:
 
 
 class HaystackStore:
-    """The collection of a QdrantDocumentStore.
+    """The reader of a QdrantDocumentStore.
 
-    In memory and in a folder its client is shared, also while it writes, since no second client
-    could see the same documents; from the first reading on its asynchronous methods use that
-    client too. A server is read through a client of our own.
+    In local mode it shares the document store's client, because no second client could see the
+    same documents. The document store's asynchronous methods then use that client too. A server is
+    read through a client of its own.
     """
 
-    def __init__(self, given: QdrantDocumentStore) -> None:
+    def __init__(self, given: QdrantDocumentStore, document_text: DocumentText) -> None:
         self._given = given
+        self._document_text = document_text
         self._lock = _lock_of(given)
         self._made_of: tuple[Any, ...] = ()
         self._store: QdrantStore | None = None
 
     def open(self) -> QdrantStore:
-        """The same store until the document store's client or index is another.
+        """The same store until the document store has another client or index.
 
-        StoreError where its folder or the collection in it is missing, or another process has it
-        open; on a server that is found at the first search.
+        StoreError where a folder, or the collection in it, is missing, or another process has it
+        open. On a server the first search finds out.
         """
         given = self._given
         with self._lock:
@@ -57,7 +66,7 @@ class HaystackStore:
             return self._store
 
     def close(self) -> None:
-        """Close the client, but one over memory, whose documents would be lost."""
+        """Close the client; one in memory stays open, because its documents would be lost."""
         given = self._given
         with self._lock:
             store, self._store = self._store, None
@@ -73,7 +82,7 @@ class HaystackStore:
         if store is not None and not is_local(store.settings):
             await store.aclose()
         await asyncio.to_thread(self.close)
-        # A client of ours stays in place, so that what is written next is read too.
+        # A `SharedClient` stays, so that documents that are written next are read too.
         if _apart(given) and _is_folder(given):
             await given.close_async()
             _keep_documents(given)
@@ -93,11 +102,11 @@ class HaystackStore:
     def _open_local(self) -> None:
         path = _settings(self._given).get("path")
         if path is None:
-            # What is created here is empty, in a memory that nobody else can have written to.
+            # Its own opening is safe here: nobody else can have written to this memory.
             self._given._initialize_client()
             return
         path = os.path.abspath(path)
-        refuse_missing_folder(path)
+        check_folder(path)
         client = open_client(path, api_key=None, prefer_grpc=False, timeout=0)
         try:
             _ = self._over(client).dim
@@ -108,16 +117,18 @@ class HaystackStore:
 
     def _over(self, client: QdrantClient | dict[str, Any]) -> QdrantStore:
         name = DENSE_VECTORS_NAME if self._given.use_sparse_embeddings else None
-        layout = whole(Layout(), name)
+        layout = HaystackLayout.over(Layout(), self._document_text, name)
         return QdrantStore(client, self._given.index, layout=layout, vector_name=name)
 
 
 class SharedClient:
-    """As asynchronous client of a document store its synchronous one, as AsyncQdrantLocal would
-    run it: on the event loop."""
+    """A document store's synchronous client in the place of its asynchronous one.
+
+    Calls run on the event loop, as AsyncQdrantLocal runs them.
+    """
 
     def __init__(self, store: QdrantDocumentStore) -> None:
-        # No cycle: a folder's lock goes when the store does.
+        # A weak reference: a folder's lock is freed when its store is collected.
         self._store = ref(store)
 
     def __getattr__(self, name: str) -> Any:
@@ -135,17 +146,23 @@ class SharedClient:
         return call
 
     async def close(self, **_: Any) -> None:
-        """Close the one client that there is, unless it is over memory."""
+        """Close the shared client, unless it is in memory."""
         store = self._store()
         if store is not None and store._client is not None and _is_folder(store):
             store.close()
             _keep_documents(store)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(None), ()  # a copied or pickled store opens clients of its own
+        return type(None), ()  # a copy or pickle of the store opens its own clients
 
 
-# Components that share a document store open it one at a time: a folder opens once only.
+def check_folder(path: str | Path) -> None:
+    """StoreError, before Qdrant makes a folder of a path that was mistyped."""
+    if not (Path(path).expanduser() / META_INFO_FILENAME).is_file():
+        raise StoreError(f"there is no Qdrant folder at {path}: index documents first")
+
+
+# Components that share a document store open it one at a time: a folder can be open only once.
 _locks: WeakKeyDictionary[Any, Lock] = WeakKeyDictionary()
 _locks_lock = Lock()
 
@@ -156,7 +173,7 @@ def _lock_of(given: QdrantDocumentStore) -> Lock:
 
 
 def _settings(given: QdrantDocumentStore) -> dict[str, Any]:
-    """What its client is, or would be, opened with."""
+    """The settings of its client, open or not."""
     if given._client is not None:
         return dict(given._client.init_options)
     if given._async_client is not None and _apart(given):
@@ -165,7 +182,7 @@ def _settings(given: QdrantDocumentStore) -> dict[str, Any]:
 
 
 def _apart(given: QdrantDocumentStore) -> bool:
-    """Whether its asynchronous methods use a client with connections, or documents, of its own."""
+    """Whether its asynchronous methods use a client with its own connections or documents."""
     return given._async_client is not None and not isinstance(given._async_client, SharedClient)
 
 
@@ -174,16 +191,16 @@ def _is_folder(given: QdrantDocumentStore) -> bool:
 
 
 def _adopt(given: QdrantDocumentStore, written: AsyncQdrantClient) -> None:
-    """Make what the asynchronous client holds what the synchronous one holds too."""
+    """Give the synchronous client the documents of the asynchronous one."""
     backend: Any = written._client
     if given._client is None:
         client = QdrantClient(":memory:")
-        # Both backends are made alike, around the same kind of collection.
+        # Both backends hold the same kind of collection in the same attributes.
         vars(client._client).update(vars(backend))
         client._init_options = dict(written._init_options)
         given._client = client
         return
-    # A folder is open once only, so these are two memories.
+    # A folder can be open only once, so both clients are in memory.
     for name, collection in backend.collections.items():
         _merge(given._client, name, collection)
 
@@ -195,15 +212,14 @@ def _merge(client: QdrantClient, name: str, collection: Any) -> None:
         return
     records, _ = collection.scroll(limit=len(collection.ids), with_vectors=True)
     ids = [record.id for record in records]
-    known = {record.id: record for record in client.retrieve(name, ids, with_vectors=True)}
+    held = {record.id: record for record in client.retrieve(name, ids, with_vectors=True)}
     for record in records:
-        other = known.get(record.id, record)
+        other = held.get(record.id, record)
         if (other.payload, other.vector) != (record.payload, record.vector):
             raise StoreError(
-                f"the document {(record.payload or {}).get('id')!r} was written differently by "
-                f"write_documents and write_documents_async of one QdrantDocumentStore in memory, "
-                f"which keeps the two apart, and nobody knows which was last: write with one of "
-                f"them only"
+                f"document {(record.payload or {}).get('id')!r} was written differently by "
+                f"write_documents and write_documents_async of one QdrantDocumentStore in memory: "
+                f"it keeps the two apart, and the order is lost. Write with one of them only"
             )
     points: list[Any] = [
         models.PointStruct(id=record.id, vector=record.vector or {}, payload=record.payload)
@@ -213,5 +229,5 @@ def _merge(client: QdrantClient, name: str, collection: Any) -> None:
 
 
 def _keep_documents(given: QdrantDocumentStore) -> None:
-    """It opens again by itself, and would drop the documents of the time before."""
+    """Keep the collection when the store opens again by itself."""
     given.recreate_index = False

@@ -1,0 +1,248 @@
+"""The life cycle of a component: opening, closing, YAML, copies and pickles."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, Self
+
+from haystack import default_from_dict, default_to_dict
+from haystack.utils import ComponentDevice
+from haystack_integrations.common.e2rank.documents import DocumentText
+from haystack_integrations.common.e2rank.serialisation import (
+    check_names,
+    in_pickle,
+    plain,
+    written,
+)
+from haystack_integrations.common.e2rank.stores import StoreReader, reader_of
+
+from e2rank_rag.locks import Kept
+from e2rank_rag.models.folders import model_name
+from e2rank_rag.prompts import Prompts, Task
+from e2rank_rag.rerankers import BaseReranker, ListwiseReranker, load_reranker
+
+if TYPE_CHECKING:
+    from e2rank_rag.models.encoder import Encoder
+
+# Haystack sets the first when the construction is over, the others when it connects a component.
+PIPELINE = "__haystack_added_to_pipeline__"
+PLACE = (PIPELINE, "__haystack_input__", "__haystack_output__")
+# What `encoder_kwargs` may name, for a model of any system. Known before a model is opened, since
+# a setting that none takes, such as a token, would get into YAML.
+MODEL_ARGUMENTS = (
+    "attn_implementation",
+    "local_files_only",
+    "max_length",
+    "pooling",
+    "prompts",
+    "revision",
+    "score_token",
+    "structure",
+    "task",
+    "truncate_dim",
+)
+
+
+class E2RankComponent:
+    """A component that opens what it needs at first use, and again after `close`.
+
+    Each component is a dataclass: its fields are the parameters of `__init__`. An argument that is
+    assigned later is checked, and used, as if it had been given at construction.
+
+    A copy and a pickle hold the arguments only: they open their own models, and belong to no
+    pipeline unless the pipeline is copied with them. Copies share the document store, because
+    nobody else could open one in memory. A pickle holds what YAML holds, and is refused for the
+    same settings, and for a store in memory, whose documents would stay behind.
+    """
+
+    model: Any
+    device: ComponentDevice | None
+    dtype: str | None
+    encoder_kwargs: dict[str, Any] | None
+
+    def __post_init__(self) -> None:
+        self.model = model_name(self.model)
+        check_names("encoder_kwargs", self.encoder_kwargs or {}, MODEL_ARGUMENTS)
+        if hasattr(self, "meta_fields_to_embed"):
+            self.meta_fields_to_embed = list(self.meta_fields_to_embed or [])
+        self._encoder: Kept[Encoder] = Kept(closes=True)
+
+    # What is opened
+
+    def warm_up(self) -> None:
+        """Load the models; does nothing when they are loaded."""
+        self._open_encoder()
+
+    async def warm_up_async(self) -> None:
+        """`warm_up` without blocking the event loop."""
+        await asyncio.to_thread(self.warm_up)
+
+    def close(self) -> None:
+        """Free what is open, unless another component uses it; the next run opens it again."""
+        self._encoder.clear()
+
+    async def close_async(self) -> None:
+        """`close` without blocking the event loop."""
+        await asyncio.to_thread(self.close)
+
+    def _open_encoder(self) -> Encoder:
+        arguments = self._model_arguments(self.encoder_kwargs)
+
+        def load() -> Encoder:
+            from e2rank_rag.models.encoder import Encoder
+
+            return Encoder.from_pretrained(self.model, **arguments)
+
+        return self._encoder.get((self.model, arguments), load)
+
+    async def _aopen_encoder(self) -> Encoder:
+        return await asyncio.to_thread(self._open_encoder)
+
+    def _model_arguments(self, options: Mapping[str, Any] | None) -> dict[str, Any]:
+        return {
+            "device": None if self.device is None else self.device.to_torch_str(),
+            "dtype": self.dtype,
+            **{name: _record(name, value) for name, value in (options or {}).items()},
+        }
+
+    # YAML, copies and pickles
+
+    def to_dict(self) -> dict[str, Any]:
+        """The component as YAML holds it; an open `device` stays open.
+
+        :raises ValueError: for a setting that YAML cannot hold, or that may be a secret.
+        """
+        arguments = self._arguments()
+        if arguments.get("document_store") is not None:
+            arguments["document_store"] = written(arguments["document_store"])
+        return default_to_dict(
+            self,
+            **{
+                name: value if isinstance(value, ComponentDevice) else plain(value, name)
+                for name, value in arguments.items()
+            },
+        )
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """The component that `to_dict` wrote."""
+        return default_from_dict(cls, data)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if PIPELINE in vars(self) and name in self._names():
+            value = getattr(type(self)(**{**self._arguments(), name: value}), name)
+        super().__setattr__(name, value)
+
+    def __copy__(self) -> Self:
+        return type(self)(**self._arguments())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        arguments = {
+            name: value if name == "document_store" else copy.deepcopy(value, memo)
+            for name, value in self._arguments().items()
+        }
+        copied = memo[id(self)] = type(self)(**arguments)
+        # The pipeline itself is in `memo` where it is what is being copied.
+        if id(getattr(self, PIPELINE)) in memo:
+            vars(copied).update({name: copy.deepcopy(getattr(self, name), memo) for name in PLACE})
+        return copied
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        data = self.to_dict()
+        store = data["init_parameters"].pop("document_store", None)
+        if store is not None:
+            store = in_pickle(vars(self)["document_store"], store)
+        return _restored, (type(self), data, store), {name: vars(self)[name] for name in PLACE}
+
+    @classmethod
+    def _names(cls) -> list[str]:
+        return [field.name for field in fields(cls)]  # type: ignore[arg-type]
+
+    def _arguments(self) -> dict[str, Any]:
+        """What the component was made with."""
+        return {name: getattr(self, name) for name in self._names()}
+
+
+class RerankingComponent(E2RankComponent):
+    """A component with a reranker and, where it is given one, a document store."""
+
+    document_store: Any
+    system: Any
+    top_k: int
+    prompt_depth: int | None
+    query_weight: float | None
+    stored_vectors: Any
+    meta_fields_to_embed: list[str] | None
+    embedding_separator: str
+    document_prefix: str
+    document_suffix: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_top_k(self.top_k)
+        # Values that no reranker takes are refused before a model is opened.
+        ListwiseReranker(None, **self._listwise(), stored_vectors=self.stored_vectors)  # type: ignore[arg-type]
+        self._reranker: Kept[BaseReranker] = Kept(closes=True)
+        self._reader: Kept[StoreReader] = Kept()
+        if self.document_store is not None:
+            self._store()
+
+    def close(self) -> None:
+        """Free the models, and the store's connection; the next run opens them again."""
+        self._close_models()
+        if self._reader.known is not None:
+            self._reader.known.close()
+
+    async def close_async(self) -> None:
+        """`close` without blocking the event loop."""
+        await asyncio.to_thread(self._close_models)
+        if self._reader.known is not None:
+            await self._reader.known.aclose()
+
+    def _close_models(self) -> None:
+        self._encoder.clear()
+        self._reranker.clear()
+
+    def _open_reranker(self, model: str, options: Mapping[str, Any] | None) -> BaseReranker:
+        arguments = {
+            "system": self.system,
+            "stored_vectors": self.stored_vectors,
+            "listwise": self._listwise(),
+            **self._model_arguments(options),
+        }
+        return self._reranker.get((model, arguments), lambda: load_reranker(model, **arguments))
+
+    def _listwise(self) -> dict[str, Any]:
+        return {"prompt_depth": self.prompt_depth, "query_weight": self.query_weight}
+
+    def _store(self) -> StoreReader:
+        given, text = self.document_store, self._text()
+        return self._reader.get((given, text), lambda: reader_of(given, text))
+
+    def _text(self) -> DocumentText:
+        return DocumentText(
+            tuple(self.meta_fields_to_embed or ()),
+            self.embedding_separator,
+            self.document_prefix,
+            self.document_suffix,
+        )
+
+
+def check_top_k(top_k: int | None) -> None:
+    """ValueError unless `top_k` is positive, or None for "as at construction"."""
+    if top_k is not None and top_k <= 0:
+        raise ValueError(f"top_k must be > 0, but got {top_k}")
+
+
+def _restored(kind: Any, data: dict[str, Any], store: Any) -> Any:
+    given = {} if store is None else {"document_store": store}
+    return kind.from_dict({**data, "init_parameters": {**data["init_parameters"], **given}})
+
+
+def _record(name: str, value: Any) -> Any:
+    """An argument of the model; YAML holds a record as its fields."""
+    record = {"task": Task, "prompts": Prompts}.get(name)
+    return value if record is None or not isinstance(value, Mapping) else record(**value)
