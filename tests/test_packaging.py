@@ -143,6 +143,7 @@ def assert_same_cosine(done, encoder):
     assert float(done.stdout.splitlines()[-1]) == pytest.approx(one @ other, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_installed_wheel_runs_from_anywhere(wheel, minilm, tmp_path):
     """The dependencies are those of this environment: of its folder alone, so that an editable
     install there plays no part."""

@@ -31,7 +31,7 @@ HOSTILE = st.lists(
 HOSTILE_TEXT = HOSTILE.map(lambda parts: "x" + "".join(parts))
 
 
-@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=2, deadline=None, suppress_health_check=list(HealthCheck))
 @example(**dict.fromkeys(["id", "text", "key", "value", "name"], "x" + "".join(ATTACKS)))
 @given(id=HOSTILE_TEXT, text=HOSTILE_TEXT, key=HOSTILE_TEXT, value=HOSTILE_TEXT, name=HOSTILE_TEXT)
 def test_nothing_from_outside_reaches_the_terminal_raw(

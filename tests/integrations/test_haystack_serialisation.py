@@ -99,7 +99,7 @@ def effective(options):
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(clients)
 def test_serialisation_keeps_every_setting_of_a_client_or_refuses_and_never_a_secret(options):
     store = QdrantStore(options, "news", layout=LANGCHAIN_LAYOUT, vector_name="text")
@@ -259,7 +259,7 @@ native_filters = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(native_filters)
 def test_native_filters_come_back_as_native_filters(native):
     store = QdrantStore({"location": ":memory:"}, "docs")

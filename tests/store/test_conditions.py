@@ -58,7 +58,7 @@ def equal(value, other):
     return is_number(value) == is_number(other) and value == other
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     values=st.lists(VALUES, min_size=1, max_size=6),
     others=st.lists(VALUES.filter(lambda v: v is not None), min_size=1, max_size=3),
@@ -75,7 +75,7 @@ def test_an_equal_number_is_equal(client, values, others):
     }
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     values=st.lists(VALUES, min_size=1, max_size=6),
     bounds=st.dictionaries(st.sampled_from(list(OPERATORS)), NUMBERS, min_size=1, max_size=2),
