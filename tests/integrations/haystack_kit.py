@@ -42,6 +42,13 @@ def memory_store(dim, embedded=(), **options):
     return store
 
 
+def folder_store(folder, index="docs", **options):
+    """Haystack's store over a Qdrant folder, for the vectors of the tiny model."""
+    return QdrantDocumentStore(
+        path=str(folder), index=index, embedding_dim=32, progress_bar=False, **options
+    )
+
+
 def encoder_of(component):
     """The encoder that a component opens."""
     ours = component._open().encoder if hasattr(component, "_open") else None

@@ -20,7 +20,16 @@ from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 
 from e2rank_rag.models.runtime import loaded_models
 from e2rank_rag.store import QdrantStore
-from tests.integrations.haystack_kit import QUERY, TEXTS, Encoded, alike, documents, encoder_of, ids
+from tests.integrations.haystack_kit import (
+    QUERY,
+    TEXTS,
+    Encoded,
+    alike,
+    documents,
+    encoder_of,
+    folder_store,
+    ids,
+)
 
 COPIES = {
     "copy": copy.copy,
@@ -46,22 +55,9 @@ def copied(request):
     return COPIES[request.param]
 
 
-@pytest.fixture(scope="module")
-def embedded(tiny_bert):
-    embedder = E2RankDocumentEmbedder(model=tiny_bert)
-    yield embedder.run(documents())["documents"]
-    embedder.close()
-
-
-def folder_store(folder):
-    return QdrantDocumentStore(
-        path=str(folder), index="docs", embedding_dim=32, progress_bar=False, recreate_index=True
-    )
-
-
 @pytest.fixture
 def store(embedded, tmp_path):
-    store = folder_store(tmp_path)
+    store = folder_store(tmp_path, recreate_index=True)
     store.write_documents(embedded)
     yield store
     store.close()
@@ -187,7 +183,7 @@ def test_a_pickle_holds_no_key():
 def test_a_document_store_that_is_assigned_is_searched(components, embedded, tmp_path):
     retriever = components["retriever"]
     assert len(ids(retriever.run(QUERY))) == 3
-    other = folder_store(tmp_path / "other")
+    other = folder_store(tmp_path / "other", recreate_index=True)
     other.write_documents(embedded[5:6])
     retriever.document_store = other
     assert ids(retriever.run(QUERY)) == ["d5"]

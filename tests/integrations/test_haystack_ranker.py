@@ -67,14 +67,6 @@ def ranker(tiny_bert):
     ranker.close()
 
 
-@pytest.fixture(scope="module")
-def embedded(tiny_bert):
-    """The documents with the vectors of the tiny model."""
-    embedder = E2RankDocumentEmbedder(model=tiny_bert)
-    yield embedder.run(documents())["documents"]
-    embedder.close()
-
-
 # Construction and YAML
 
 

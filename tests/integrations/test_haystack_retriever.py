@@ -30,6 +30,7 @@ from tests.integrations.haystack_kit import (
     Encoded,
     alike,
     documents,
+    folder_store,
     ids,
     memory_store,
     scores,
@@ -70,13 +71,6 @@ EVEN = {"field": "meta.number", "operator": "in", "value": [0, 2, 4, 6, 8, 10]}
 @pytest.fixture
 def encoded(monkeypatch):
     return Encoded(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def embedded(tiny_bert):
-    embedder = E2RankDocumentEmbedder(model=tiny_bert)
-    yield embedder.run(documents())["documents"]
-    embedder.close()
 
 
 @pytest.fixture(scope="module")
@@ -421,10 +415,6 @@ async def test_an_empty_list_of_groups_finds_nothing(retriever):
 
 
 # Closing
-
-
-def folder_store(folder):
-    return QdrantDocumentStore(path=str(folder), index="docs", embedding_dim=32, progress_bar=False)
 
 
 def test_close_releases_the_store_which_opens_again(tiny_bert, embedded, tmp_path):

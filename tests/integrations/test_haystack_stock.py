@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from haystack import Pipeline
 from haystack_integrations.components.embedders.e2rank import (
-    E2RankDocumentEmbedder,
     E2RankTextEmbedder,
 )
 from haystack_integrations.components.rankers.e2rank import E2RankRanker
@@ -32,13 +31,6 @@ from tests.integrations.haystack_kit import (
 @pytest.fixture
 def encoded(monkeypatch):
     return Encoded(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def embedded(tiny_bert):
-    embedder = E2RankDocumentEmbedder(model=tiny_bert)
-    yield embedder.run(documents())["documents"]
-    embedder.close()
 
 
 @pytest.fixture(scope="module")

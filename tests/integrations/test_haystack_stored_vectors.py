@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from haystack.dataclasses import ByteStream, SparseEmbedding
-from haystack_integrations.components.embedders.e2rank import E2RankDocumentEmbedder
 from haystack_integrations.components.rankers.e2rank import E2RankRanker
 from haystack_integrations.components.retrievers.e2rank import E2RankRetriever
 
@@ -17,14 +16,7 @@ from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.store import QdrantStore
 from e2rank_rag.types import Document as CoreDocument
 from tests.encoders import another_model
-from tests.integrations.haystack_kit import QUERY, alike, documents, ids, memory_store, scores
-
-
-@pytest.fixture(scope="module")
-def embedded(tiny_bert):
-    embedder = E2RankDocumentEmbedder(model=tiny_bert)
-    yield embedder.run(documents())["documents"]
-    embedder.close()
+from tests.integrations.haystack_kit import QUERY, alike, ids, memory_store, scores
 
 
 def turned_documents(embedded):

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from haystack_integrations.common.e2rank.documents import DocumentText
 from haystack_integrations.common.e2rank.stores import reader_of
-from haystack_integrations.components.embedders.e2rank import E2RankDocumentEmbedder
 from haystack_integrations.components.rankers.e2rank import E2RankRanker
 from haystack_integrations.components.retrievers.e2rank import E2RankRetriever
 from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
@@ -19,34 +18,23 @@ from qdrant_client import QdrantClient
 
 from e2rank_rag.errors import StoreError
 from e2rank_rag.store import QdrantStore
-from tests.integrations.haystack_kit import QUERY, TEXTS, alike, documents, ids
+from tests.integrations.haystack_kit import (
+    QUERY,
+    TEXTS,
+    alike,
+    documents,
+    folder_store,
+    ids,
+    memory_store,
+)
 
 ALL = [f"d{number}" for number in range(len(TEXTS))]
 FIRST, LAST = slice(0, 5), slice(5, None)
 
 
-@pytest.fixture(scope="module")
-def embedded(tiny_bert):
-    embedder = E2RankDocumentEmbedder(model=tiny_bert)
-    yield embedder.run(documents())["documents"]
-    embedder.close()
-
-
-def folder_store(folder, index="docs", **options):
-    return QdrantDocumentStore(
-        path=str(folder), index=index, embedding_dim=32, progress_bar=False, **options
-    )
-
-
-def memory_store(**options):
-    return QdrantDocumentStore(
-        ":memory:", index="docs", embedding_dim=32, progress_bar=False, **options
-    )
-
-
 @pytest.fixture(params=["memory", "folder"])
 def store(request, tmp_path):
-    store = memory_store() if request.param == "memory" else folder_store(tmp_path)
+    store = memory_store(32) if request.param == "memory" else folder_store(tmp_path)
     yield store
     store.close()
 
@@ -193,7 +181,7 @@ def test_sync_and_async_see_one_store(before, after, run, store, embedded, tiny_
 
 
 def test_documents_that_were_written_both_ways_before_are_found_together(embedded, tiny_bert):
-    store = memory_store()
+    store = memory_store(32)
     write(store, embedded[FIRST], "sync")
     write(store, embedded[LAST], "async")
     retriever = E2RankRetriever(store, model=tiny_bert, top_k=20)
@@ -204,7 +192,7 @@ def test_documents_that_were_written_both_ways_before_are_found_together(embedde
 
 @pytest.mark.parametrize("change", [{"content": "another text"}, {"embedding": [1.0] * 32}])
 def test_a_document_that_was_written_differently_both_ways_is_refused(change, embedded, tiny_bert):
-    store = memory_store()
+    store = memory_store(32)
     write(store, embedded, "sync")
     write(store, [embedded[0], replace(embedded[1], **change)], "async")
     retriever = E2RankRetriever(store, model=tiny_bert)

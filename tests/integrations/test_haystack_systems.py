@@ -61,13 +61,6 @@ def model(request, tiny_bert, tiny_resrank, tiny_rankt5, tiny_cross):
 
 
 @pytest.fixture(scope="module")
-def embedded(tiny_bert):
-    embedder = E2RankDocumentEmbedder(model=tiny_bert)
-    yield embedder.run(documents())["documents"]
-    embedder.close()
-
-
-@pytest.fixture(scope="module")
 def store(embedded):
     store = memory_store(32, embedded)
     yield store
