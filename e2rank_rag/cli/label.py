@@ -1,4 +1,4 @@
-"""`e2rank label`: asks a teacher, and says what came of it."""
+"""`e2rank label`: ask a teacher, and print the counts."""
 
 from __future__ import annotations
 
@@ -22,43 +22,60 @@ def _chat(help: str, **settings: Any) -> Any:
     return typer.Option(help=help, rich_help_panel="Options for a chat model", **settings)
 
 
+Lists = Annotated[Path, typer.Argument(help="Training lists, as `e2rank mine` writes them.")]
+Output = Annotated[Path, typer.Argument(help="The labelled lists: .jsonl, appended to.")]
+TeacherName = Annotated[
+    str,
+    typer.Option(
+        "--teacher", help="A cross-encoder: folder or hub id. With --endpoint: a chat model's name."
+    ),
+]
+Terms = Annotated[
+    str | None,
+    typer.Option(help="What the teacher's output may be used for, in words or as a URL."),
+]
+ListSize = Annotated[
+    int, typer.Option(min=2, help="Documents per list: positives, then the nearest others.")
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Label at most this many lists.")]
+Corpus = Annotated[Path | None, typer.Option(help="Documents, for lists that contain only ids.")]
+TeacherDevice = Annotated[
+    str | None,
+    typer.Option(
+        "--device", help="For a cross-encoder: cpu, cuda, ... Default: CUDA if there is one."
+    ),
+]
+Endpoint = Annotated[
+    str | None, _chat("Address of a chat server, such as http://localhost:8000/v1.")
+]
+KeyEnv = Annotated[str | None, _chat("Environment variable that contains the API key.")]
+Body = Annotated[str | None, _chat("JSON object with more fields of a request; kept in the data.")]
+DocumentWords = Annotated[int | None, _chat("Cut documents after this many words: 300.", min=1)]
+Attempts = Annotated[int | None, _chat("Answers to ask for before a list is dropped: 3.", min=1)]
+Timeout = Annotated[float | None, _chat("Seconds for one answer, with retries: 300.", min=0.1)]
+Seed = Annotated[int | None, _chat("Seed of the order in which documents are shown: 0.")]
+Concurrency = Annotated[int, _chat("Lists to ask for at the same time.", min=1)]
+
+
 def label(
-    lists: Annotated[Path, typer.Argument(help="Training lists, as `e2rank mine` writes them.")],
-    output: Annotated[Path, typer.Argument(help="The ordered lists: .jsonl, appended to.")],
-    teacher: Annotated[
-        str, typer.Option(help="A cross-encoder: folder or hub id. With --endpoint: the model.")
-    ],
-    terms: Annotated[
-        str | None, typer.Option(help="What the teacher's output may be used for, words or a URL.")
-    ] = None,
-    list_size: Annotated[
-        int, typer.Option(min=2, help="Documents per list: positives, then the nearest others.")
-    ] = 16,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Ask for so many lists, not all.")
-    ] = None,
-    corpus: Annotated[
-        Path | None, typer.Option(help="Texts, for lists that hold ids only.")
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="Of a cross-encoder: cpu, cuda, ...; CUDA if there is one.")
-    ] = None,
-    endpoint: Annotated[
-        str | None, _chat("Address of a chat server, such as http://localhost:8000/v1.")
-    ] = None,
-    key_env: Annotated[str | None, _chat("Environment variable that holds the API key.")] = None,
-    body: Annotated[
-        str | None, _chat("JSON object: more fields of a request; kept in the data.")
-    ] = None,
-    document_words: Annotated[int | None, _chat("Documents are cut there: 300.", min=1)] = None,
-    attempts: Annotated[int | None, _chat("Before a list is dropped: 3.", min=1)] = None,
-    timeout: Annotated[
-        float | None, _chat("Seconds for one answer, with all tries: 300.", min=0.1)
-    ] = None,
-    seed: Annotated[int | None, _chat("Of the order in which documents are shown: 0.")] = None,
-    concurrency: Annotated[int, _chat("Lists asked for at a time.", min=1)] = 8,
+    lists: Lists,
+    output: Output,
+    teacher: TeacherName,
+    terms: Terms = None,
+    list_size: ListSize = 16,
+    limit: Limit = None,
+    corpus: Corpus = None,
+    device: TeacherDevice = None,
+    endpoint: Endpoint = None,
+    key_env: KeyEnv = None,
+    body: Body = None,
+    document_words: DocumentWords = None,
+    attempts: Attempts = None,
+    timeout: Timeout = None,
+    seed: Seed = None,
+    concurrency: Concurrency = 8,
 ) -> None:
-    """Let a teacher order training lists. The same command goes on where it stopped."""
+    """Let a teacher order training lists. Run the same command to go on where it stopped."""
     from e2rank_rag.training.labeling import LabelReport
 
     options = {
@@ -77,7 +94,7 @@ def label(
     try:
         asyncio.run(_ask(chosen, examples, output, report, sizes))
     except KeyboardInterrupt:
-        terminal.err.print("interrupted; the same command goes on")
+        terminal.err.print("interrupted; run the same command to go on")
         raise typer.Exit(1) from None
     finally:
         if report != LabelReport():
@@ -107,13 +124,15 @@ def _teacher(
     if endpoint is None:
         if given:
             raise typer.BadParameter(
-                f"for a chat model: {', '.join(given)}; name its --endpoint, or leave them out"
+                f"only for a chat model: {', '.join(given)}; add --endpoint, or leave them out"
             )
         from e2rank_rag.training.cross_encoder_teacher import CrossEncoderTeacher
 
         return CrossEncoderTeacher(name, terms=terms, device=device)
     if device is not None:
-        raise typer.BadParameter("--device is for a cross-encoder; --endpoint asks a server")
+        raise typer.BadParameter(
+            "--device is for a cross-encoder, and --endpoint asks a server; leave one out"
+        )
     if terms is None:
         raise typer.BadParameter(
             "--endpoint needs --terms: what the model's answers may be used for, such as the name "
@@ -138,7 +157,7 @@ def _json_object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise typer.BadParameter(f"--body is no JSON: {error}") from error
+        raise typer.BadParameter(f"--body is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise typer.BadParameter(f"--body must be a JSON object, got {text!r}")
     return value

@@ -75,14 +75,14 @@ def test_label_keeps_what_is_there_when_interrupted_and_goes_on(run, lists, tmp_
     def answer(asked):
         if asked.number == 4:
             os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.2)
+            time.sleep(0.1)
         return said(asked.best)
 
     output = tmp_path / "out.jsonl"
     with ChatServer(answer) as server:
         code, out, err = run("label", lists, output, *ask(server, "--concurrency", 1))
         assert code == 1
-        assert "interrupted; the same command goes on" in err
+        assert "interrupted" in err
         assert out.startswith("3 lists labelled")
         assert len(output.read_text().splitlines()) == 3
         code, out, _ = run("label", lists, output, *ask(server, "--concurrency", 1))
@@ -132,8 +132,8 @@ def test_a_cross_encoder_labels_without_an_endpoint(run, beir, tmp_path):
     [
         (["--endpoint", "http://h/v1"], "--endpoint needs --terms"),
         (["--endpoint", "http://h/v1", "--device", "cpu"], "--device is for a cross-encoder"),
-        (["--key-env", "X", "--seed", "1"], "for a chat model: key_env, seed; name its --endpoint"),
-        (["--endpoint", "http://h/v1", "--body", "{"], "--body is no JSON"),
+        (["--key-env", "X", "--seed", "1"], "key_env, seed"),
+        (["--endpoint", "http://h/v1", "--body", "{"], "--body is not JSON"),
         (["--endpoint", "http://h/v1", "--body", "[]"], "--body must be a JSON object, got '[]'"),
     ],
 )
