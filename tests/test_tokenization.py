@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
+import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from e2rank_rag.errors import CheckpointError
@@ -11,8 +14,10 @@ from e2rank_rag.models.tokenizer_files import load_tokenizer
 from e2rank_rag.prompts import E2RANK, ChatListwise, Prompts, SpanListwise, Task
 from e2rank_rag.tokenization import (
     Tokens,
+    batches_by_length,
     collate,
     pad_id,
+    padded,
     plain_tokenizer,
     token_id,
 )
@@ -255,6 +260,32 @@ def test_a_tokenizer_without_pad_token_pads_with_zero(tiny_qwen3):
     assert pad_id(tokenizer) == token_id(tokenizer, END)
     bare = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
     assert pad_id(bare) == 0
+
+
+def test_batches_hold_every_index_once_within_the_budget_longest_first():
+    chance = random.Random(1)
+    for _ in range(200):
+        lengths = [chance.randint(1, 300) for _ in range(chance.randint(0, 40))]
+        batches = list(batches_by_length(lengths, 256))
+        assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+        flat = [lengths[index] for batch in batches for index in batch]
+        assert flat == sorted(lengths, reverse=True)
+        for batch in batches:
+            padded = len(batch) * max(lengths[index] for index in batch)
+            assert padded <= 256 or len(batch) == 1
+
+
+def test_batches_by_hand():
+    # 4 + 4 = 8 with padding; a third would make 12. 9 is longer than the budget and stands alone.
+    assert list(batches_by_length([3, 9, 4, 2, 2], 8)) == [[1], [2, 0], [3, 4]]
+
+
+def test_shorter_rows_are_filled_behind():
+    assert padded([[1, 2, 3], [4]], 9, dtype=torch.long).tolist() == [[1, 2, 3], [4, 9, 9]]
+    assert padded([[True], [True, False]], dtype=torch.bool).tolist() == [
+        [True, False],
+        [True, False],
+    ]
 
 
 # Odd texts

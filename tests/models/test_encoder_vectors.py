@@ -14,7 +14,6 @@ from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.models.runtime import BATCH_TOKENS
 from e2rank_rag.models.shipped import minilm_folder
 from e2rank_rag.prompts import E2RANK, TASKS
-from e2rank_rag.tokenization import batches_by_length
 from tests.encoders import CANDIDATES, QUERIES, TEXTS, assert_unit
 
 END = "<|endoftext|>"
@@ -152,24 +151,6 @@ def test_nothing_in_gives_no_rows_out(request, name):
         assert encoding.embeddings.shape == (0, encoder.dim)
         assert encoding.embeddings.dtype == np.float32
         assert encoding.usage == ()
-
-
-def test_batches_hold_every_index_once_within_the_budget_longest_first():
-    chance = random.Random(1)
-    for _ in range(200):
-        lengths = [chance.randint(1, 300) for _ in range(chance.randint(0, 40))]
-        batches = list(batches_by_length(lengths, 256))
-        assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
-        flat = [lengths[index] for batch in batches for index in batch]
-        assert flat == sorted(lengths, reverse=True)
-        for batch in batches:
-            padded = len(batch) * max(lengths[index] for index in batch)
-            assert padded <= 256 or len(batch) == 1
-
-
-def test_batches_by_hand():
-    # 4 + 4 = 8 with padding; a third would make 12. 9 is longer than the budget and stands alone.
-    assert list(batches_by_length([3, 9, 4, 2, 2], 8)) == [[1], [2, 0], [3, 4]]
 
 
 # Cut texts

@@ -37,55 +37,6 @@ def ranked(model, passages, *, query=QUERY, closing=(3,)):
     return better[0], contextual[0]
 
 
-@pytest.mark.parametrize(
-    ("layout", "ids", "positions", "slots"),
-    [
-        ({}, [2, 11, 12, 3, 0, 0], [0, 1, 2, 3, 4, 4], [1, 1, 1, 1, 2, 3]),
-        (
-            {"passage_positions": "ranked"},
-            [2, 11, 12, 3, 0, 0],
-            [0, 1, 2, 3, 4, 5],
-            [1, 1, 1, 1, 2, 3],
-        ),
-        (
-            {"query_vector": "end"},
-            [2, 11, 12, 3, 0, 0, 3],
-            [0, 1, 2, 3, 4, 4, 5],
-            [0, 0, 0, 0, 2, 3, 1],
-        ),
-        (
-            {"query_position": "after"},
-            [0, 0, 2, 11, 12, 3],
-            [0, 0, 1, 2, 3, 4],
-            [2, 3, 1, 1, 1, 1],
-        ),
-        (
-            {"query_position": "after", "query_vector": "end", "passage_positions": "ranked"},
-            [0, 0, 2, 11, 12, 3],
-            [0, 1, 2, 3, 4, 5],
-            [2, 3, 0, 0, 0, 1],
-        ),
-    ],
-)
-def test_a_layout_says_where_query_and_passages_stand(layout, ids, positions, slots):
-    tokens = list_tokens(QUERY, 2, ResidualLayout(**layout), closing=(3,))
-    assert tokens.ids == ids
-    assert tokens.positions == positions
-    assert tokens.slots == slots
-    assert [slot > 1 for slot in slots] == tokens.passages
-
-
-def test_a_shorter_list_gets_places_that_nothing_attends_to():
-    layout = ResidualLayout()
-    batch = collate_lists(
-        [list_tokens(QUERY, count, layout, closing=(3,)) for count in (3, 1)], pad_id=9
-    )
-    assert batch["input_ids"].tolist() == [[2, 11, 12, 3, 0, 0, 0], [2, 11, 12, 3, 0, 9, 9]]
-    assert batch["attention_mask"].tolist() == [[1] * 7, [1] * 5 + [0] * 2]
-    assert batch["pool_slots"].tolist() == [[1, 1, 1, 1, 2, 3, 4]] * 2
-    assert batch["passage_places"].sum(1).tolist() == [3, 3]
-
-
 def test_passages_are_input_embeddings_and_hidden_states_are_added_to_them(tiny_bert):
     model, passages = ranker(tiny_bert, query_residual="query"), vectors(3)
     better, contextual = ranked(model, passages)
