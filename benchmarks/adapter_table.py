@@ -251,7 +251,9 @@ def _shuffled_candidates(task: Task, encoder: Encoder) -> float:
 def reranked(task: Task, encoder: Encoder, candidates: list[list[Hit]]) -> Embeddings:
     """The vectors that the product ranks by."""
     reranker = ListwiseReranker(encoder, stored_vectors="trust")
-    return reranker.enhance(task.queries, candidates)[0]
+    vectors = reranker.rerank_batch(task.queries, candidates).vectors
+    assert vectors is not None
+    return vectors
 
 
 def ranked(listwise: Listwise, encoder: Encoder) -> Embeddings:

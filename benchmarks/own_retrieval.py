@@ -23,7 +23,7 @@ from adapter_table import read_task
 from machine import machine
 from systems_table import COLLECTIONS, Record, by_cosine, named, quality, quality_table, reranked
 
-from e2rank_rag.rerankers import VectorReranker, load_reranker
+from e2rank_rag.rerankers import load_reranker
 from e2rank_rag.training.vectors import TextVectors
 
 RESULTS = Path(__file__).parent / "results" / "own_retrieval.json"
@@ -33,10 +33,10 @@ def measured(
     data: Path, name: str, folder: str, collections: list[str], dtype: str, cache: Path | None
 ) -> Record:
     reranker = load_reranker(folder, stored_vectors="trust", dtype=dtype)
-    if not isinstance(reranker, VectorReranker):
+    if reranker.vectors is None:
         raise ValueError(f"{folder} reads no vectors: it reranks any model's retrieval")
     with reranker:
-        encoder = reranker.encoder
+        encoder = reranker.vectors.encoder
         path = cache and cache / f"{encoder.fingerprint}.npz"
         known = TextVectors(encoder.dim, cache=path)
         tasks = [read_task(data, each, "test", encoder, known) for each in collections]

@@ -13,7 +13,7 @@ from typing import Any
 
 from machine import spread
 
-from e2rank_rag.rerankers import BaseReranker, VectorReranker
+from e2rank_rag.rerankers import BaseReranker
 from e2rank_rag.types import Hit
 
 DEPTHS = (10, 20, 50, 100)
@@ -25,11 +25,11 @@ Round = dict[str, dict[int, dict[str, float]]]
 def one_round(rerankers: Mapping[str, BaseReranker], query: str, found: Sequence[Hit]) -> Round:
     result: Round = {}
     for name, reranker in rerankers.items():
-        if isinstance(reranker, VectorReranker):
-            reranker.encoder.encode_queries([query])
+        if reranker.vectors is not None:
+            reranker.vectors.encoder.encode_queries([query])
         for depth in DEPTHS:
             started = time.perf_counter()
-            _, report = reranker.explain_batch([query], [found[:depth]])
+            report = reranker.rerank_batch([query], [found[:depth]]).report
             seconds = time.perf_counter() - started
             tokens = float(sum(prompt.tokens for prompt in report.prompts))
             result.setdefault(name, {})[depth] = {"seconds": seconds, "tokens": tokens}

@@ -1,36 +1,57 @@
-"""The candidates of a query: one list per query, in which a document stands once.
+"""The candidates of a query: one list per query, in which each document stands once.
 
-Several searches may retrieve a document (hybrid search, several phrasings of a question), and a
-prompt or a ranking that shows it twice has less room for others. So every reranker here ranks a
-document once: copies have the same id. Ids name documents: those of two collections that are
-searched together must differ.
+Several searches may retrieve the same document (hybrid search, several phrasings of a question).
+In a prompt or a ranking its copies would take the place of others, so every reranker here ranks a
+document once. Copies have the same id. So documents of two collections that are searched together
+need different ids.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from math import inf, isnan
+from math import inf, isnan, nan
 from typing import TypeVar
 
-from e2rank_rag.types import Hit
+from e2rank_rag.types import Document, Hit
 
 C = TypeVar("C")
 
+Candidates = Sequence[Hit] | Sequence[str]
+"""Hits, or the texts of documents that have neither id nor score."""
 
-def checked_lists(queries: Sequence[str], candidates: Sequence[Sequence[Hit]]) -> list[list[Hit]]:
-    """The list of each query, every document in it once; ValueError unless each query has one."""
+
+def checked_lists(queries: Sequence[str], candidates: Sequence[Candidates]) -> list[list[Hit]]:
+    """The hits of each query, every document once; ValueError unless each query has a list."""
     if len(queries) != len(candidates):
         raise ValueError(f"{len(queries)} queries came with {len(candidates)} candidate lists")
-    return [without_copies(hits) for hits in candidates]
+    return [without_copies(as_hits(each)) for each in candidates]
+
+
+def as_hits(candidates: Candidates) -> list[Hit]:
+    """Hits as they are; strings as documents with the ids "0", "1", ... and the score NaN.
+
+    ValueError for a single string, and for a list of both hits and strings.
+    """
+    if isinstance(candidates, str):
+        raise ValueError(f"candidates must be a list of hits or strings, got {candidates[:40]!r}")
+    hits: list[Hit] = []
+    texts: list[str] = []
+    for each in candidates:
+        texts.append(each) if isinstance(each, str) else hits.append(each)
+    if hits and texts:
+        raise ValueError(
+            f"candidates must be all hits or all strings, got {len(hits)} and {len(texts)}"
+        )
+    return hits or [Hit(Document(str(place), text), nan) for place, text in enumerate(texts)]
 
 
 def each_once(
     candidates: Iterable[C], id: Callable[[C], str], score: Callable[[C], float | None]
 ) -> list[C]:
-    """Of the candidates with one id the one with the highest score, where the first of them stood.
+    """One candidate for each id: the one with the highest score, at the place of the first.
 
-    No score and NaN are below every other; of equal scores the first stays.
+    No score and NaN are below every other score; of equal scores the first stays.
     """
     best: dict[str, C] = {}
     for candidate in candidates:

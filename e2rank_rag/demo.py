@@ -100,14 +100,14 @@ def _show_queries(
     for id in shown:
         found = retrieval.search(queries[id], top_k=100)
         started = time.perf_counter()
-        (reranked,), report = reranker.explain_batch([queries[id]], [found])
+        reranking = reranker.rerank_batch([queries[id]], [found])
         seconds = time.perf_counter() - started
-        prompt = report.prompts[0]
+        prompt = reranking.report.prompts[0]
         console.print()
         console.print(
             before_after_table(
                 found,
-                reranked,
+                reranking[0],
                 title=queries[id],
                 relevant=qrels[id].keys(),
                 rows=SHOWN_HITS,

@@ -1,4 +1,4 @@
-"""SearchPipeline: embed the query, search the store, rerank with the vectors that it holds.
+"""SearchPipeline: encode the query, search the store, rerank with the stored vectors.
 
 pipeline = SearchPipeline(encoder, store, ListwiseReranker(encoder))
 hits = pipeline.search("does vitamin D prevent falls?", top_k=10)
@@ -15,7 +15,7 @@ from typing import Any
 
 from e2rank_rag.candidates import without_copies
 from e2rank_rag.errors import StoredVectorMismatch
-from e2rank_rag.rerankers import EnhancedQueryReranker, VectorReranker, score_by_vector
+from e2rank_rag.rerankers.ranking import score_lists
 from e2rank_rag.types import (
     Embeddings,
     Filter,
@@ -25,17 +25,17 @@ from e2rank_rag.types import (
     StoredDocument,
     TextEncoder,
 )
-from e2rank_rag.vectors import CandidateVectors, StoredVectors
+from e2rank_rag.vectors import CandidateVectors, StoredVectors, with_stored
 
-Candidates = Sequence[Hit] | Sequence[str]
+HitsOrIds = Sequence[Hit] | Sequence[str]
 """A ranking from elsewhere, best first: hits, or the ids of documents in the store."""
 
 
 class SearchPipeline:
     """One encoder, one store and, if wanted, one reranker.
 
-    For each search the store is held against the encoder: its recorded fingerprint, or, where
-    nobody recorded one, some of the vectors (`stored_vectors="trust"` leaves that out).
+    Each search compares the store's recorded fingerprint with the encoder's. Without a record it
+    probes some of the vectors. `stored_vectors="trust"` leaves both out.
     """
 
     def __init__(
@@ -46,14 +46,25 @@ class SearchPipeline:
         *,
         stored_vectors: StoredVectors = "check",
     ) -> None:
-        self._vectors = CandidateVectors(encoder, stored_vectors)
+        self._own_vectors = CandidateVectors(encoder, stored_vectors)
         self.store = store
         self.reranker = reranker
 
     @property
     def encoder(self) -> TextEncoder:
-        """Embeds the queries, and checks the vectors of the store."""
-        return self._vectors.encoder
+        """Encodes the queries, and checks the stored vectors."""
+        return self._own_vectors.encoder
+
+    @property
+    def _reads_vectors(self) -> bool:
+        """Whether the reranker reads the candidates' vectors, which it then checks itself."""
+        return getattr(self.reranker, "vectors", None) is not None
+
+    @property
+    def _vectors(self) -> CandidateVectors:
+        """What gives candidates their vectors: the reranker's own, if it reads any."""
+        vectors: CandidateVectors | None = getattr(self.reranker, "vectors", None)
+        return self._own_vectors if vectors is None else vectors
 
     def search(
         self,
@@ -63,7 +74,7 @@ class SearchPipeline:
         retrieve_k: int = 100,
         filter: Filter | Any | None = None,
         expand: bool = False,
-        candidates: Candidates | None = None,
+        candidates: HitsOrIds | None = None,
     ) -> list[Hit]:
         """The `top_k` best documents for one query; see `search_batch`."""
         lists = None if candidates is None else [candidates]
@@ -84,47 +95,45 @@ class SearchPipeline:
         retrieve_k: int = 100,
         filter: Filter | Any | None = None,
         expand: bool = False,
-        candidates: Sequence[Candidates] | None = None,
+        candidates: Sequence[HitsOrIds] | None = None,
         exclude: Sequence[Collection[str]] | None = None,
     ) -> list[list[Hit]]:
         """The `top_k` best documents for each query, best first, with their embeddings.
 
-        retrieve_k: how many are retrieved for the reranker; without one, top_k are.
-        filter: conditions on meta (see `types.Filter`), or a native filter of the store; for every
-            search that is made, but not for `candidates`.
-        expand: search a second time with the reranker's own vector, and rank both findings by it.
+        retrieve_k: documents that are retrieved for the reranker; without one, top_k are.
+        filter: conditions on meta (see `types.Filter`), or a native filter of the store. Holds for
+            both searches, not for `candidates`.
+        expand: search a second time with the reranking vector, and rank the documents of both
+            searches by it.
         candidates: rerank these instead of searching: per query, hits or ids of documents in the
-            store, best first; copies are left out. Vectors come from the store, by id, whatever a
-            hit carries; what the store does not hold, or holds with another text, is encoded.
-        exclude: per query, ids of documents that are left out before anything is reranked.
+            store, best first. Their vectors are read from the store by id, even if a hit has its
+            own. A document that the store lacks, or holds with another text, is encoded.
+        exclude: per query, ids of documents that are left out before the reranking.
 
         Raises StoredVectorMismatch when the store's vectors are not the encoder's.
         """
         self._check_arguments(top_k, retrieve_k, expand)
         most = _most_excluded(queries, exclude)
         self._check_store()
+        plain = None
         if candidates is None:
-            vectors = self.encoder.encode_queries(queries)
+            plain = self.encoder.encode_queries(queries)
             depth = self._depth(top_k, retrieve_k)
             asked, short = 0, depth + most
             while short > 0:
                 asked += short
-                found = self.store.search_batch(vectors, top_k=asked, filter=filter)
+                found = self.store.search_batch(plain, top_k=asked, filter=filter)
                 short = _short(found, asked, depth + most)
-            found = _without(self._mended(found, vectors), exclude, depth)
+            found = _without(self._mended(found, plain), exclude, depth)
         else:
-            ids = _asked(queries, candidates)
-            stored = self.store.get(ids, with_embeddings=True)
-            found = _without(_with_stored(candidates, stored, self.store.name), exclude)
-        if not expand:
-            found = self._order(queries, found, searched=candidates is None)
-        else:
-            found, better = self._enhance(queries, found)
-            asked = retrieve_k + most
-            more = self.store.search_batch(better, top_k=asked, filter=filter)
-            more = _without(more, exclude, retrieve_k)
-            found = self._merge(found, more, better)
-        return [hits[:top_k] for hits in found]
+            stored = self.store.get(_ids_of(queries, candidates), with_embeddings=True)
+            found = _without(_as_hits(candidates, stored, self.store.name), exclude)
+        ranked = self._order(queries, found, plain)
+        if expand:
+            better = self._reranking_vectors(queries, ranked, plain)
+            more = self.store.search_batch(better, top_k=retrieve_k + most, filter=filter)
+            ranked = self._merge(ranked, _without(more, exclude, retrieve_k), better)
+        return [hits[:top_k] for hits in ranked]
 
     async def asearch(
         self,
@@ -134,7 +143,7 @@ class SearchPipeline:
         retrieve_k: int = 100,
         filter: Filter | Any | None = None,
         expand: bool = False,
-        candidates: Candidates | None = None,
+        candidates: HitsOrIds | None = None,
     ) -> list[Hit]:
         """`search` without blocking the event loop."""
         rankings = await self.asearch_batch(
@@ -155,7 +164,7 @@ class SearchPipeline:
         retrieve_k: int = 100,
         filter: Filter | Any | None = None,
         expand: bool = False,
-        candidates: Sequence[Candidates] | None = None,
+        candidates: Sequence[HitsOrIds] | None = None,
         exclude: Sequence[Collection[str]] | None = None,
     ) -> list[list[Hit]]:
         """`search_batch` without blocking the event loop."""
@@ -163,89 +172,89 @@ class SearchPipeline:
         most = _most_excluded(queries, exclude)
         await asyncio.to_thread(self._check_store)
         run = self.encoder.run_async
+        plain = None
         if candidates is None:
-            vectors = await run(partial(self.encoder.encode_queries, queries))
+            plain = await run(partial(self.encoder.encode_queries, queries))
             depth = self._depth(top_k, retrieve_k)
             asked, short = 0, depth + most
             while short > 0:
                 asked += short
-                found = await self.store.asearch_batch(vectors, top_k=asked, filter=filter)
+                found = await self.store.asearch_batch(plain, top_k=asked, filter=filter)
                 short = _short(found, asked, depth + most)
-            found = await run(partial(self._mended, found, vectors))
-            found = _without(found, exclude, depth)
+            found = _without(await run(partial(self._mended, found, plain)), exclude, depth)
         else:
-            ids = _asked(queries, candidates)
-            stored = await self.store.aget(ids, with_embeddings=True)
-            found = _without(_with_stored(candidates, stored, self.store.name), exclude)
-        if not expand:
-            found = await run(partial(self._order, queries, found, searched=candidates is None))
-        else:
-            found, better = await run(partial(self._enhance, queries, found))
-            asked = retrieve_k + most
-            more = await self.store.asearch_batch(better, top_k=asked, filter=filter)
+            stored = await self.store.aget(_ids_of(queries, candidates), with_embeddings=True)
+            found = _without(_as_hits(candidates, stored, self.store.name), exclude)
+        ranked = await run(partial(self._order, queries, found, plain))
+        if expand:
+            better = await run(partial(self._reranking_vectors, queries, ranked, plain))
+            more = await self.store.asearch_batch(better, top_k=retrieve_k + most, filter=filter)
             more = _without(more, exclude, retrieve_k)
-            found = await run(partial(self._merge, found, more, better))
-        return [hits[:top_k] for hits in found]
+            ranked = await run(partial(self._merge, ranked, more, better))
+        return [hits[:top_k] for hits in ranked]
 
     def _mended(self, found: list[list[Hit]], vectors: Embeddings) -> list[list[Hit]]:
-        """With the vectors and scores that a few documents lack, since theirs had no direction."""
+        """The hits; those whose stored vector is zero or not finite are encoded and scored."""
         lacking = any(_has_no_direction(hit) for hits in found for hit in hits)
         if not lacking or self._vectors.policy == "ignore":
             return found
         filled, _ = self._vectors.attach(found)
-        rankings = [
-            score_by_vector(hits, vector) if hits else []
-            for hits, vector in zip(filled, vectors, strict=True)
-        ]
+        rankings = score_lists(filled, vectors)
         return [[replace(hit, retrieval_score=None) for hit in hits] for hits in rankings]
 
     def _order(
-        self, queries: Sequence[str], found: list[list[Hit]], *, searched: bool
+        self, queries: Sequence[str], found: list[list[Hit]], plain: Embeddings | None
     ) -> list[list[Hit]]:
-        """By the reranker, or else by the query's own cosine (which a search has given already)."""
-        if isinstance(self.reranker, VectorReranker):  # which looks at the vectors itself
-            return self.reranker.rerank_batch(queries, found)
-        if searched:
+        """The rankings of the reranker, or else by plain cosine.
+
+        plain: vectors of the queries, which have searched; None for candidates from elsewhere.
+        """
+        if plain is not None and not self._reads_vectors:
             self._vectors.probe(found)
         if self.reranker is not None:
-            return self.reranker.rerank_batch(queries, found)
-        if searched:
+            # Another encoder of the store's fingerprint may encode queries in another way.
+            same = self._reads_vectors and self._vectors.encoder is self.encoder
+            options: dict[str, Any] = {"query_vectors": plain} if same else {}
+            return self.reranker.rerank_batch(queries, found, **options)
+        if plain is not None:
             return found
-        found, _ = self._vectors.attach(found)
-        vectors = self.encoder.encode_queries(queries)
-        return [
-            score_by_vector(hits, vector) if hits else []
-            for hits, vector in zip(found, vectors, strict=True)
-        ]
+        filled, _ = self._vectors.attach(found)
+        return score_lists(filled, self.encoder.encode_queries(queries))
 
-    def _enhance(
-        self, queries: Sequence[str], found: Sequence[Sequence[Hit]]
-    ) -> tuple[list[list[Hit]], Embeddings]:
-        """The findings, each hit with its embedding, and the reranker's vector for each query."""
-        assert isinstance(self.reranker, EnhancedQueryReranker)
-        filled, _ = self.reranker.vectors.attach(found)
-        vectors = self.encoder.encode_queries(queries)
-        rows = [row for row, hits in enumerate(filled) if hits]
-        if rows:
-            better, _ = self.reranker.enhance([queries[r] for r in rows], [filled[r] for r in rows])
-            vectors[rows] = better
-        return filled, vectors
+    def _reranking_vectors(
+        self, queries: Sequence[str], ranked: list[list[Hit]], plain: Embeddings | None
+    ) -> Embeddings:
+        """The vector that reranked each query; the plain one for a query without candidates."""
+        vectors: Embeddings | None = getattr(ranked, "vectors", None)
+        if vectors is None:
+            raise self._no_vector()
+        empty = [row for row, hits in enumerate(ranked) if not hits]
+        if not empty:
+            return vectors
+        vectors = vectors.copy()
+        if plain is None:
+            plain = self.encoder.encode_queries(queries)
+        vectors[empty] = plain[empty]
+        return vectors
+
+    def _no_vector(self) -> ValueError:
+        return ValueError(
+            "expand searches again with the reranker's own vector, which "
+            f"{type(self.reranker).__name__} does not have; use ListwiseReranker without a window"
+        )
 
     def _merge(
-        self, found: Sequence[list[Hit]], more: Sequence[Sequence[Hit]], vectors: Embeddings
+        self, ranked: Sequence[list[Hit]], more: Sequence[Sequence[Hit]], vectors: Embeddings
     ) -> list[list[Hit]]:
-        """Both findings of each query, each document once, ranked by the query's better vector."""
-        assert isinstance(self.reranker, EnhancedQueryReranker)
-        unions = [{hit.document.id: hit for hit in hits} for hits in found]
+        """The documents of both searches, each once, ranked by the reranking vectors."""
+        unions = [{hit.document.id: hit for hit in hits} for hits in ranked]
         fresh = [
             [hit for hit in hits if hit.document.id not in union]
             for hits, union in zip(more, unions, strict=True)
         ]
-        filled, _ = self.reranker.vectors.attach(fresh)
-        return [
-            score_by_vector([*union.values(), *hits], vector) if union or hits else []
-            for union, hits, vector in zip(unions, filled, vectors, strict=True)
-        ]
+        filled, _ = self._vectors.attach(fresh)
+        lists = [[*union.values(), *hits] for union, hits in zip(unions, filled, strict=True)]
+        return score_lists(lists, vectors)
 
     def _depth(self, top_k: int, retrieve_k: int) -> int:
         return top_k if self.reranker is None else retrieve_k
@@ -255,15 +264,12 @@ class SearchPipeline:
             raise ValueError(f"top_k must be > 0, got {top_k}")
         if self.reranker is not None and retrieve_k < top_k:
             raise ValueError(f"retrieve_k must be at least top_k ({top_k}), got {retrieve_k}")
-        if expand and not isinstance(self.reranker, EnhancedQueryReranker):
-            raise ValueError(
-                "expand searches again with the reranker's own vector, which "
-                f"{type(self.reranker).__name__} does not have; use ListwiseReranker"
-            )
+        if expand and not self._reads_vectors:
+            raise self._no_vector()
 
     def _check_store(self) -> None:
-        """Hold the store's record against the encoder; if it agrees, no probe is needed."""
-        if self._vectors.policy != "check":
+        """Compare the store's record with the encoder; if they agree, no probe is needed."""
+        if self._own_vectors.policy != "check":
             return
         recorded, store = self.store.fingerprint, self.store.name
         model = getattr(self.encoder, "name", type(self.encoder).__name__)
@@ -278,12 +284,10 @@ class SearchPipeline:
                 f"{store} was written by another model, or with other lengths or prompts, than "
                 f"{model} has now: open that one, or index into another collection"
             )
-        self._vectors.trust(store, recorded is not None)
-        if isinstance(self.reranker, VectorReranker):
-            self.reranker.vectors.trust(store, self.reranker.encoder.fingerprint == recorded)
+        self._vectors.trust(store, recorded == self._vectors.encoder.fingerprint)
 
 
-def _asked(queries: Sequence[str], candidates: Sequence[Candidates]) -> list[str]:
+def _ids_of(queries: Sequence[str], candidates: Sequence[HitsOrIds]) -> list[str]:
     """The ids of all candidates, each once."""
     if len(candidates) != len(queries):
         raise ValueError(f"{len(queries)} queries came with {len(candidates)} candidate lists")
@@ -329,10 +333,10 @@ def _without(
     ]
 
 
-def _with_stored(
-    candidates: Sequence[Candidates], stored: Mapping[str, StoredDocument], source: str
+def _as_hits(
+    candidates: Sequence[HitsOrIds], stored: Mapping[str, StoredDocument], source: str
 ) -> list[list[Hit]]:
-    """Ids become hits, and hits get their vector where the store holds the same text."""
+    """Hits with the stored vector, where the store holds the same text under their id."""
     unknown = [
         item
         for items in candidates
@@ -344,15 +348,13 @@ def _with_stored(
             f"{len(unknown)} candidates are not in the store, among them {unknown[:5]}: index "
             "them, or pass hits with their text"
         )
-    return [
-        without_copies([_as_hit(item, stored, source) for item in items]) for items in candidates
+    lists = [
+        [
+            Hit(stored[item].document, nan)
+            if isinstance(item, str)
+            else replace(item, embedding=None)
+            for item in items
+        ]
+        for items in candidates
     ]
-
-
-def _as_hit(item: Hit | str, stored: Mapping[str, StoredDocument], source: str) -> Hit:
-    if isinstance(item, str):
-        return Hit(stored[item].document, nan, stored[item].embedding, source)
-    known = stored.get(item.document.id)
-    if known is None or known.document.text != item.document.text:
-        return replace(item, embedding=None)
-    return replace(item, embedding=known.embedding, source=source)
+    return [without_copies(with_stored(hits, stored, source)) for hits in lists]

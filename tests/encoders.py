@@ -56,7 +56,10 @@ class CountingEncoder:
         return self._vectors(self.inner.encode_documents(documents, on_cut=on_cut))
 
     def encode_listwise(self, queries, candidates, **options):
+        plain = options.pop("query_vectors", None)
         self.prompts += [{"query": query, **options} for query in queries]
+        if plain is not None:
+            options["query_vectors"] = plain @ self._turn.T
         encoding = self.inner.encode_listwise(queries, candidates, **options)
         return ListwiseEncoding(self._vectors(encoding.embeddings), encoding.usage)
 

@@ -86,7 +86,7 @@ def test_a_system_of_a_later_version_is_an_error(tiny_rankt5, tmp_path):
 def test_listwise_options_are_refused_by_systems_that_have_none(tiny_bert, tiny_resrank):
     with load_reranker(tiny_bert, listwise={"prompt_depth": 2}) as reranker:
         assert reranker.prompt_depth == 2
-    with pytest.raises(ValueError, match=r"prompt_depth: of an E2Rank only, .* is 'resrank'"):
+    with pytest.raises(ValueError, match=r"prompt_depth: only an E2Rank has this, .* is 'resrank'"):
         load_reranker(tiny_resrank, listwise={"prompt_depth": 2, "query_weight": None})
 
 

@@ -242,7 +242,7 @@ def test_expand_ranks_the_union_by_the_better_vector_each_document_once(encoder,
     reranker = kind(encoder)
     plain = encoder.encode_queries([QUERY])[0]
     first = store.search(plain, top_k=3)
-    (better,), _ = reranker.enhance([QUERY], [first])
+    (better,) = reranker.rerank_batch([QUERY], [first]).vectors
     second = store.search(better, top_k=3)
     union = {hit.document.id: hit for hit in [*first, *second]}
     by_hand = score_by_vector(list(union.values()), better)

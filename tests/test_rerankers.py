@@ -13,7 +13,6 @@ from e2rank_rag.errors import StoredVectorMismatch
 from e2rank_rag.models.cross_encoder import CrossEncoder
 from e2rank_rag.rerankers import (
     CrossEncoderReranker,
-    EnhancedQueryReranker,
     ListwiseReranker,
     RocchioReranker,
     Window,
@@ -239,7 +238,7 @@ def test_trusted_vectors_are_used_unseen(kind, encoder, candidates):
 
 def test_the_report_says_what_was_reused_and_encoded(reranker, candidates):
     lists = [candidates[:4], [replace(hit, embedding=None) for hit in candidates[4:]], []]
-    _, report = reranker.explain_batch([QUERY] * 3, lists)
+    report = reranker.rerank_batch([QUERY] * 3, lists).report
     assert (report.vectors.reused, report.vectors.encoded) == (4, 4)
 
 
@@ -291,19 +290,14 @@ def test_a_candidate_without_embedding_cannot_be_scored():
         score_by_vector([Hit(Document("a", "a"), 0.0)], np.ones(2, np.float32))
 
 
-def test_the_base_class_has_no_vector_of_its_own(encoder):
-    with pytest.raises(TypeError, match="abstract"):
-        EnhancedQueryReranker(encoder)
-
-
 # Listwise
 
 
 def test_the_prompt_holds_the_first_candidates_and_all_are_scored(encoder, candidates):
     counting = CountingEncoder(encoder)
     reranker = ListwiseReranker(counting, prompt_depth=2)
-    (ranking,), report = reranker.explain_batch([QUERY], [candidates])
-    (usage,) = report.prompts
+    reranking = reranker.rerank_batch([QUERY], [candidates])
+    (ranking,), (usage,) = reranking, reranking.report.prompts
     assert usage.documents == 2
     better, _ = encoder.encode_listwise([QUERY], [TEXTS[:2]])
     for hit in ranking:
@@ -313,8 +307,8 @@ def test_the_prompt_holds_the_first_candidates_and_all_are_scored(encoder, candi
 
 def test_the_report_says_how_long_the_prompt_was(qwen3, candidates):
     hits = [Hit(Document("a", "cats"), 0.0), Hit(Document("b", "dogs"), 0.0)]
-    _, report = ListwiseReranker(qwen3).explain_batch([QUERY, QUERY], [hits, hits[:1]])
-    both, one = report.prompts
+    reranking = ListwiseReranker(qwen3).rerank_batch([QUERY, QUERY], [hits, hits[:1]])
+    both, one = reranking.report.prompts
     assert (both.documents, one.documents) == (2, 1)
     assert both.tokens > one.tokens > len(QUERY.split())
     assert not both.query_cut
@@ -340,12 +334,10 @@ def test_query_weight_blends_the_two_vectors(encoder, candidates):
 def test_two_passes_equal_running_twice(encoder, candidates):
     once = ListwiseReranker(encoder, prompt_depth=3)
     by_hand = once.rerank(QUERY, once.rerank(QUERY, candidates))
-    (ranking,), report = ListwiseReranker(encoder, prompt_depth=3, passes=2).explain_batch(
-        [QUERY], [candidates]
-    )
-    assert same(ranking, by_hand)
-    assert len(report.prompts) == 2
-    assert report.vectors.reused == len(TEXTS)
+    twice = ListwiseReranker(encoder, prompt_depth=3, passes=2).rerank_batch([QUERY], [candidates])
+    assert same(twice[0], by_hand)
+    assert len(twice.report.prompts) == 2
+    assert twice.report.vectors.reused == len(TEXTS)
 
 
 @pytest.mark.parametrize(
@@ -396,7 +388,8 @@ def test_the_sliding_window_equals_a_loop_by_hand(encoder, candidates):
     lists = [candidates, candidates[:3], [], candidates[::-1][:5]]
     queries = [QUERY, OTHER_QUERY, QUERY, OTHER_QUERY]
     reranker = ListwiseReranker(encoder, window=Window(size=4, step=2))
-    rankings, report = reranker.explain_batch(queries, lists)
+    rankings = reranker.rerank_batch(queries, lists)
+    assert rankings.vectors is None
     for query, hits, ranking in zip(queries, lists, rankings, strict=True):
         by_hand = slide_by_hand(encoder, query, hits, 4, 2) if hits else []
         assert ids(ranking) == ids(by_hand)
@@ -404,7 +397,7 @@ def test_the_sliding_window_equals_a_loop_by_hand(encoder, candidates):
         lowered = np.minimum.accumulate([hit.score for hit in by_hand]) if by_hand else []
         assert [hit.score for hit in ranking] == pytest.approx(list(lowered), abs=1e-5)
     # 8 candidates: from 4, 2 and 0; 3: from 0; 5: from 1 and 0.
-    assert len(report.prompts) == 3 + 1 + 2
+    assert len(rankings.report.prompts) == 3 + 1 + 2
 
 
 @pytest.mark.parametrize("passes", [1, 2])
@@ -469,9 +462,9 @@ def test_rocchio_with_beta_zero_is_the_plain_query():
 
 def test_rocchio_makes_no_prompt(bert):
     counting = CountingEncoder(bert)
-    _, report = RocchioReranker(counting).explain_batch([QUERY], [square_hits("up", "down")])
+    reranking = RocchioReranker(counting).rerank_batch([QUERY], [square_hits("up", "down")])
     assert counting.prompts == []
-    assert report.prompts == ()
+    assert reranking.report.prompts == ()
 
 
 @pytest.mark.parametrize(
@@ -506,9 +499,7 @@ def hits():
 
 def test_a_cross_encoder_orders_by_the_score_of_each_pair_and_reads_no_vectors(pair_ranker, hits):
     queries = [QUERY, "", OTHER_QUERY]  # the empty one has no candidates, and so is not asked
-    rankings, report = CrossEncoderReranker(pair_ranker).explain_batch(
-        queries, [hits, [], hits[:3][::-1]]
-    )
+    rankings = CrossEncoderReranker(pair_ranker).rerank_batch(queries, [hits, [], hits[:3][::-1]])
     assert ids(rankings[1]) == []
     for query, ranking, given in ((QUERY, rankings[0], hits), (OTHER_QUERY, rankings[2], hits[:3])):
         texts = [hit.document.text for hit in given]
@@ -523,8 +514,9 @@ def test_a_cross_encoder_orders_by_the_score_of_each_pair_and_reads_no_vectors(p
             assert hit.score == pytest.approx(expected[hit.document.id], abs=1e-5)
             assert hit.embedding is original.embedding
             assert (hit.source, hit.retrieval_score) == ("store", original.score)
-    assert report.vectors == VectorCounts(0, 0)
-    assert [used.documents for used in report.prompts] == [8, 3]
+    assert rankings.vectors is None
+    assert rankings.report.vectors == VectorCounts(0, 0)
+    assert [used.documents for used in rankings.report.prompts] == [8, 3]
 
 
 async def test_a_cross_encoder_gives_the_same_ranking_to_one_many_and_async_callers(

@@ -31,9 +31,9 @@ from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.models.files import inside, new_files, write_json
 from e2rank_rag.models.folders import (
     RECIPE_FILE,
+    find_model,
     read_recipe_file,
     read_system,
-    resolve_folder,
 )
 from e2rank_rag.models.residual import ListBackbone, ResidualHead
 from e2rank_rag.models.runtime import Dtype, batch_tokens, in_passing_thread, not_finite
@@ -116,6 +116,7 @@ class ResRank(OpenModel):
         cls,
         model: str | Path,
         *,
+        encoder: Encoder | None = None,
         task: Task | str | None = None,
         max_length: int | None = None,
         dtype: Dtype | None = None,
@@ -126,12 +127,14 @@ class ResRank(OpenModel):
     ) -> Self:
         """Open a model folder or a hub id. The arguments are those of `Encoder.from_pretrained`.
 
+        encoder: an open encoder of the weights that the ResRank was trained with; the ResRank
+            closes it. None: one is opened.
         task and max_length are for the encoder only.
 
         Raises CheckpointError for a folder without a ResRank, and for one whose encoder is not the
-        one that it was trained with.
+        one that it was trained with; ValueError for such an open `encoder`.
         """
-        folder = resolve_folder(model, revision=revision, local_files_only=local_files_only)
+        name, folder = find_model(model, revision=revision, local_files_only=local_files_only)
         recipe = read_resrank_recipe(folder)
         options: dict[str, Any] = {
             "dtype": dtype,
@@ -139,14 +142,19 @@ class ResRank(OpenModel):
             "attn_implementation": attn_implementation,
             "local_files_only": local_files_only,
         }
-        asked: dict[str, Any] = {"task": task, "max_length": max_length, "revision": revision}
         with ExitStack() as opened:
-            encoder = opened.enter_context(Encoder.from_pretrained(model, **asked, **options))
-            reranker = opened.enter_context(
-                Encoder.from_pretrained(inside(folder, RERANKER_FOLDER), **options)
-            )
-            head = in_passing_thread(lambda: read_head(folder, encoder.dim, reranker.hidden_size))
-            resrank = cls(encoder, reranker, head, recipe, name=encoder.name)
+            if encoder is None:
+                encoder = Encoder.from_pretrained(
+                    model, task=task, max_length=max_length, revision=revision, **options
+                )
+                opened.callback(encoder.close)
+            else:
+                _check_encoder(encoder, recipe, task=task, max_length=max_length)
+            reranker = Encoder.from_pretrained(inside(folder, RERANKER_FOLDER), **options)
+            opened.callback(reranker.close)
+            sizes = encoder.dim, reranker.hidden_size
+            head = in_passing_thread(lambda: read_head(folder, *sizes))
+            resrank = cls(encoder, reranker, head, recipe, name=name)
             opened.pop_all()
         return resrank
 
@@ -182,6 +190,21 @@ class ResRank(OpenModel):
         self._reranker.close()
         # It holds the reranker's weights. Later calls learn from the encoder that this is closed.
         self.lists = None  # type: ignore[assignment]
+
+
+def _check_encoder(encoder: Encoder, recipe: ResRankRecipe, **settings: object) -> None:
+    """ValueError unless an open encoder has the weights that the recipe names."""
+    given = [name for name, value in settings.items() if value is not None]
+    if given:
+        raise ValueError(
+            f"{', '.join(given)} cannot be set for an encoder that is open: set it where the "
+            "encoder is opened"
+        )
+    if encoder.digest != recipe.encoder.digest:
+        raise ValueError(
+            f"the ResRank was trained with an encoder of digest {recipe.encoder.digest}, and "
+            f"{encoder.name} has {encoder.digest}: leave encoder out"
+        )
 
 
 class ListModel:

@@ -132,7 +132,7 @@ def test_options_of_an_e2rank_are_refused_by_other_systems(tiny_resrank, tiny_ra
     with pytest.raises(ValueError, match=r"prompt_depth, query_weight: of an E2Rank.*'rankt5'"):
         ranker.run(query=QUERY, documents=documents())
     retriever = E2RankRetriever(store, model=tiny_resrank, query_weight=0.5)
-    with pytest.raises(ValueError, match=r"^query_weight: of an E2Rank only.*'resrank'"):
+    with pytest.raises(ValueError, match=r"^query_weight: only an E2Rank has this.*'resrank'"):
         retriever.run(query=QUERY)
     retriever.close()
 

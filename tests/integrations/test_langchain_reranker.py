@@ -205,9 +205,9 @@ def test_another_librarys_cross_encoder_is_what_its_config_says(tmp_path, named)
 async def test_options_of_an_e2rank_are_refused_by_others(other):
     for options in ({"passes": 2}, {"prompt_depth": 0}, {"query_weight": 0.5}):
         reranker = E2RankReranker(model=other, **options)
-        with pytest.raises(ValueError, match=f"^{next(iter(options))}: of an E2Rank only"):
+        with pytest.raises(ValueError, match=f"^{next(iter(options))}: only an E2Rank has this"):
             reranker.compress_documents(documents(), QUERY)
-        with pytest.raises(ValueError, match="of an E2Rank only"):
+        with pytest.raises(ValueError, match="only an E2Rank has this"):
             await reranker.acompress_documents(documents(), QUERY)
 
 

@@ -66,9 +66,12 @@ def test_scores_are_cosines_of_the_vectors_that_rank(resrank):
 def test_stored_vectors_rank_as_vectors_encoded_on_the_spot(resrank):
     reranker = ResidualReranker(resrank)
     stored = resrank.encoder.encode_documents(DOCUMENTS)
-    (fresh,), report = reranker.explain_batch(QUERIES[:1], [hits()])
+    (fresh,) = reranking = reranker.rerank_batch(QUERIES[:1], [hits()])
+    report = reranking.report
     assert (report.vectors.reused, report.vectors.encoded) == (0, 5)
-    (kept,), report = reranker.explain_batch(QUERIES[:1], [hits(stored)])
+    (kept,) = reranking = reranker.rerank_batch(QUERIES[:1], [hits(stored)])
+    assert reranking.vectors is None
+    report = reranking.report
     assert (report.vectors.reused, report.vectors.encoded) == (5, 0)
     assert scores(kept) == pytest.approx(scores(fresh), abs=1e-6)
     assert [hit.document.id for hit in kept] == [hit.document.id for hit in fresh]

@@ -108,12 +108,12 @@ class E2RankReranker(E2RankModel, BaseDocumentCompressor):
         if not documents:
             return []
         reranker, hits = self.opened(), _hits(documents)
-        vectors = vectors_of(reranker)
+        vectors = reranker.vectors
         for store, ids in self._ids_by_store(documents, vectors):
             hits = vectors.read(hits, store, ids=ids)
-        (ranking,), report = reranker.explain_batch([query], [hits])
-        tell("e2rank.rerank", _summary(hits, report), callbacks)
-        return _ranked(documents, ranking)
+        reranking = reranker.rerank_batch([query], [hits])
+        tell("e2rank.rerank", _summary(hits, reranking.report), callbacks)
+        return _ranked(documents, reranking[0])
 
     async def aranking(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
@@ -123,13 +123,12 @@ class E2RankReranker(E2RankModel, BaseDocumentCompressor):
             return []
         # Opening a model takes seconds.
         reranker, hits = await asyncio.to_thread(self.opened), _hits(documents)
-        vectors = vectors_of(reranker)
+        vectors = reranker.vectors
         for store, ids in self._ids_by_store(documents, vectors):
             hits = await vectors.aread(hits, store, ids=ids)
-        call = partial(reranker.explain_batch, [query], [hits])
-        (ranking,), report = await reranker.run_async(call)
-        await atell("e2rank.rerank", _summary(hits, report), callbacks)
-        return _ranked(documents, ranking)
+        reranking = await reranker.arerank_batch([query], [hits])
+        await atell("e2rank.rerank", _summary(hits, reranking.report), callbacks)
+        return _ranked(documents, reranking[0])
 
     def opened(self, encoder: types.TextEncoder | None = None) -> BaseReranker:
         """The reranker of `e2rank_rag` with these settings; the first call takes seconds.
@@ -215,11 +214,6 @@ class E2RankReranker(E2RankModel, BaseDocumentCompressor):
         if collection not in stores:
             stores[collection] = QdrantStore(client, collection, **options)
         return stores[collection]
-
-
-def vectors_of(reranker: BaseReranker) -> CandidateVectors | None:
-    """Reads and encodes the vectors of candidates; None for a cross-encoder, which has none."""
-    return getattr(reranker, "vectors", None)
 
 
 def _hits(documents: Sequence[Document]) -> list[types.Hit]:

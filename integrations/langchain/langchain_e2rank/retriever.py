@@ -22,7 +22,7 @@ from e2rank_rag.types import TextEncoder
 from langchain_e2rank._collection import Conditions
 from langchain_e2rank._shared import SCORE, Checked, as_ranking, atell, scored, tell
 from langchain_e2rank.embeddings import E2RankEmbeddings
-from langchain_e2rank.reranker import E2RankReranker, vectors_of
+from langchain_e2rank.reranker import E2RankReranker
 from langchain_e2rank.vectorstore import E2RankVectorStore
 
 
@@ -190,9 +190,8 @@ class E2RankRetriever(Checked, BaseRetriever):
 
     def _encoder_of(self, reranker: BaseReranker, embeddings: Embeddings) -> TextEncoder:
         """The reranker's own encoder, for queries to a store with other embeddings."""
-        vectors = vectors_of(reranker)
-        if vectors is not None:
-            return vectors.encoder
+        if reranker.vectors is not None:
+            return reranker.vectors.encoder
         raise ValueError(
             f"the vectorstore embeds with {type(embeddings).__name__}, and {self._reranker.model} "
             "has no vectors to search it with: give base_retriever=vectorstore.as_retriever(...)"

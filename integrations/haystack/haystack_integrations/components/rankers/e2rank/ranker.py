@@ -151,7 +151,7 @@ class E2RankRanker(RerankingComponent):
         reranker = self._open()
         text = self._text()
         hits = [as_hit(document, text) for document in candidates]
-        vectors = getattr(reranker, "vectors", None)
+        vectors = reranker.vectors
         lacking = any(hit.embedding is None for hit in hits)
         if self.document_store is None or self.stored_vectors == "ignore" or not lacking:
             return reranker, hits
@@ -167,17 +167,17 @@ class E2RankRanker(RerankingComponent):
         score_threshold: float | None,
     ) -> dict[str, Any]:
         query = self.query_prefix + query + self.query_suffix
-        rankings, report = reranker.explain_batch([query], [hits])
+        reranking = reranker.rerank_batch([query], [hits])
         originals = {document.id: document for document in candidates}
         threshold = self.score_threshold if score_threshold is None else score_threshold
         ranked = [
             rescored(originals[hit.document.id], hit.score)
-            for hit in rankings[0]
+            for hit in reranking[0]
             if threshold is None or hit.score >= threshold
         ]
         return {
             "documents": ranked[: self.top_k if top_k is None else top_k],
-            "meta": _usage(hits, report),
+            "meta": _usage(hits, reranking.report),
         }
 
 

@@ -1,0 +1,37 @@
+"""Rerankers: candidates in, the same documents out in a better order.
+
+    reranker = load_reranker("e2rank-minilm")
+    hits = reranker.rerank("where is Paris?", ["Cats purr.", "Paris is in France."])
+
+- ListwiseReranker (E2Rank, arXiv 2510.22733): one pass over the query and the first K texts gives
+  a vector; a document's score is its cosine with that vector;
+- RocchioReranker: no pass; the query's vector moved towards the first documents';
+- ResidualReranker (ResRank): one pass over the query's text and one vector per candidate; the score
+  is the cosine of the vectors that come out;
+- CrossEncoderReranker (RankT5, arXiv 2210.10634): one pass over each candidate's text with the
+  query.
+
+Scores are comparable within one query, not across queries.
+"""
+
+from e2rank_rag.rerankers.base import BaseReranker, Reranking, RerankReport
+from e2rank_rag.rerankers.cross_encoder import CrossEncoderReranker
+from e2rank_rag.rerankers.listwise import ListwiseReranker
+from e2rank_rag.rerankers.loading import load_reranker
+from e2rank_rag.rerankers.ranking import Window, rank, score_by_vector
+from e2rank_rag.rerankers.residual import ResidualReranker
+from e2rank_rag.rerankers.rocchio import RocchioReranker
+
+__all__ = [
+    "BaseReranker",
+    "CrossEncoderReranker",
+    "ListwiseReranker",
+    "RerankReport",
+    "Reranking",
+    "ResidualReranker",
+    "RocchioReranker",
+    "Window",
+    "load_reranker",
+    "rank",
+    "score_by_vector",
+]

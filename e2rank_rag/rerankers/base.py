@@ -1,0 +1,166 @@
+"""What every reranker offers: one method, `rerank_batch`, and the forms of its call."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from e2rank_rag.candidates import Candidates, checked_lists
+from e2rank_rag.closing import Closable
+from e2rank_rag.types import Embeddings, Hit, PromptUsage, T, TextEncoder
+from e2rank_rag.vectors import CandidateVectors, StoredVectors, VectorCounts
+
+
+@dataclass(frozen=True, slots=True)
+class RerankReport:
+    """What one call read.
+
+    vectors: how many document vectors were reused and encoded.
+    prompts: what each prompt held. A cross-encoder has one prompt per pair; the usage of a query is
+        their sum.
+    """
+
+    vectors: VectorCounts
+    prompts: tuple[PromptUsage, ...]
+
+
+class Reranking(list[list[Hit]]):
+    """The rankings of one call, one per query, best first: a list with two attributes more.
+
+    report: what the call read.
+    vectors: the reranking vectors, float32 [n, dim], whose cosines are the scores; zero for a query
+        without candidates. None where no single vector gave a query's scores: from windows, a
+        ResRank or a cross-encoder.
+    """
+
+    def __init__(
+        self,
+        rankings: Iterable[list[Hit]],
+        report: RerankReport,
+        vectors: Embeddings | None = None,
+    ) -> None:
+        super().__init__(rankings)
+        self.report = report
+        self.vectors = vectors
+
+
+class Ordered(NamedTuple):
+    """What a reranker makes of lists that all have candidates; the fields of `Reranking`."""
+
+    rankings: list[list[Hit]]
+    prompts: tuple[PromptUsage, ...]
+    vectors: Embeddings | None = None
+
+
+class BaseReranker(Closable):
+    """A reranker of any system. Its `close` frees the model, unless others use it too.
+
+    vectors: gives the candidates their vectors; None where the reranker reads none.
+    """
+
+    vectors: CandidateVectors | None = None
+
+    @abstractmethod
+    def rerank_batch(
+        self,
+        queries: Sequence[str],
+        candidates: Sequence[Candidates],
+        *,
+        query_vectors: Embeddings | None = None,
+    ) -> Reranking:
+        """Every document once, with its new score, best first. Inputs are not changed.
+
+        candidates: one list per query, of hits or of strings. A string becomes a document whose id
+            is its place in the list, "0", "1", ..., so equal strings stay two documents; it has no
+            score before (its `retrieval_score` is NaN). Of hits with one id, the one with the
+            highest score is ranked.
+        query_vectors: [n, dim], what the reranker's encoder gave for these queries; None: they are
+            encoded here where they are needed.
+
+        Raises StoredVectorMismatch when the candidates' vectors are another model's.
+        """
+
+    @abstractmethod
+    async def run_async(self, call: Callable[[], T]) -> T:
+        """Run a call in the model's thread, where the model's methods run at once."""
+
+    def rerank(self, query: str, candidates: Candidates) -> list[Hit]:
+        """The candidates of one query, best first; see `rerank_batch`."""
+        return self.rerank_batch([query], [candidates])[0]
+
+    async def arerank(self, query: str, candidates: Candidates) -> list[Hit]:
+        """`rerank` without blocking the event loop."""
+        return (await self.arerank_batch([query], [candidates]))[0]
+
+    async def arerank_batch(
+        self,
+        queries: Sequence[str],
+        candidates: Sequence[Candidates],
+        *,
+        query_vectors: Embeddings | None = None,
+    ) -> Reranking:
+        """`rerank_batch` without blocking the event loop."""
+        call = partial(self.rerank_batch, queries, candidates, query_vectors=query_vectors)
+        return await self.run_async(call)
+
+
+class VectorReranker(BaseReranker):
+    """A reranker that reads the candidates' vectors, and encodes those that are missing."""
+
+    vectors: CandidateVectors
+
+    def __init__(self, encoder: TextEncoder, *, stored_vectors: StoredVectors = "check") -> None:
+        self.vectors = CandidateVectors(encoder, stored_vectors)
+
+    @property
+    def encoder(self) -> TextEncoder:
+        """Makes the vectors, and probes those that are stored."""
+        return self.vectors.encoder
+
+    def rerank_batch(
+        self,
+        queries: Sequence[str],
+        candidates: Sequence[Candidates],
+        *,
+        query_vectors: Embeddings | None = None,
+    ) -> Reranking:
+        rankings, counts = self.vectors.attach(checked_lists(queries, candidates))
+        # A query without candidates costs no prompt.
+        rows = [row for row, hits in enumerate(rankings) if hits]
+        if not rows:
+            none = np.zeros((len(rankings), self.encoder.dim), dtype=np.float32)
+            return Reranking(rankings, RerankReport(counts, ()), none)
+        ordered = self._order(
+            [queries[row] for row in rows],
+            [rankings[row] for row in rows],
+            None if query_vectors is None else query_vectors[rows],
+        )
+        for row, ranking in zip(rows, ordered.rankings, strict=True):
+            rankings[row] = ranking
+        vectors = ordered.vectors
+        if vectors is not None and len(rows) < len(rankings):
+            vectors = np.zeros((len(rankings), vectors.shape[1]), dtype=np.float32)
+            vectors[rows] = ordered.vectors
+        return Reranking(rankings, RerankReport(counts, ordered.prompts), vectors)
+
+    async def run_async(self, call: Callable[[], T]) -> T:
+        """Run a call in the encoder's thread."""
+        return await self.encoder.run_async(call)
+
+    def close(self) -> None:
+        """Close the encoder."""
+        self.encoder.close()
+
+    @abstractmethod
+    def _order(
+        self,
+        queries: Sequence[str],
+        lists: Sequence[list[Hit]],
+        query_vectors: Embeddings | None,
+    ) -> Ordered:
+        """Rerank lists with at least one candidate each; all candidates have their vectors."""

@@ -1,0 +1,122 @@
+"""E2Rank's reranker: cosines with the vector of a prompt of the query and its best candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal
+
+import numpy as np
+
+from e2rank_rag.feedback import Feedback, order
+from e2rank_rag.rerankers.base import Ordered, VectorReranker
+from e2rank_rag.rerankers.ranking import Window, score_lists, slide, stacked, unit
+from e2rank_rag.types import Embeddings, Hit, PromptUsage, TextEncoder
+from e2rank_rag.vectors import StoredVectors
+
+
+class ListwiseReranker(VectorReranker):
+    """E2Rank: scores are cosines with the vector of a prompt of the query and some candidates.
+
+    prompt_depth: candidates in the prompt, 0 or more (all are scored); None takes the model's own.
+    query_weight: `a` in `a * query + (1 - a) * listwise`, 0 to 1; None takes the model's own.
+    feedback: which candidates are the best, which the prompt then shows, and how much the mean of
+        their vectors counts; None takes the model's own, False shows the first as they come.
+    passes: how often it reranks, at least 1; each pass reads the ranking of the one before.
+    window: reranks in windows, last to first. The prompt of each shows the first `prompt_depth`
+        candidates of the window; so it costs many prompts. See `slide` for the scores.
+    stored_vectors: see `StoredVectors`.
+    """
+
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        *,
+        prompt_depth: int | None = None,
+        query_weight: float | None = None,
+        feedback: Feedback | Literal[False] | None = None,
+        passes: int = 1,
+        window: Window | None = None,
+        stored_vectors: StoredVectors = "check",
+    ) -> None:
+        super().__init__(encoder, stored_vectors=stored_vectors)
+        if prompt_depth is not None and prompt_depth < 0:
+            raise ValueError(f"prompt_depth must be 0 or more, got {prompt_depth}")
+        if query_weight is not None and not 0.0 <= query_weight <= 1.0:
+            raise ValueError(f"query_weight must be between 0 and 1, got {query_weight}")
+        if passes < 1:
+            raise ValueError(f"passes must be 1 or more, got {passes}")
+        self.prompt_depth = prompt_depth
+        self.query_weight = query_weight
+        self.feedback = feedback
+        self.passes = passes
+        self.window = window
+
+    def _order(
+        self,
+        queries: Sequence[str],
+        lists: Sequence[list[Hit]],
+        query_vectors: Embeddings | None,
+    ) -> Ordered:
+        if query_vectors is None and self._feedback() is not None:
+            query_vectors = self.encoder.encode_queries(queries)
+
+        def in_window(
+            rows: list[int], parts: list[list[Hit]]
+        ) -> tuple[list[list[Hit]], tuple[PromptUsage, ...]]:
+            asked = None if query_vectors is None else query_vectors[rows]
+            ordered = self._once([queries[row] for row in rows], parts, asked)
+            return ordered.rankings, ordered.prompts
+
+        ordered = Ordered(list(lists), ())
+        prompts: list[PromptUsage] = []
+        for turn in range(self.passes):
+            if self.window is not None:
+                ordered = Ordered(*slide(in_window, ordered.rankings, self.window))
+            else:
+                ordered = self._once(queries, ordered.rankings, query_vectors, reranked=turn > 0)
+            prompts += ordered.prompts
+        return ordered._replace(prompts=tuple(prompts))
+
+    def _once(
+        self,
+        queries: Sequence[str],
+        lists: Sequence[list[Hit]],
+        query_vectors: Embeddings | None,
+        *,
+        reranked: bool = False,
+    ) -> Ordered:
+        """One prompt per list. reranked: the scores of the lists are cosines of a pass before."""
+        encode = partial(
+            self.encoder.encode_listwise,
+            queries,
+            depth=self.prompt_depth,
+            query_weight=self.query_weight,
+            query_vectors=query_vectors,
+        )
+        feedback = self._feedback()
+        if feedback is None:
+            vectors, usage = encode([_texts(hits) for hits in lists])
+            return Ordered(score_lists(lists, vectors), usage, vectors)
+        scored = lists
+        if not reranked:
+            # The scores before may be of any kind, such as BM25.
+            assert query_vectors is not None
+            scored = score_lists(lists, query_vectors)
+        evidence = [
+            feedback.evidence(query, _texts(hits), np.array([hit.score for hit in hits]))
+            for query, hits in zip(queries, scored, strict=True)
+        ]
+        pairs = list(zip(scored, evidence, strict=True))
+        listwise, usage = encode([_texts([hits[i] for i in order(e)]) for hits, e in pairs])
+        means = np.stack([feedback.mean(stacked(hits), e) for hits, e in pairs])
+        vectors = unit(listwise + feedback.weight * means)
+        return Ordered(score_lists(lists, vectors), usage, vectors)
+
+    def _feedback(self) -> Feedback | None:
+        own = self.encoder.feedback if self.feedback is None else self.feedback
+        return own or None
+
+
+def _texts(hits: Sequence[Hit]) -> list[str]:
+    return [hit.document.text for hit in hits]
