@@ -81,7 +81,9 @@ class DevSet:
         if reranker is None:
             return {"retrieve": retrieved}
         reranked = reranker.rerank_batch(
-            [self.queries[id] for id in ids], [retrieved[id] for id in ids]
+            [self.queries[id] for id in ids],
+            [retrieved[id] for id in ids],
+            query_vectors=asked,
         )
         return {"retrieve": retrieved, "rerank": dict(zip(ids, reranked, strict=True))}
 

@@ -129,7 +129,7 @@ def test_a_resrank_reuses_the_vectors_that_its_encoder_wrote(
 def test_options_of_an_e2rank_are_refused_by_other_systems(tiny_resrank, tiny_rankt5, store):
     options = {"prompt_depth": 3, "query_weight": 0.5}
     ranker = E2RankRanker(model=tiny_rankt5, **options)
-    with pytest.raises(ValueError, match=r"prompt_depth, query_weight: of an E2Rank.*'rankt5'"):
+    with pytest.raises(ValueError, match=r"prompt_depth, query_weight: only an E2Rank.*'rankt5'"):
         ranker.run(query=QUERY, documents=documents())
     retriever = E2RankRetriever(store, model=tiny_resrank, query_weight=0.5)
     with pytest.raises(ValueError, match=r"^query_weight: only an E2Rank has this.*'resrank'"):

@@ -20,7 +20,7 @@ from tests.encoders import CountingEncoder, TableEncoder
 class Turning(TableEncoder):
     """Its listwise vector is that of the last document of the prompt."""
 
-    def encode_listwise(self, queries, candidates, *, depth=None, query_weight=None):
+    def encode_listwise(self, queries, candidates, **options):
         vectors = np.concatenate([self.encode_documents([texts[-1]]) for texts in candidates])
         return ListwiseEncoding(vectors, tuple(PromptUsage(1, 0, 1) for _ in queries))
 
