@@ -28,13 +28,13 @@ def shipped():
 def test_documents_and_queries_have_the_vectors_of_the_base(shipped, minilm):
     assert shipped.fingerprint == minilm.fingerprint
     for encode in ("encode_documents", "encode_queries"):
-        ours, base = (getattr(model, encode)(CLAIMS[:40]) for model in (shipped, minilm))
+        ours, base = (getattr(model, encode)(CLAIMS[:10]) for model in (shipped, minilm))
         np.testing.assert_allclose(ours, base, atol=1e-6)
 
 
 def test_a_prompt_goes_through_the_adapter(shipped, minilm):
     ours, base = (
-        model.encode_listwise(CLAIMS[:8], [ABSTRACTS] * 8, query_weight=0.0).embeddings
+        model.encode_listwise(CLAIMS[:2], [ABSTRACTS] * 2, query_weight=0.0).embeddings
         for model in (shipped, minilm)
     )
     assert (ours * base).sum(1).max() < 0.99
@@ -54,11 +54,11 @@ def test_saved_it_is_a_folder_of_its_own(shipped, tmp_path):
     with Encoder.from_pretrained(shipped.save(tmp_path / "copy")) as copy:
         assert copy.fingerprint == shipped.fingerprint
         assert copy.feedback == shipped.feedback
-        for model in (copy, shipped):
-            vectors = model.encode_listwise(CLAIMS[:4], [ABSTRACTS] * 4).embeddings
-            np.testing.assert_allclose(
-                vectors, shipped.encode_listwise(CLAIMS[:4], [ABSTRACTS] * 4).embeddings, atol=1e-6
-            )
+        ours, copied = (
+            model.encode_listwise(CLAIMS[:2], [ABSTRACTS] * 2).embeddings
+            for model in (shipped, copy)
+        )
+        np.testing.assert_allclose(copied, ours, atol=1e-6)
 
 
 def test_its_card_has_the_settings_of_its_recipe():

@@ -313,7 +313,7 @@ def vectors_of(answer):
 @pytest.mark.parametrize("name", ["qwen3", "bert"])
 def test_eight_threads_get_exactly_the_answers_of_one(request, name):
     encoder = request.getfixturevalue(name)
-    calls = mixed_calls(encoder, 96)
+    calls = mixed_calls(encoder, 32)
     expected = [vectors_of(getattr(encoder, kind)(*texts)) for kind, texts in calls]
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda call: getattr(encoder, call[0])(*call[1]), calls))
