@@ -9,7 +9,8 @@ import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -22,9 +23,9 @@ PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
 HEAD = """\
 # Configuration
 
-A stage of training is one YAML file. [Training](training.md) shows whole files, and `e2rank_rag/training/configs/` holds some.
-Every stage has the first table's settings and those of its own. `scripts/configuration_page.py` writes this page from
-`e2rank_rag/training/config.py`.
+A stage of training is one YAML file. [Training](training.md) shows whole files, and
+`e2rank_rag/training/configs/` holds some. Every stage has the settings of the first table and those of
+its own table. `scripts/configuration_page.py` writes this page from the configuration's classes.
 """
 
 
@@ -68,17 +69,32 @@ def _meaning(field: FieldInfo, told: str | None) -> str:
 
 
 def _type(field: FieldInfo) -> str:
-    name = inspect.formatannotation(field.annotation)
-    name = re.sub(r"\b(?:[\w]+\.)+(?=\w)", "", name).replace("Annotated[", "").replace("|", "or")
-    name = re.sub(r", (?:BeforeValidator|FieldInfo|Field|Ge|Le)\(.*?\)\]?", "", name)
-    return f"`{name}`"
+    return f"`{_spelled(field.annotation).replace('|', 'or')}`"
+
+
+def _spelled(annotation: Any) -> str:
+    """An annotation without modules and without what pydantic adds to it."""
+    if get_origin(annotation) is Annotated:
+        return _spelled(get_args(annotation)[0])
+    inner = get_args(annotation)
+    if get_origin(annotation) in (Union, UnionType):
+        return " or ".join("null" if kind is NoneType else _spelled(kind) for kind in inner)
+    if get_origin(annotation) is Literal:
+        return " or ".join(repr(value) for value in inner)
+    name = getattr(annotation, "__name__", str(annotation))
+    if not inner:
+        return str(name)
+    kinds = ["..." if kind is Ellipsis else _spelled(kind) for kind in inner]
+    return f"{name}[{', '.join(kinds)}]"
 
 
 def _default(field: FieldInfo) -> str:
     if field.default is PydanticUndefined:
         return "required"
     value: Any = field.default
-    return "its own defaults" if isinstance(value, BaseModel) else f"`{value!r}`"
+    if isinstance(value, BaseModel):
+        return "its own defaults"
+    return "`null`" if value is None else f"`{value!r}`"
 
 
 def _blocks() -> Iterator[type[BaseModel]]:
