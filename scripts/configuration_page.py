@@ -24,8 +24,8 @@ HEAD = """\
 # Configuration
 
 A stage of training is one YAML file. [Training](training.md) shows whole files, and
-`e2rank_rag/training/configs/` holds some. Every stage has the settings of the first table and those of
-its own table. `scripts/configuration_page.py` writes this page from the configuration's classes.
+`e2rank_rag/training/configs/` holds some. Every stage has the settings of the first table and those
+of its own table. `scripts/configuration_page.py` writes this page from the configuration's classes.
 """
 
 
