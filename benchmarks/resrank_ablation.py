@@ -20,9 +20,9 @@ from typing import Any
 from machine import machine
 from train_minilm import CONFIGS, sources
 
+from e2rank_rag.training import train
 from e2rank_rag.training.config import read_config
-from e2rank_rag.training.runs import METRICS_FILE, RUN_FOLDER
-from e2rank_rag.training.stages import train_stage
+from e2rank_rag.training.run_folder import METRICS_FILE, RUN_FOLDER
 
 RESULTS = Path(__file__).parent / "results" / "resrank_ablation.json"
 LISTS = 2000
@@ -67,7 +67,7 @@ def run(
 ) -> None:
     ending = [f"trainer.{key}={steps}" for key in ("max_steps", "eval_steps", "save_steps")]
     settings = [*BEGIN, *CHOICES[name], *ending, *overrides]
-    train_stage(read_config(CONFIGS / "resrank-minilm.yaml", settings, {**given, "output": folder}))
+    train(read_config(CONFIGS / "resrank-minilm.yaml", settings, {**given, "output": folder}))
 
 
 def main() -> None:

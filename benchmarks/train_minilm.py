@@ -19,8 +19,8 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from e2rank_rag.training import train
 from e2rank_rag.training.config import read_config
-from e2rank_rag.training.stages import train_stage
 
 CONFIGS = Path(__file__).parents[1] / "e2rank_rag" / "training" / "configs"
 MEDQUAD = "medquad_without_liveqa"
@@ -92,7 +92,7 @@ def main() -> None:
     config = read_config(arguments.config, arguments.settings, given)
     if config.stage == "rankt5" or config.mode in ("adapter", "frozen"):
         given["vectors"] = arguments.vectors or work / "vectors"
-    print(train_stage(read_config(arguments.config, arguments.settings, given)))
+    print(train(read_config(arguments.config, arguments.settings, given)))
 
 
 if __name__ == "__main__":

@@ -20,10 +20,10 @@ from machine import machine
 
 from e2rank_rag.data import shipped_collection
 from e2rank_rag.models.encoder import Encoder
+from e2rank_rag.training import train
 from e2rank_rag.training.config import ListwiseConfig
 from e2rank_rag.training.examples import write_examples
 from e2rank_rag.training.mining import Embedded, mine_lists
-from e2rank_rag.training.trainer import train_listwise
 
 RESULTS = Path(__file__).parent / "results" / "training_step.json"
 LISTS = 64
@@ -47,7 +47,7 @@ def seconds_per_step(mode: str, lists: Path, folder: Path, steps: int) -> float:
             },
         }
     )
-    train_listwise(config)
+    train(config)
     lines = (folder / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     runtime: float = json.loads(lines[-1])["train_runtime"]
     return runtime / steps

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from e2rank_rag.distributed import gather, process, processes
+from e2rank_rag.training import train
 from e2rank_rag.training.config import ContrastiveConfig
-from e2rank_rag.training.contrastive import train_contrastive
 
 ROOT = Path(__file__).parents[1]
 
@@ -64,7 +64,7 @@ def trained(tmp_path_factory, tiny_bert):
         for number in range(2)
     ]
     for settings in alone:
-        train_contrastive(ContrastiveConfig.model_validate(settings))
+        train(ContrastiveConfig.model_validate(settings))
     assert [worker.wait(timeout=300) for worker in workers] == [0, 0]
     return folder
 

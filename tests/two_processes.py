@@ -16,8 +16,8 @@ import torch
 import torch.distributed as dist
 
 from e2rank_rag.distributed import gather, gather_objects, process, processes, share
+from e2rank_rag.training import train
 from e2rank_rag.training.config import ContrastiveConfig
-from e2rank_rag.training.contrastive import train_contrastive
 
 
 def main(number: int, folder: Path) -> None:
@@ -30,7 +30,7 @@ def main(number: int, folder: Path) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29500")
     torch.save(gathered(), folder / f"gathered{number}.pt")
     for settings in json.loads((folder / "configs.json").read_text()):
-        train_contrastive(ContrastiveConfig.model_validate(settings))
+        train(ContrastiveConfig.model_validate(settings))
     dist.destroy_process_group()
 
 

@@ -75,8 +75,8 @@ def train(
 ) -> None:
     """Train a model as a configuration says. With torchrun on several devices."""
     from e2rank_rag.distributed import process
-    from e2rank_rag.training.config import read_config
-    from e2rank_rag.training.stages import train_stage
+    from e2rank_rag.training import read_config
+    from e2rank_rag.training import train as train_stage
 
     folder = train_stage(read_config(config, settings or ()), resume=resume)
     if process() == 0:
@@ -114,18 +114,12 @@ def adapt(
     """Give an embedding model a listwise adapter: its index stays, nothing is indexed again."""
     from e2rank_rag.distributed import process
     from e2rank_rag.models.folders import model_name
-    from e2rank_rag.training.config import ADAPTER_CONFIG, listwise_config
-    from e2rank_rag.training.trainer import train_listwise
+    from e2rank_rag.training import train as train_stage
+    from e2rank_rag.training.config import ADAPTER_CONFIG, adapter_sources, read_config
 
     _refuse_corpus_of_folder(data, corpus)
-    given: dict[str, Any] = {
-        "init_from": base,
-        "output": output,
-        "data": [{"path": data, "mine": mine and not data.is_dir(), "corpus": corpus}],
-        "dev": _dev_source(data, dev, mine=mine, corpus=corpus),
-    }
-    config = listwise_config(ADAPTER_CONFIG, settings or (), given)
-    folder = train_listwise(config, resume=resume)
+    given = adapter_sources(base, data, output, dev, mine=mine, corpus=corpus)
+    folder = train_stage(read_config(ADAPTER_CONFIG, settings or (), given), resume=resume)
     if process() == 0:
         named = model_name(folder)  # "./minilm" of a folder that is called as what ships
         terminal.say(
@@ -139,16 +133,3 @@ def _refuse_corpus_of_folder(data: Path, corpus: Path | None) -> None:
             f"--corpus {corpus}: {data} is a BEIR folder, which has a corpus of its own; leave the "
             "option out"
         )
-
-
-def _dev_source(
-    data: Path, dev: Path | None, *, mine: bool, corpus: Path | None
-) -> list[dict[str, Any]]:
-    from e2rank_rag.evaluation.collections import Collection
-
-    if dev is not None:
-        of_file = {"mine": mine, "corpus": corpus}
-        return [{"path": dev, **({"split": "dev"} if dev.is_dir() else of_file)}]
-    if data.is_dir() and "dev" in Collection.open(data).splits:
-        return [{"path": data, "split": "dev", "limit": 200}]
-    return []

@@ -275,7 +275,7 @@ class RankT5Config(StageConfig):
     loss: of `losses`; epsilon: of "poly1".
     targets: what stands for the labels in every loss but "pair", which takes only their order; see
         `ranking.target_labels`. None: "relevant" for a teacher's order, "labels" for grades.
-    list_size, candidates: see `ranking.drawn_places`.
+    list_size, candidates: see `stages.cross_encoder`.
     upsample: in the loss, repeat the relevant documents of a list until there are as many as of the
         others; None: for "point_ce" (section 5.1), the only loss that has a use for it.
     chunk_tokens: tokens of one forward pass, padding included; the gradient stays that of the whole
@@ -332,7 +332,8 @@ def read_config(
     Its `stage` says which kind of `STAGES` it is; without one it is "listwise".
 
     Relative paths of sources count from the file's folder, `output` from the working directory.
-    given: settings that the file lacks, such as data and output; paths in it stay as they are.
+    given: settings by name, such as data and output, in place of the file's; a block's keys replace
+        those of the file's block. Paths in it stay as they are.
     Raises ValueError that names the file and the key.
     """
     path = Path(path)
@@ -342,7 +343,11 @@ def read_config(
             for name in ("path", "corpus"):
                 if isinstance(source, dict) and source.get(name) is not None:
                     source[name] = path.parent / str(source[name])
-    settings |= given or {}
+    for name, value in (given or {}).items():
+        block = settings.get(name)
+        if isinstance(block, dict) and isinstance(value, dict):
+            value = {**block, **value}
+        settings[name] = value
     for setting in overrides:
         override(settings, setting)
     stage = settings.get("stage", "listwise")
@@ -351,14 +356,39 @@ def read_config(
     return _validated(STAGES[stage], path, settings)
 
 
-def listwise_config(
-    path: Path, overrides: Sequence[str], given: Mapping[str, Any]
-) -> ListwiseConfig:
-    """A configuration that lacks what a command line gives: model, data, output."""
-    settings = {**read_settings(path), **given}
-    for setting in overrides:
-        override(settings, setting)
-    return _validated(ListwiseConfig, path, settings)
+def adapter_sources(
+    base: str | Path,
+    data: str | Path,
+    output: str | Path,
+    dev: str | Path | None,
+    *,
+    mine: bool,
+    corpus: str | Path | None,
+) -> dict[str, Any]:
+    """What `ADAPTER_CONFIG` lacks; see `training.adapt` for the arguments.
+
+    ValueError for a corpus beside a BEIR folder, which has its own.
+    """
+    from e2rank_rag.evaluation.collections import Collection
+
+    data = Path(data)
+    if corpus is not None and data.is_dir():
+        raise ValueError(
+            f"corpus {corpus}: {data} is a BEIR folder, which has a corpus of its own; leave the "
+            "option out"
+        )
+    of_file = {"mine": mine, "corpus": corpus}
+    measured: list[dict[str, Any]] = []
+    if dev is not None:
+        measured = [{"path": dev, **({"split": "dev"} if Path(dev).is_dir() else of_file)}]
+    elif data.is_dir() and "dev" in Collection.open(data).splits:
+        measured = [{"path": data, "split": "dev", "limit": 200}]
+    return {
+        "init_from": base,
+        "output": output,
+        "data": [{"path": data, "mine": mine and not data.is_dir(), "corpus": corpus}],
+        "dev": measured,
+    }
 
 
 def _validated(kind: type[C], path: Path, settings: dict[str, Any]) -> C:

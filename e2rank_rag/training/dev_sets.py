@@ -55,6 +55,19 @@ class DevSet:
             for name in names
         }
 
+    def measure_reranked(
+        self, reranker: BaseReranker, measures: Mapping[str, str]
+    ) -> dict[str, float]:
+        """Measures of the candidates in a reranker's order; measures: by the name of a figure."""
+        ids = share(list(self.queries))
+        ranked = reranker.rerank_batch(
+            [self.queries[id] for id in ids],
+            [[Hit(document, 0.0) for document in self.candidates[id]] for id in ids],
+        )
+        run = whole_run(dict(zip(ids, ranked, strict=True)), self.queries)
+        figures = evaluate(run, self.qrels, list(measures.values()))
+        return {name: figures[measure] for name, measure in measures.items()}
+
     def _rankings(
         self,
         ids: Sequence[str],

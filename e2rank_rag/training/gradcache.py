@@ -1,4 +1,4 @@
-"""Batches that do not fit into memory: chunk by chunk, with the gradient of the whole batch."""
+"""Batches that do not fit into memory: chunks, with the gradient of the whole batch."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ def in_chunks(
     chunks: Sequence[Mapping[str, Tensor]],
     read: Callable[[nn.Module, Mapping[str, Tensor]], Tensor],
 ) -> Tensor:
-    """What `read` makes of the model and each chunk, [n, ...], one after the other.
+    """The results of `read(model, chunk)` for all chunks, [n, ...], one after the other.
 
-    Of several chunks the results alone are kept: the backward pass repeats the forward pass of one
-    chunk after the other, with the same dropout, once it has the gradient of the whole batch at the
-    results. This is GradCache (Gao et al. 2021, arXiv 2101.06983), whose two passes are what
-    activation checkpointing does with a chunk for a segment.
+    With several chunks only the results are kept. The backward pass, which knows the gradient of
+    the whole batch at the results, repeats the forward pass of each chunk with the same dropout.
+    This is GradCache (Gao et al. 2021, arXiv 2101.06983); its two passes are activation
+    checkpointing with a chunk as the segment.
     """
     parts = []
     for chunk in chunks:
-        # DDP counts forward passes; the repetition in a backward pass is none of its business.
+        # DDP counts forward passes, and must not count the repetition in the backward pass.
         modules = chain([model], repeat(_without_ddp(model)))
         names = tuple(chunk)
 
         def forward(*tensors: Tensor, modules: Any = modules, names: Any = names) -> Tensor:
             return read(next(modules), dict(zip(names, tensors, strict=True)))
 
-        # By position: checkpoint finds the devices whose random state it keeps in these only.
+        # By position: checkpoint keeps the random state of the devices of these tensors only.
         if len(chunks) == 1:
             parts.append(forward(*chunk.values()))
         else:

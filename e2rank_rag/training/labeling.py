@@ -23,7 +23,7 @@ from typing import Any, Protocol, TextIO
 from e2rank_rag.lines import read_raw_lines
 from e2rank_rag.progress import ProgressReport
 from e2rank_rag.training.examples import named
-from e2rank_rag.training.relevance import judgements, without_query
+from e2rank_rag.training.relevance import judgements, leading_places, without_query
 from e2rank_rag.types import RankingExample
 
 DROPPED_IN_A_ROW = 20
@@ -160,9 +160,8 @@ def chosen_places(labels: Sequence[float], size: int) -> list[int]:
     """
     positives = [place for place, label in enumerate(labels) if label > 0]
     others = [place for place, label in enumerate(labels) if label <= 0]
-    most = size - min(len(others), size // 2)
-    kept = sorted(positives, key=lambda place: -labels[place])[:most]
-    return sorted([*kept, *others[: size - len(kept)]])
+    best_first = sorted(positives, key=lambda place: -labels[place])
+    return sorted(leading_places(best_first, others, size))
 
 
 @dataclass

@@ -7,8 +7,10 @@ are above 0. There the relevant documents are those that people judged so, and t
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 from e2rank_rag.types import RankingExample
 
@@ -127,3 +129,52 @@ def grades(example: RankingExample) -> tuple[float, ...]:
         return judged
     best = best_place(example)
     return tuple(float(place == best) for place in range(len(example.labels)))
+
+
+def leading_places(relevant: Sequence[int], others: Sequence[int], size: int) -> list[int]:
+    """Up to half of a list relevant documents, then others, both in their order.
+
+    If there are too few others, relevant documents take their places.
+    """
+    most = size - min(len(others), size // 2)
+    places = list(relevant[:most])
+    return [*places, *others[: size - len(places)]]
+
+
+def drawn_places(
+    relevant: Sequence[int], others: Sequence[int], count: int, draw: random.Random
+) -> list[int]:
+    """One of the relevant documents, then up to `count` of the others, all by chance."""
+    first = draw.choice(relevant)
+    left = [place for place in others if place != first]
+    return [first, *draw.sample(left, min(count, len(left)))]
+
+
+def scored_places(
+    example: RankingExample, size: int, positive: Literal["highest", "known"]
+) -> tuple[list[int], int]:
+    """The documents of a list, and which of them is the positive of the InfoNCE.
+
+    Relevant documents and others are taken as they come, see `leading_places`, not by chance:
+    relevant documents that were not retrieved are at the end, and a list full of them is unlike any
+    list at test time. A positive that is left out takes the first place.
+    """
+    relevant = relevant_places(example, best=positive == "highest")
+    places = leading_places(relevant, other_places(example, relevant), size)
+    if positive == "known":
+        chosen = _known_positive(example)
+    elif is_order(example):
+        chosen = best_place(example)
+    else:
+        chosen = max(places, key=example.labels.__getitem__)
+    if chosen not in places:
+        places[0] = chosen
+    return places, places.index(chosen)
+
+
+def _known_positive(example: RankingExample) -> int:
+    if example.positive is None:
+        raise ValueError(
+            f'positive is "known", but the example of {example.query[:60]!r} names none'
+        )
+    return example.positive

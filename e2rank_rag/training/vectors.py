@@ -1,10 +1,11 @@
-"""Vectors of texts, each encoded once; with a folder, once for all runs."""
+"""Vectors of texts, each encoded once; with a vector folder, once for all training runs."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,9 +18,8 @@ from e2rank_rag.types import Embeddings
 class TextVectors:
     """Vectors of texts, each encoded once: float32 [n, dim], and the row of each text.
 
-    cache: a file that keeps them between runs, by the hash of the text: one file per way of
-        encoding (`Encoder.fingerprint`). Of several processes the first one writes it. None: they
-        are forgotten.
+    cache: a file that keeps the vectors between training runs, by the hash of the text; one file
+        per `Encoder.fingerprint`. Of several processes the first one writes it. None: no file.
     """
 
     def __init__(self, dim: int, *, cache: Path | None = None) -> None:
@@ -33,7 +33,7 @@ class TextVectors:
             self._kept = dict(zip((key.tobytes() for key in keys), values, strict=True))
 
     def encode(self, texts: Sequence[str], encode: Callable[[Sequence[str]], Embeddings]) -> None:
-        """Those that are not there yet; the train and dev splits of a folder share their corpus."""
+        """Encode the texts that have no vector yet."""
         fresh = [text for text in dict.fromkeys(texts) if text not in self.rows]
         if not fresh:
             return
@@ -47,7 +47,7 @@ class TextVectors:
         self.rows.update(zip(fresh, range(len(self.rows), len(self.values)), strict=True))
 
     def of(self, texts: Sequence[str]) -> Embeddings:
-        """float32 [n, dim]."""
+        """The vectors of texts that were encoded, float32 [n, dim]; KeyError for another text."""
         return self.values[[self.rows[text] for text in texts]]
 
     def _write(self) -> None:
@@ -55,11 +55,22 @@ class TextVectors:
             return
         self.cache.parent.mkdir(parents=True, exist_ok=True)
         keys = np.stack([np.frombuffer(key, dtype=np.uint8) for key in self._kept])
-        # Under a name of its own, as another run may be writing the same file.
+        # Under a name of its own: another training run may be writing the same file.
         partial = self.cache.with_suffix(f".{uuid4().hex}.partial")
         with partial.open("wb") as file:
             np.savez(file, keys=keys, values=np.stack(list(self._kept.values())))
         os.replace(partial, self.cache)
+
+
+@dataclass(frozen=True)
+class FrozenVectors:
+    """Vectors that training leaves as they are.
+
+    documents: of all documents to train on. queries: of the queries, by their task.
+    """
+
+    documents: TextVectors
+    queries: Mapping[str | None, TextVectors]
 
 
 def _key(text: str) -> bytes:

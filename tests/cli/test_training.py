@@ -128,7 +128,7 @@ def test_adapt_mines_pairs_in_the_whole_corpus(run, pairs, tmp_path, tiny_bert, 
     )
     trained = []
     monkeypatch.setattr(
-        "e2rank_rag.training.trainer.train_listwise",
+        "e2rank_rag.training.train",
         lambda config, resume: trained.append(config) or config.output,
     )
     output = tmp_path / "adapted"

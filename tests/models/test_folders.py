@@ -23,9 +23,8 @@ from e2rank_rag.models.folders import (
 from e2rank_rag.models.resrank import ResRank
 from e2rank_rag.models.shipped import ADAPTED_FOLDER
 from e2rank_rag.rerankers import load_reranker
+from e2rank_rag.training import train
 from e2rank_rag.training.config import ListwiseConfig, RankT5Config, ResRankConfig
-from e2rank_rag.training.resrank import train_resrank
-from e2rank_rag.training.trainer import train_listwise
 
 OPENERS = {
     "tiny_bert": Encoder.from_pretrained,
@@ -152,9 +151,9 @@ def trained(system, base, output, lists):
         "trainer": {"max_steps": 1, "per_device_train_batch_size": 2, "use_cpu": True},
     }
     if system == "resrank":
-        return train_resrank(ResRankConfig(mode="frozen", **settings))
+        return train(ResRankConfig(mode="frozen", **settings))
     lora = {"rank": 2}
-    return train_listwise(ListwiseConfig(mode="adapter", lora=lora, **settings))
+    return train(ListwiseConfig(mode="adapter", lora=lora, **settings))
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from e2rank_rag.training import train
 from e2rank_rag.training.config import STAGES
-from e2rank_rag.training.stages import train_stage
 
 
 def main(number: int, meeting: Path, jobs: Path) -> None:
@@ -29,7 +29,7 @@ def main(number: int, meeting: Path, jobs: Path) -> None:
     for settings, resume in json.loads(jobs.read_text()):
         config = STAGES[settings["stage"]].model_validate(settings)
         try:
-            train_stage(config, resume=resume)
+            train(config, resume=resume)
         except (FileExistsError, ValueError) as error:
             sys.stdout.write(f"{config.output}: {type(error).__name__}: {error}\n")
     dist.destroy_process_group()

@@ -13,9 +13,10 @@ import torch
 import yaml
 from transformers import TrainingArguments
 
+from e2rank_rag.training import train
 from e2rank_rag.training.arguments import REFUSED, training_arguments
 from e2rank_rag.training.config import ADAPTER_CONFIG, ListwiseConfig, read_config
-from e2rank_rag.training.trainer import ListTrainer, train_listwise
+from e2rank_rag.training.loop import StageTrainer
 
 HINTS = get_type_hints(TrainingArguments)
 
@@ -165,13 +166,13 @@ def test_a_run_as_it_ships_keeps_two_states(tmp_path, path):
 def loaders(monkeypatch):
     """The loaders of the runs of a test."""
     made = []
-    before = ListTrainer.get_train_dataloader
+    before = StageTrainer.get_train_dataloader
 
     def kept(self):
         made.append(before(self))
         return made[-1]
 
-    monkeypatch.setattr(ListTrainer, "get_train_dataloader", kept)
+    monkeypatch.setattr(StageTrainer, "get_train_dataloader", kept)
     return made
 
 
@@ -193,7 +194,7 @@ def trained(tiny_bert, lists, output, **trainer):
             **trainer,
         },
     )
-    return train_listwise(config)
+    return train(config)
 
 
 def test_workers_load_the_batches_that_one_process_would(tiny_bert, lists, tmp_path, loaders):

@@ -9,8 +9,8 @@ import yaml
 
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.rerankers import load_reranker
+from e2rank_rag.training import train
 from e2rank_rag.training.config import ADAPTER_CONFIG, read_config
-from e2rank_rag.training.stages import train_stage
 from e2rank_rag.types import Document, Hit
 from tests.training.conftest import TOPICS
 
@@ -61,7 +61,7 @@ def test_a_configuration_that_ships_trains(request, lists, tmp_path, name):
         changes.append("prompt.document_tokens=64")
     if "max_tokens" in settings:
         changes.append("max_tokens=64")
-    folder = train_stage(read_config(path, changes, given))
+    folder = train(read_config(path, changes, given))
     lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
     losses = [line["loss"] for line in map(json.loads, lines) if "loss" in line]
     assert len(losses) == 2

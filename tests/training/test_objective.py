@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from e2rank_rag.training.config import ListwiseConfig
-from e2rank_rag.training.objective import listwise_loss
+from e2rank_rag.training.stages.listwise import listwise_loss
 
 LISTS, DOCUMENTS, DIM = 3, 4, 8
 

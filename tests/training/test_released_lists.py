@@ -4,17 +4,19 @@ source, each under the instruction of its source."""
 from __future__ import annotations
 
 import json
+import random
 
 import pytest
 
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.models.tokenizer_files import load_tokenizer
 from e2rank_rag.prompts import E2RANK, SOURCE_TASKS
-from e2rank_rag.training.batches import ListDataset, groups_of, one_task
+from e2rank_rag.training import train
 from e2rank_rag.training.config import ListwiseConfig, ResRankConfig, Source
-from e2rank_rag.training.resrank import ResRankTrainer, train_resrank
+from e2rank_rag.training.lists import groups_of, task_of
+from e2rank_rag.training.loop import StageTrainer
 from e2rank_rag.training.sources import read_dev, read_training
-from e2rank_rag.training.trainer import ListTrainer, train_listwise
+from e2rank_rag.training.stages.listwise import ListwiseData
 
 COUNTS = dict(zip(SOURCE_TASKS, [6, 9, 5, 12, 7, 4, 8, 5, 10], strict=True))
 DOCUMENTS = 4
@@ -97,13 +99,13 @@ def test_batches_are_of_one_source_with_the_instructions_of_that_source(
     mode, released, tiny_qwen3, tmp_path, monkeypatch
 ):
     batches = []
-    compute = ListTrainer.compute_loss
+    compute = StageTrainer.compute_loss
 
     def watched(self, model, inputs, **options):
         batches.append(inputs)
         return compute(self, model, inputs, **options)
 
-    monkeypatch.setattr(ListTrainer, "compute_loss", watched)
+    monkeypatch.setattr(StageTrainer, "compute_loss", watched)
     asked = watch_queries(monkeypatch)
     stated = {
         **SETTINGS,
@@ -114,7 +116,7 @@ def test_batches_are_of_one_source_with_the_instructions_of_that_source(
         "prompt": {"depths": [2]},
         "data": [{"path": released, "limit": 6}],
     }
-    train_listwise(ListwiseConfig.model_validate(stated))
+    train(ListwiseConfig.model_validate(stated))
     tokenizer = load_tokenizer(tiny_qwen3)
     seen = set()
     for batch in batches:
@@ -151,13 +153,13 @@ def test_a_resrank_reads_each_batch_under_the_instruction_of_its_source(
     mode, released, tiny_qwen3, tmp_path, monkeypatch
 ):
     batches = []
-    compute = ResRankTrainer.compute_loss
+    compute = StageTrainer.compute_loss
 
     def watched(self, model, inputs, **options):
         batches.append(inputs)
         return compute(self, model, inputs, **options)
 
-    monkeypatch.setattr(ResRankTrainer, "compute_loss", watched)
+    monkeypatch.setattr(StageTrainer, "compute_loss", watched)
     stated = {
         **SETTINGS,
         "init_from": str(tiny_qwen3),
@@ -165,7 +167,7 @@ def test_a_resrank_reads_each_batch_under_the_instruction_of_its_source(
         "mode": mode,
         "data": [{"path": released, "limit": 6}],
     }
-    train_resrank(ResRankConfig.model_validate(stated))
+    train(ResRankConfig.model_validate(stated))
     tokenizer = load_tokenizer(tiny_qwen3)
     sides = ["queries", "lists"] if mode == "joint" else ["lists"]
     for batch in batches:
@@ -181,9 +183,10 @@ def test_lists_of_several_tasks_make_no_batch(released, bert):
         {"init_from": "m", "output": "o", "mode": "joint", "data": [{"path": released}]}
     )
     (examples,) = read_training([Source(path=released)], bert, None, seed=0)
-    lists = ListDataset([examples], config, seed=0)
+    data = ListwiseData(config, {})
+    lists = [data.sample(example, random.Random(0)) for example in examples]
     with pytest.raises(ValueError, match="the lists of a batch have several tasks"):
-        one_task([lists[index] for index in range(len(lists))])
+        task_of(lists)
 
 
 @pytest.mark.parametrize("source", SOURCE_TASKS)

@@ -5,17 +5,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 
 import pytest
 import torch
 
 from e2rank_rag.list_tokenization import ListTokenizer, ResidualLayout
-from e2rank_rag.training.batches import ListCollator, ListDataset
-from e2rank_rag.training.config import ListwiseConfig, ResRankConfig
+from e2rank_rag.training.base_model import frozen_vectors
+from e2rank_rag.training.config import ContrastiveConfig, ListwiseConfig, ResRankConfig
 from e2rank_rag.training.examples import read_examples, write_examples
 from e2rank_rag.training.labeling import Judgement, label_lists
-from e2rank_rag.training.pairs import PairDataset
-from e2rank_rag.training.passage_lists import PassageCollator, PassageDataset
 from e2rank_rag.training.relevance import (
     grades,
     is_order,
@@ -25,7 +24,9 @@ from e2rank_rag.training.relevance import (
     relevant_texts,
     without_query,
 )
-from e2rank_rag.training.runs import query_vectors
+from e2rank_rag.training.stages.contrastive import ContrastiveData
+from e2rank_rag.training.stages.listwise import ListwiseData
+from e2rank_rag.training.stages.resrank import ResRankData
 from e2rank_rag.training.vectors import TextVectors
 from e2rank_rag.types import RankingExample
 
@@ -75,18 +76,19 @@ def labels_of_an_order(folder):
 def batch_of(system, examples, bert, **changes):
     """A batch of one list, as the stage trains on it."""
     stated = {"init_from": "m", "output": "o", "data": [{"path": "x"}], **changes}
-    known, asked = TextVectors(bert.dim), query_vectors(bert, [examples])
+    known = TextVectors(bert.dim)
     known.encode([text for each in examples for text in each.documents], bert.encode_documents)
-    frozen = {} if system == "joint" else {"vectors": known, "query_vectors": asked}
+    frozen = None if system == "joint" else frozen_vectors(bert, known, [examples])
+    tokenizers = {None: bert.tokenizer}
     if system == "resrank":
         config = ResRankConfig.model_validate({**stated, "mode": "frozen"})
         reader = ListTokenizer(bert.tokenizer, ResidualLayout(), limit=128)
-        collator = PassageCollator(reader, bert.tokenizer, pad_id=0, **frozen)
-        return collator([PassageDataset([examples], config, seed=0)[0]])
+        data = ResRankData(config, tokenizers, {None: reader}, frozen)
+        return data.collate([data.sample(examples[0], random.Random(0))])
     lora = {"rank": 4} if system == "adapter" else None
     config = ListwiseConfig.model_validate({**stated, "mode": system, "lora": lora})
-    collator = ListCollator(bert.tokenizer, pad_id=0, **frozen)
-    return collator([ListDataset([examples], config, seed=0)[0]])
+    data = ListwiseData(config, tokenizers, frozen)
+    return data.collate([data.sample(examples[0], random.Random(0))])
 
 
 def negatives(batch):
@@ -168,9 +170,11 @@ def test_grades_are_grades(labels):
 
 
 def test_stage_1_draws_hard_negatives_from_an_order(tmp_path):
-    pairs = PairDataset([ranked(tmp_path)], negatives=15, seed=0)
-    assert pairs[0].positive == "document 6"
-    assert set(pairs[0].negatives) == set(DOCUMENTS) - {"document 6"}
+    (example,) = ranked(tmp_path)
+    config = ContrastiveConfig(init_from="m", output="o", data=[{"path": "x"}], negatives=15)
+    drawn = ContrastiveData(config, [[example]], {}).sample(example, random.Random(0))
+    assert drawn.documents[0] == "document 6"
+    assert set(drawn.documents[1:]) == set(DOCUMENTS) - {"document 6"}
 
 
 def test_the_query_itself_stands_against_nothing():
@@ -230,7 +234,7 @@ def test_the_query_itself_is_not_a_wrong_answer_in_the_list_of_another(bert):
     config = ListwiseConfig.model_validate(
         {"init_from": "m", "output": "o", "mode": "joint", "data": [{"path": "x"}]}
     )
-    lists = ListDataset([[asked, another]], config, seed=0)
-    batch = ListCollator(bert.tokenizer, pad_id=0)([lists[0], lists[1]])
+    data = ListwiseData(config, {None: bert.tokenizer})
+    batch = data.collate([data.sample(each, random.Random(0)) for each in (asked, another)])
     # Rows: cats, dogs | cats purr, ferry.
     assert batch["counted"].tolist() == [[False, True, False, True], [True, True, False, True]]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 
 import numpy as np
 import pytest
 
-from e2rank_rag.training.config import Source
-from e2rank_rag.training.pairs import PairDataset
+from e2rank_rag.training.config import ContrastiveConfig, Source
 from e2rank_rag.training.sources import read_dev, read_retrieval, read_training
+from e2rank_rag.training.stages.contrastive import ContrastiveData
 from e2rank_rag.training.vectors import TextVectors
 from tests.encoders import CountingEncoder
 
@@ -177,10 +178,12 @@ def test_the_query_itself_is_no_in_batch_negative_under_its_title(folder, bert, 
         file.writelines(json.dumps(line) + "\n" for line in lines)
     (examples,) = read_training([Source(path=folder)], bert, None, seed=0, mine=mine)
     assert [example.copies for example in examples] == [("On purring",), ("On barking",)]
-    pairs = PairDataset([examples], negatives=9, seed=0)
-    for pair, own in zip((pairs[0], pairs[1]), ("On purring", "On barking"), strict=True):
-        assert own in pair.relevant
-        assert own not in pair.negatives
+    config = ContrastiveConfig(init_from="m", output="o", data=[{"path": "x"}], negatives=9)
+    data = ContrastiveData(config, [examples], {})
+    for example, own in zip(examples, ("On purring", "On barking"), strict=True):
+        drawn = data.sample(example, random.Random(0))
+        assert own in drawn.relevant
+        assert own not in drawn.documents
 
 
 def test_pairs_that_are_duplicate_questions_have_no_query_as_a_negative(tmp_path, bert):

@@ -7,8 +7,8 @@ import shutil
 
 import pytest
 
+from e2rank_rag.training import train
 from e2rank_rag.training.config import STAGES
-from e2rank_rag.training.stages import train_stage
 
 MODES = {
     "contrastive": {},
@@ -33,7 +33,7 @@ def test_the_model_to_begin_from_is_never_overwritten(
     before = sorted(os.listdir(base))
     for output in (base, "base", "./base"):
         with pytest.raises(ValueError, match=r"output: .*base is the folder of the model to begin"):
-            train_stage(configured(stage, base, output, lists))
+            train(configured(stage, base, output, lists))
     assert sorted(os.listdir(base)) == before
 
 
@@ -41,7 +41,7 @@ def test_the_model_to_begin_from_is_never_overwritten(
 def test_a_run_without_a_kept_state_cannot_go_on_and_says_so(tiny_bert, lists, tmp_path, stage):
     config = configured(stage, tiny_bert, tmp_path / "out", lists)
     with pytest.raises(ValueError, match="holds no checkpoint to go on with"):
-        train_stage(config, resume=True)
+        train(config, resume=True)
     assert not (tmp_path / "out").exists()
 
 
@@ -49,5 +49,7 @@ def test_a_run_without_a_kept_state_cannot_go_on_and_says_so(tiny_bert, lists, t
 def test_another_run_is_never_written_over(tiny_bert, lists, tmp_path, stage):
     (tmp_path / "out" / "run").mkdir(parents=True)
     (tmp_path / "out" / "run" / "metrics.jsonl").write_text("{}\n")
-    with pytest.raises(FileExistsError, match=r"holds the record of a run: go on .*resume"):
-        train_stage(configured(stage, tiny_bert, tmp_path / "out", lists))
+    with pytest.raises(
+        FileExistsError, match=r"holds the record of a training run: go on .*resume"
+    ):
+        train(configured(stage, tiny_bert, tmp_path / "out", lists))

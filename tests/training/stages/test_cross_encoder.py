@@ -16,11 +16,13 @@ from e2rank_rag.models.cross_encoder_folder import load_cross_encoder
 from e2rank_rag.models.shipped import ADAPTED_FOLDER
 from e2rank_rag.pair_tokenization import CrossEncoderRecipe
 from e2rank_rag.rerankers import CrossEncoderReranker
+from e2rank_rag.training import train
 from e2rank_rag.training.config import RankT5Config
 from e2rank_rag.training.examples import read_examples
-from e2rank_rag.training.rankt5_trainer import measure_reranked, train_rankt5
+from e2rank_rag.training.loop import StageTrainer
+from e2rank_rag.training.run_folder import RunFolder
 from e2rank_rag.training.sources import read_dev
-from e2rank_rag.training.stages import train_stage
+from e2rank_rag.training.stages.cross_encoder import MEASURES
 from e2rank_rag.types import Document, Hit
 from tests.conftest import TEXT
 from tests.cross_encoders import write_bert_cross_encoder
@@ -79,7 +81,7 @@ def test_eight_lists_of_chance_are_learnt_by_heart(request, lists, tmp_path, mod
     trainer = {"max_steps": 60, "learning_rate": 5e-3, "lr_scheduler_type": "linear"}
     stated = {**stated, "trainer": {**trainer, **stated.get("trainer", {})}}
     config = configured(request.getfixturevalue(model), lists, tmp_path / "model", **stated)
-    with CrossEncoder.from_pretrained(train_rankt5(config)) as ranker:
+    with CrossEncoder.from_pretrained(train(config)) as ranker:
         assert ndcg(ranker, lists) == pytest.approx(1.0, abs=1e-6)
         assert ranker.recipe.max_tokens == 32
 
@@ -87,7 +89,7 @@ def test_eight_lists_of_chance_are_learnt_by_heart(request, lists, tmp_path, mod
 @pytest.mark.parametrize("structure", ["encoder-decoder", "encoder-only"])
 def test_lora_layers_are_merged_into_what_is_saved(tiny_t5, lists, tmp_path, structure):
     config = configured(tiny_t5, lists, tmp_path / "m", structure=structure, lora={"rank": 4})
-    folder = train_stage(config)
+    folder = train(config)
     weights = load_file(folder / "model.safetensors")
     before = load_file(tiny_t5 / "model.safetensors")
     assert not [name for name in weights if "lora" in name]
@@ -127,7 +129,7 @@ def test_accumulated_steps_and_chunks_equal_the_whole_batch(tiny_cross, lists, t
             trainer={**trainer, "max_steps": 1, "optim": "sgd", "learning_rate": 0.1},
             chunk_tokens=chunk_tokens,
         )
-        train_rankt5(config)
+        train(config)
     assert_same_weights(tmp_path / "whole", tmp_path / "chunks")
     assert_same_weights(tmp_path / "whole", tmp_path / "accumulated")
     start, moved = load_file(tiny_cross / "model.safetensors"), weights_of(tmp_path / "whole")
@@ -142,13 +144,13 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_lists(request, lists, tmp_
     trainer["per_device_train_batch_size"] = 4
     folder = request.getfixturevalue(model)
     whole = configured(folder, lists, tmp_path / "whole", trainer=trainer, **stated)
-    train_rankt5(whole)
+    train(whole)
     parts = configured(folder, lists, tmp_path / "parts", trainer=trainer, **stated)
     stopped = parts.model_copy(update={"trainer": {**parts.trainer, "max_steps": 2}})
-    train_rankt5(stopped)
-    with pytest.raises(FileExistsError, match="holds the record of a run"):
-        train_rankt5(parts)
-    train_rankt5(parts, resume=True)
+    train(stopped)
+    with pytest.raises(FileExistsError, match="holds the record of a training run"):
+        train(parts)
+    train(parts, resume=True)
     assert_same_weights(tmp_path / "whole", tmp_path / "parts", atol=1e-6)
 
 
@@ -162,7 +164,7 @@ def test_dev_sets_are_measured_reranked_and_ndcg_alone_decides(tiny_cross, lists
         patience=2,
         trainer={"max_steps": 12, "eval_steps": 3, "save_steps": 3},
     )
-    folder = train_rankt5(config)
+    folder = train(config)
     lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
     measured = [each for each in map(json.loads, lines) if "eval_mean" in each]
     assert len(measured) == 4
@@ -172,7 +174,7 @@ def test_dev_sets_are_measured_reranked_and_ndcg_alone_decides(tiny_cross, lists
     best = max(each["eval_mean"] for each in measured)
     (dev,) = read_dev(config.dev, None, None, seed=0)
     with CrossEncoder.from_pretrained(folder) as ranker:
-        figures = measure_reranked(dev, CrossEncoderReranker(ranker))
+        figures = dev.measure_reranked(CrossEncoderReranker(ranker), MEASURES)
         assert figures["rerank"] == pytest.approx(best, abs=1e-6)
         assert figures["rerank"] == pytest.approx(ndcg(ranker, lists), abs=1e-6)
     assert (folder / "run" / "metrics.png").stat().st_size > 1000
@@ -195,7 +197,7 @@ def test_candidates_of_a_folder_are_found_by_the_retriever(tiny_t5, tmp_path):
         dev=[{"path": folder, "split": "dev", "depth": 5}],
         trainer={"max_steps": 2, "per_device_train_batch_size": 2},
     )
-    record = json.loads((train_rankt5(config) / "run" / "run.json").read_text())
+    record = json.loads((train(config) / "run" / "run.json").read_text())
     assert record["data"][0]["examples"] == 2
     assert len(record["base"]["weights"]) == 64
 
@@ -210,17 +212,16 @@ def test_dropout_of_the_configuration_is_that_of_every_layer(tiny_t5, lists, tmp
             if isinstance(kept, float):
                 seen.setdefault(type(module).__name__, set()).add(kept)
 
-    home = "e2rank_rag.training.rankt5_trainer"
-    monkeypatch.setattr(f"{home}.RankingTrainer.train", watched)
-    monkeypatch.setattr("e2rank_rag.training.run.plot_run", lambda *paths: None)
-    train_rankt5(configured(tiny_t5, lists, tmp_path / "model", dropout=0.25))
+    monkeypatch.setattr(StageTrainer, "train", watched)
+    monkeypatch.setattr(RunFolder, "plot", lambda folder: None)
+    train(configured(tiny_t5, lists, tmp_path / "model", dropout=0.25))
     assert seen == {"Dropout": {0.25}, "T5Attention": {0.25}}
 
 
 def test_the_head_of_a_bare_encoder_is_drawn_by_the_seed(tiny_bert, lists, tmp_path):
     for name, seed in (("one", 1), ("other", 2)):
         trainer = {"max_steps": 1, "seed": seed, "learning_rate": 1e-12}
-        train_rankt5(configured(tiny_bert, lists, tmp_path / name, trainer=trainer))
+        train(configured(tiny_bert, lists, tmp_path / name, trainer=trainer))
     torch.manual_seed(1)
     recipe = CrossEncoderRecipe(structure="encoder-only", input="segments")
     model = load_cross_encoder(tiny_bert, recipe, dtype=torch.float32, fresh_head=True)
@@ -255,17 +256,17 @@ def test_what_cannot_be_trained_is_refused_before_the_first_step(
         changes["data"] = [{"path": path}]
     config = configured(request.getfixturevalue(model), lists, tmp_path / "model", **changes)
     with pytest.raises((ValueError, CheckpointError), match=reason):
-        train_rankt5(config)
+        train(config)
 
 
 def test_an_adapter_is_not_trained_on(lists, tmp_path):
     assert (ADAPTED_FOLDER / "e2rank.json").is_file()
     with pytest.raises(ValueError, match=r"has a listwise adapter.*begin from its base, 'minilm'"):
-        train_rankt5(configured("e2rank-minilm", lists, tmp_path / "model"))
+        train(configured("e2rank-minilm", lists, tmp_path / "model"))
 
 
 @pytest.mark.parametrize("given", [{"retriever": "minilm"}, {"vectors": "kept"}])
 def test_what_is_of_mined_sources_is_refused_without_one(tiny_t5, lists, tmp_path, given):
     (name,) = given
     with pytest.raises(ValueError, match=f"{name}: no source is mined"):
-        train_rankt5(configured(tiny_t5, lists, tmp_path / "model", **given))
+        train(configured(tiny_t5, lists, tmp_path / "model", **given))

@@ -1,18 +1,15 @@
-"""Which documents, prompts and negatives a step sees; the same again after a stop."""
+"""Which documents and prompts a training list has, and the tensors of a batch of lists."""
 
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
-import pytest
 import torch
 
 from e2rank_rag.feedback import Feedback
-from e2rank_rag.tokenization import TextTokenizer, pad_id, plain_tokenizer
-from e2rank_rag.training.batches import ListCollator, ListDataset, ListFeedback, SourceBatches
 from e2rank_rag.training.config import ListwiseConfig
-from e2rank_rag.training.vectors import TextVectors
+from e2rank_rag.training.lists import ListDataset
+from e2rank_rag.training.stages.listwise import ListwiseData
+from e2rank_rag.training.vectors import FrozenVectors, TextVectors
 from e2rank_rag.types import RankingExample
 
 
@@ -26,8 +23,14 @@ def example(name, labels, positive=None):
     return RankingExample(name, documents, tuple(labels), positive=positive)
 
 
+def draw(examples, *, seed=0, frozen=None, **changes):
+    """The list of the first example."""
+    data = ListwiseData(configured(**changes), {}, frozen)
+    return ListDataset([examples], data.sample, seed=seed)[0, 0]
+
+
 def drawn(labels, *, seed=0, **changes):
-    return ListDataset([[example("d", labels)]], configured(**changes), seed=seed)[0]
+    return draw([example("d", labels)], seed=seed, **changes)
 
 
 def test_positives_come_first_then_the_nearest_others():
@@ -54,7 +57,7 @@ def test_a_permutation_fills_the_list_whatever_its_labels():
 def test_the_known_positive_is_in_the_list_and_is_the_positive():
     known = example("d", [6, 5, 4, 3, 2, 1], positive=5)
     for seed in range(10):
-        row = ListDataset([[known]], configured(list_size=3, positive="known"), seed=seed)[0]
+        row = draw([known], seed=seed, list_size=3, positive="known")
         assert row.documents[row.positive] == "d5"
         assert len(set(row.documents)) == 3
 
@@ -69,22 +72,20 @@ def vectors_of(table):
     return known
 
 
-def test_with_feedback_the_prompt_shows_the_best_and_their_mean_is_added(collator):
+def test_with_feedback_the_prompt_shows_the_best_and_their_mean_is_added(bert):
     feedback = Feedback(lexical_weight=1.0, temperature=0.5, weight=0.4)
     vectors = vectors_of({"a bridge": [1.0, 0.0], "the ferry": [0.8, 0.6], "bread": [0.0, 1.0]})
     queries = vectors_of({"ferry": [1.0, 0.0]})
     documents = tuple(vectors.rows)
-    lists = [RankingExample("ferry", documents, (0.0, 1.0, 0.0))]
-    config = configured(mode="adapter", lora={"rank": 4})
-    dataset = ListDataset(
-        [lists], config, seed=0, feedback=ListFeedback(feedback, vectors, queries)
-    )
+    given = RankingExample("ferry", documents, (0.0, 1.0, 0.0))
+    config = configured(mode="adapter", lora={"rank": 4}, feedback=feedback)
+    frozen = FrozenVectors(vectors, {None: queries})
+    data = ListwiseData(config, {None: bert.tokenizer}, frozen)
+    row = ListDataset([[given]], data.sample, seed=0)[0, 0]
     evidence = feedback.evidence("ferry", documents, np.array([1.0, 0.8, 0.0]))
-    assert dataset[0].shown == ("the ferry", "a bridge", "bread")
-    collator.vectors, collator.query_vectors = vectors, queries
-    batch = collator([dataset[0]])
+    assert row.shown == ("the ferry", "a bridge", "bread")
     expected = 0.4 * feedback.mean(vectors.values, evidence)
-    np.testing.assert_allclose(batch["feedback"], expected[None], rtol=1e-6)
+    np.testing.assert_allclose(data.collate([row])["feedback"], expected[None], rtol=1e-6)
 
 
 def test_shuffled_prompts_show_some_of_twice_as_many():
@@ -103,77 +104,20 @@ def test_shuffled_prompts_show_some_of_twice_as_many():
 
 def test_draws_depend_on_seed_epoch_and_example_alone():
     examples = [[example(name, [1] * 10 + [0] * 10) for name in "ab"]]
-    shuffled = configured(prompt={"depths": [9], "order": "shuffled"})
-    one, other = (ListDataset(examples, shuffled, seed=1) for _ in range(2))
-    assert [other[1], other[0]] == [one[1], one[0]]
-    before = one[0]
-    one.epoch = 1
-    assert one[0] != before
-    one.epoch = 0
-    assert one[0] == before
+    shuffled = ListwiseData(configured(prompt={"depths": [9], "order": "shuffled"}), {})
+    one, other = (ListDataset(examples, shuffled.sample, seed=1) for _ in range(2))
+    assert [other[0, 1], other[0, 0]] == [one[0, 1], one[0, 0]]
+    before = one[0, 0]
+    assert one[1, 0] != before
+    assert one[0, 0] == before
 
 
-def batches(sizes, *, size=4, balance=1.0, seed=0, together=1):
-    dataset = ListDataset([[]], configured(), seed=0)
-    return SourceBatches(
-        sizes, size, balance=balance, seed=seed, dataset=dataset, together=together
-    )
-
-
-def test_a_batch_is_of_one_source_and_a_source_is_used_up_before_it_begins_anew():
-    sampler = batches([12, 20])
-    rows = list(sampler)
-    assert len(rows) == len(sampler) == 8
-    for row in rows:
-        assert len(row) == 4
-        assert max(row) < 12 or min(row) >= 12
-    counts = Counter(place for row in rows for place in row)
-    for source in (range(12), range(12, 32)):
-        uses = [counts[place] for place in source]
-        assert max(uses) - min(uses) <= 1
-
-
-@pytest.mark.parametrize(("balance", "expected"), [(1.0, 0.9), (0.0, 0.5)])
-def test_sources_are_drawn_by_their_size_to_a_power(balance, expected):
-    sampler = batches([9000, 1000], balance=balance)
-    share = np.mean([row[0] < 9000 for row in sampler])
-    assert share == pytest.approx(expected, abs=0.04)
-
-
-def test_another_epoch_has_other_batches_and_the_same_one_the_same():
-    sampler = batches([40])
-    first = list(sampler)
-    assert list(sampler) == first
-    sampler.set_epoch(1)
-    assert sampler.dataset.epoch == 1
-    assert list(sampler) != first
-
-
-def test_batches_taken_side_by_side_are_one_batch_of_one_source():
-    whole, halves = batches([30, 50], size=8), batches([30, 50], size=4, together=2)
-    rows = list(halves)
-    assert len(rows) == len(halves) == 20
-    pairs = zip(rows[::2], rows[1::2], strict=True)
-    assert [first + second for first, second in pairs] == list(whole)
-
-
-def test_every_process_has_as_many_batches():
-    assert len(batches([44], size=4, together=2)) == 10
-    assert len(batches([3], size=4, together=2)) == 2
-
-
-@pytest.fixture
-def collator(bert):
-    loaded = bert.loaded
-    tokenizer = TextTokenizer(loaded.tokenizer, plain_tokenizer(loaded.tokenizer), bert.recipe)
-    return ListCollator(tokenizer, pad_id=pad_id(loaded.tokenizer))
-
-
-def test_short_lists_are_padded_and_relevant_texts_are_no_negatives(collator):
+def test_short_lists_are_padded_and_relevant_texts_are_no_negatives(bert):
     shared = RankingExample("cats", ("a", "b", "x"), (1.0, 0.0, 1.0))
     other = RankingExample("dogs", ("x", "c"), (1.0, 0.0))
-    dataset = ListDataset([[shared, other]], configured(list_size=4), seed=0)
-    batch = collator([dataset[0], dataset[1]])
+    data = ListwiseData(configured(list_size=4), {None: bert.tokenizer})
+    lists = ListDataset([[shared, other]], data.sample, seed=0)
+    batch = data.collate([lists[0, 0], lists[0, 1]])
     assert batch["listed"].tolist() == [[True, True, True], [True, True, False]]
     assert batch["relevance"].tolist() == [[1, 1, 0], [1, 0, 0]]
     # Rows: a x b | x c padding. "x" is relevant to both queries.
@@ -186,13 +130,14 @@ def test_short_lists_are_padded_and_relevant_texts_are_no_negatives(collator):
     assert batch["prompts"]["input_ids"].shape[0] == 2
 
 
-def test_frozen_vectors_come_with_their_texts(collator):
+def test_frozen_vectors_come_with_their_texts(bert):
     known, queries = TextVectors(2), TextVectors(2)
     known.encode(["a", "b"], lambda texts: np.array([[1, 0], [0, 1]], dtype=np.float32))
     queries.encode(["cats"], lambda texts: np.array([[0.6, 0.8]], dtype=np.float32))
-    frozen = ListCollator(collator.text_tokenizer, pad_id=0, vectors=known, query_vectors=queries)
-    dataset = ListDataset([[RankingExample("cats", ("b", "a"), (0.0, 1.0))]], configured(), seed=0)
-    batch = frozen([dataset[0]])
+    frozen = FrozenVectors(known, {None: queries})
+    data = ListwiseData(configured(), {None: bert.tokenizer}, frozen)
+    given = RankingExample("cats", ("b", "a"), (0.0, 1.0))
+    batch = data.collate([ListDataset([[given]], data.sample, seed=0)[0, 0]])
     torch.testing.assert_close(batch["document_vectors"], torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]))
     torch.testing.assert_close(batch["query_vectors"], torch.tensor([[0.6, 0.8]]))
     assert "documents" not in batch

@@ -1,4 +1,4 @@
-"""What the stages share: options of the model in training."""
+"""The base in training: its dropout, and the instructions of tasks."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 from e2rank_rag.models.weights import load_transformer
+from e2rank_rag.prompts import TASKS, Prompts
+from e2rank_rag.recipe import Recipe
+from e2rank_rag.training.base_model import task_recipe, trainable_model, with_options
 from e2rank_rag.training.config import ContrastiveConfig
-from e2rank_rag.training.runs import trainable_model, with_options
 
 
 def configured(tmp_path, **changes):
@@ -36,3 +38,20 @@ def test_a_dropout_that_a_model_does_not_have_is_refused(tiny_bert, tmp_path):
     with pytest.raises(ValueError, match="dropout: BertModel has none; leave it out"):
         with_options(model, configured(tmp_path, dropout=0.1))
     with_options(model, configured(tmp_path, dropout=0.0))
+
+
+INSTRUCTED = Recipe(pooling="last", prompts=Prompts(query="Instruct: {task}\nQuery:{query}"))
+
+
+def test_a_task_is_a_name_or_a_sentence():
+    assert task_recipe(INSTRUCTED, None) == INSTRUCTED
+    assert task_recipe(INSTRUCTED, "scifact").prompts.task == TASKS["scifact"]
+    stated = task_recipe(INSTRUCTED, "Given a claim, find its source").prompts
+    assert stated.query_text("q") == "Instruct: Given a claim, find its source\nQuery:q"
+    with pytest.raises(ValueError, match="'scfact'"):
+        task_recipe(INSTRUCTED, "scfact")
+
+
+def test_a_model_without_instructions_keeps_its_prompts():
+    plain = Recipe(pooling="mean", prompts=Prompts())
+    assert task_recipe(plain, "anything") == plain

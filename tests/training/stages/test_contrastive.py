@@ -15,12 +15,10 @@ from typer.testing import CliRunner
 
 from e2rank_rag.cli import app
 from e2rank_rag.models.encoder import Encoder
+from e2rank_rag.training import train
 from e2rank_rag.training.config import ContrastiveConfig
-from e2rank_rag.training.contrastive import (
-    ContrastiveTrainer,
-    contrastive_loss,
-    train_contrastive,
-)
+from e2rank_rag.training.loop import StageTrainer
+from e2rank_rag.training.stages.contrastive import contrastive_loss
 
 TOPICS = ["cats", "dogs", "ferry", "bridge", "bread", "prime", "glacier", "router"]
 PAIRS = [(f"about {a} {b}", f"{b} so {a}") for a in TOPICS for b in ("islands", "yeast")]
@@ -122,7 +120,7 @@ def test_sixteen_pairs_of_chance_are_learnt_by_heart(tiny_bert, pairs, tmp_path,
 
     with Encoder.from_pretrained(tiny_bert) as base:
         assert found(base) < 0.5
-    with Encoder.from_pretrained(train_contrastive(config)) as trained:
+    with Encoder.from_pretrained(train(config)) as trained:
         assert found(trained) == 1.0
 
 
@@ -143,9 +141,7 @@ def test_the_dev_figure_rises_above_what_the_base_finds(tiny_bert, pairs, tmp_pa
             "eval_on_start": True,
         },
     )
-    figures = [
-        each["eval_mean"] for each in logged(train_contrastive(config)) if "eval_mean" in each
-    ]
+    figures = [each["eval_mean"] for each in logged(train(config)) if "eval_mean" in each]
     assert figures[0] < 0.8
     assert max(figures) == pytest.approx(1.0)
 
@@ -159,8 +155,8 @@ def test_a_stopped_run_goes_on_to_the_weights_of_an_unbroken_one(
         configured(tiny_bert, pairs, tmp_path / name, chunk_size=3, trainer=saving)
         for name in ("whole", "broken")
     )
-    expected = weights(train_contrastive(whole))
-    compute, calls = ContrastiveTrainer.compute_loss, []
+    expected = weights(train(whole))
+    compute, calls = StageTrainer.compute_loss, []
 
     def interrupted(self, *arguments, **options):
         calls.append(1)
@@ -168,11 +164,11 @@ def test_a_stopped_run_goes_on_to_the_weights_of_an_unbroken_one(
             raise KeyboardInterrupt
         return compute(self, *arguments, **options)
 
-    monkeypatch.setattr(ContrastiveTrainer, "compute_loss", interrupted)
+    monkeypatch.setattr(StageTrainer, "compute_loss", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        train_contrastive(broken)
+        train(broken)
     monkeypatch.undo()
-    for name, tensor in weights(train_contrastive(broken, resume=True)).items():
+    for name, tensor in weights(train(broken, resume=True)).items():
         assert torch.equal(tensor, expected[name]), name
 
 
@@ -192,15 +188,15 @@ def test_a_batch_is_of_one_source_and_of_one_task(tiny_bert, tmp_path, monkeypat
         trainer={"num_train_epochs": 3, "max_steps": -1, "per_device_train_batch_size": 2},
     )
     seen = []
-    compute = ContrastiveTrainer.compute_loss
+    compute = StageTrainer.compute_loss
 
     def watched(self, model, inputs, **options):
         (chunk,) = inputs["queries"]
         seen.append(set(chunk["input_ids"][:, 1].tolist()))
         return compute(self, model, inputs, **options)
 
-    monkeypatch.setattr(ContrastiveTrainer, "compute_loss", watched)
-    train_contrastive(config)
+    monkeypatch.setattr(StageTrainer, "compute_loss", watched)
+    train(config)
     assert len(seen) == 27
     assert all(len(first) == 1 for first in seen)
     assert len({frozenset(first) for first in seen}) == 3
@@ -218,15 +214,15 @@ def test_the_instruction_of_a_task_stands_before_its_queries(tiny_qwen3, tmp_pat
         trainer={"max_steps": 1, "per_device_train_batch_size": 2},
     )
     texts = []
-    compute = ContrastiveTrainer.compute_loss
+    compute = StageTrainer.compute_loss
 
     def watched(self, model, inputs, **options):
-        tokenizer = self.live.tokenizer._tokenizer
+        tokenizer = self.stage.encoder.tokenizer._tokenizer
         texts.extend(tokenizer.batch_decode(inputs["queries"][0]["input_ids"]))
         return compute(self, model, inputs, **options)
 
-    monkeypatch.setattr(ContrastiveTrainer, "compute_loss", watched)
-    folder = train_contrastive(config)
+    monkeypatch.setattr(StageTrainer, "compute_loss", watched)
+    folder = train(config)
     expected = {f"Instruct: dig for the bread\nQuery:{q}<|endoftext|>" for q in ("cats", "dogs")}
     assert set(texts) == expected
     with (
@@ -238,7 +234,7 @@ def test_the_instruction_of_a_task_stands_before_its_queries(tiny_qwen3, tmp_pat
 
 def test_lora_weights_are_merged_into_the_saved_model(tiny_bert, pairs, tmp_path):
     config = configured(tiny_bert, pairs, tmp_path / "model", lora={"rank": 4}, chunk_size=2)
-    before, after = weights(tiny_bert), weights(train_contrastive(config))
+    before, after = weights(tiny_bert), weights(train(config))
     assert "encoder.layer.0.attention.self.query.weight" in after
     moved = {name for name in after if not torch.equal(after[name], before[name])}
     assert "encoder.layer.0.attention.self.query.weight" in moved
@@ -256,14 +252,14 @@ def test_training_lengths_are_not_those_of_the_saved_model(tiny_bert, tmp_path, 
         trainer={"max_steps": 1, "per_device_train_batch_size": 2},
     )
     widths = []
-    compute = ContrastiveTrainer.compute_loss
+    compute = StageTrainer.compute_loss
 
     def watched(self, model, inputs, **options):
         widths.extend(inputs[side][0]["input_ids"].shape[1] for side in ("queries", "documents"))
         return compute(self, model, inputs, **options)
 
-    monkeypatch.setattr(ContrastiveTrainer, "compute_loss", watched)
-    with Encoder.from_pretrained(train_contrastive(config)) as trained:
+    monkeypatch.setattr(StageTrainer, "compute_loss", watched)
+    with Encoder.from_pretrained(train(config)) as trained:
         assert trained.recipe.document_tokens == 128
     assert widths == [10, 10]
 
@@ -283,7 +279,7 @@ def test_dev_sets_are_measured_by_what_they_retrieve(tiny_bert, tmp_path):
         patience=3,
         trainer={"max_steps": 6, "eval_steps": 3, "save_steps": 3},
     )
-    measured = [each for each in logged(train_contrastive(config)) if "eval_mean" in each]
+    measured = [each for each in logged(train(config)) if "eval_mean" in each]
     assert [each["step"] for each in measured] == [3, 6]
     for each in measured:
         assert each["eval_mean"] == each["eval_retrieve"] == each["eval_lists_retrieve"]
@@ -300,15 +296,15 @@ def test_a_model_without_a_listwise_prompt_is_trained_and_measured(tiny_qwen3, p
         dev=[{"path": pairs}],
         trainer={"max_steps": 2, "eval_steps": 2, "save_steps": 2},
     )
-    with Encoder.from_pretrained(train_contrastive(config)) as trained:
+    with Encoder.from_pretrained(train(config)) as trained:
         assert trained.recipe.prompts.listwise is None
 
 
 def test_another_run_is_not_written_over(tiny_bert, pairs, tmp_path):
     config = configured(tiny_bert, pairs, tmp_path / "model")
-    train_contrastive(config)
-    with pytest.raises(FileExistsError, match="holds the record of a run"):
-        train_contrastive(config)
+    train(config)
+    with pytest.raises(FileExistsError, match="holds the record of a training run"):
+        train(config)
 
 
 @pytest.fixture
@@ -331,10 +327,10 @@ def test_a_folder_gives_pairs_and_with_negatives_triples(
 ):
     two = {"per_device_train_batch_size": 2}
     triples = configured(tiny_bert, collection, tmp_path / "a", negatives=3, trainer=two)
-    assert record(train_contrastive(triples))["negatives"] == {"hard": 3, "in_all": 7}
+    assert record(train(triples))["negatives"] == {"hard": 3, "in_all": 7}
     monkeypatch.setattr(Encoder, "encode_documents", None)  # nothing is mined
     bare = configured(tiny_bert, collection, tmp_path / "b", negatives=0, trainer=two)
-    folder = train_contrastive(bare)
+    folder = train(bare)
     assert record(folder)["negatives"] == {"hard": 0, "in_all": 1}
     assert record(folder)["data"][0]["examples"] == 2
 
@@ -344,7 +340,7 @@ def test_a_run_records_and_logs_how_many_negatives_a_query_has(tiny_bert, tmp_pa
     data = written(tmp_path / "triples.jsonl", records)
     config = configured(tiny_bert, data, tmp_path / "model", negatives=1)
     with caplog.at_level(logging.INFO, "e2rank_rag"):
-        folder = train_contrastive(config)
+        folder = train(config)
     assert "a query has 7 negatives, 1 of them hard" in caplog.text
     assert record(folder)["negatives"] == {"hard": 1, "in_all": 7}
     assert record(folder)["config"]["stage"] == "contrastive"
@@ -372,7 +368,7 @@ def test_a_run_records_and_logs_how_many_negatives_a_query_has(tiny_bert, tmp_pa
 )
 def test_what_is_probably_not_meant_is_told(tiny_bert, pairs, tmp_path, caplog, changes, warning):
     with caplog.at_level(logging.WARNING, "e2rank_rag"):
-        train_contrastive(configured(tiny_bert, pairs, tmp_path / "model", **changes))
+        train(configured(tiny_bert, pairs, tmp_path / "model", **changes))
     assert warning in caplog.text
 
 
@@ -390,11 +386,11 @@ def test_what_is_probably_not_meant_is_told(tiny_bert, pairs, tmp_path, caplog, 
 def test_bad_data_are_refused_before_the_first_step(
     tiny_bert, pairs, tmp_path, monkeypatch, line, reason
 ):
-    monkeypatch.setattr(ContrastiveTrainer, "train", None)
+    monkeypatch.setattr(StageTrainer, "train", None)
     path = tmp_path / "bad.jsonl"
     path.write_text(pairs.read_text() + line + "\n")
     with pytest.raises(ValueError, match=reason):
-        train_contrastive(configured(tiny_bert, path, tmp_path / "model"))
+        train(configured(tiny_bert, path, tmp_path / "model"))
 
 
 @pytest.mark.parametrize(
@@ -409,17 +405,17 @@ def test_bad_data_are_refused_before_the_first_step(
 def test_a_bad_configuration_is_refused_before_the_first_step(
     tiny_bert, pairs, tmp_path, monkeypatch, changes, reason
 ):
-    monkeypatch.setattr(ContrastiveTrainer, "train", None)
+    monkeypatch.setattr(StageTrainer, "train", None)
     with pytest.raises((ValueError, OSError), match=reason):
-        train_contrastive(configured(tiny_bert, pairs, tmp_path / "model", **changes))
+        train(configured(tiny_bert, pairs, tmp_path / "model", **changes))
 
 
 def test_a_task_that_is_no_name_is_refused_before_the_first_step(tiny_qwen3, tmp_path, monkeypatch):
-    monkeypatch.setattr(ContrastiveTrainer, "train", None)
+    monkeypatch.setattr(StageTrainer, "train", None)
     data = written(tmp_path / "x.jsonl", [{"query": "q", "pos": "a", "task": "scfact"}])
     config = configured(tiny_qwen3, data, tmp_path / "m", pooling="last", prompts="e2rank")
     with pytest.raises(ValueError, match="'scfact'"):
-        train_contrastive(config)
+        train(config)
 
 
 def test_the_command_trains_the_stage_that_a_file_names(tiny_bert, pairs, tmp_path):

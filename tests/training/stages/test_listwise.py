@@ -16,10 +16,11 @@ from e2rank_rag.evaluation.runs import run_from_rankings
 from e2rank_rag.feedback import Feedback
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.rerankers import ListwiseReranker
+from e2rank_rag.training import train
 from e2rank_rag.training.config import ListwiseConfig
 from e2rank_rag.training.examples import read_examples
+from e2rank_rag.training.loop import StageTrainer
 from e2rank_rag.training.sources import read_dev
-from e2rank_rag.training.trainer import ListTrainer, train_listwise
 from e2rank_rag.types import Document, Hit
 from tests.training.conftest import TOPICS
 
@@ -67,7 +68,7 @@ def adapter_weights(folder):
 def test_an_adapter_leaves_the_vectors_of_the_base_and_its_files(tiny_bert, lists, tmp_path):
     weights = tiny_bert / "model.safetensors"
     before = hashlib.sha256(weights.read_bytes()).digest()
-    folder = train_listwise(configured(tiny_bert, lists, tmp_path / "model"))
+    folder = train(configured(tiny_bert, lists, tmp_path / "model"))
     assert hashlib.sha256(weights.read_bytes()).digest() == before
     with Encoder.from_pretrained(folder) as trained, Encoder.from_pretrained(tiny_bert) as base:
         assert trained.fingerprint == base.fingerprint
@@ -82,11 +83,11 @@ def test_feedback_is_trained_through_and_saved(tiny_bert, lists, tmp_path):
     config = configured(
         tiny_bert, lists, tmp_path / "model", feedback=feedback, vectors=kept, query_weight=0.5
     )
-    with Encoder.from_pretrained(train_listwise(config)) as trained:
+    with Encoder.from_pretrained(train(config)) as trained:
         assert trained.recipe.feedback == Feedback(**feedback)
         assert [path.name for path in kept.iterdir()] == [f"{trained.fingerprint}.npz"]
     plain = configured(tiny_bert, lists, tmp_path / "plain", query_weight=0.5)
-    with Encoder.from_pretrained(train_listwise(plain)) as trained:
+    with Encoder.from_pretrained(train(plain)) as trained:
         assert trained.recipe.feedback is None
     found, other = adapter_weights(tmp_path / "model"), adapter_weights(tmp_path / "plain")
     assert any(not torch.equal(found[name], other[name]) for name in found)
@@ -95,7 +96,7 @@ def test_feedback_is_trained_through_and_saved(tiny_bert, lists, tmp_path):
 def test_joint_training_moves_documents_and_says_so(tiny_bert, lists, tmp_path):
     config = configured(tiny_bert, lists, tmp_path / "model", mode="joint", lora=None)
     with (
-        Encoder.from_pretrained(train_listwise(config)) as trained,
+        Encoder.from_pretrained(train(config)) as trained,
         Encoder.from_pretrained(tiny_bert) as base,
     ):
         assert trained.fingerprint != base.fingerprint
@@ -110,7 +111,7 @@ def test_all_files_of_a_run_follow_the_umask(tiny_bert, lists, tmp_path, mode):
     config = configured(tiny_bert, lists, tmp_path / "model", mode=mode, lora=lora, trainer=saving)
     before = os.umask(0o027)
     try:
-        folder = train_listwise(config)
+        folder = train(config)
     finally:
         os.umask(before)
     files = [path for path in folder.rglob("*") if path.is_file()]
@@ -134,7 +135,7 @@ def test_eight_lists_of_chance_are_learnt_by_heart(tiny_bert, lists, tmp_path, m
     )
     with Encoder.from_pretrained(tiny_bert) as base:
         assert ndcg(base, lists) < 0.9
-    with Encoder.from_pretrained(train_listwise(config)) as trained:
+    with Encoder.from_pretrained(train(config)) as trained:
         assert ndcg(trained, lists) == pytest.approx(1.0)
 
 
@@ -142,9 +143,9 @@ def test_a_stopped_run_goes_on_to_the_weights_of_an_unbroken_one(
     tiny_bert, lists, tmp_path, monkeypatch
 ):
     saving = {"save_strategy": "steps", "save_steps": 3, "max_steps": 8}
-    whole = train_listwise(configured(tiny_bert, lists, tmp_path / "whole", trainer=saving))
+    whole = train(configured(tiny_bert, lists, tmp_path / "whole", trainer=saving))
     config = configured(tiny_bert, lists, tmp_path / "broken", trainer=saving)
-    compute, calls = ListTrainer.compute_loss, []
+    compute, calls = StageTrainer.compute_loss, []
 
     def interrupted(self, *arguments, **options):
         calls.append(1)
@@ -152,11 +153,11 @@ def test_a_stopped_run_goes_on_to_the_weights_of_an_unbroken_one(
             raise KeyboardInterrupt
         return compute(self, *arguments, **options)
 
-    monkeypatch.setattr(ListTrainer, "compute_loss", interrupted)
+    monkeypatch.setattr(StageTrainer, "compute_loss", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        train_listwise(config)
+        train(config)
     monkeypatch.undo()
-    resumed = train_listwise(config, resume=True)
+    resumed = train(config, resume=True)
     expected = adapter_weights(whole)
     for name, tensor in adapter_weights(resumed).items():
         assert torch.equal(tensor, expected[name]), name
@@ -181,7 +182,7 @@ def test_accumulated_ranknet_is_that_of_the_whole_batch(tiny_bert, lists, tmp_pa
                 "learning_rate": 1.0,
             },
         )
-        weights.append(adapter_weights(train_listwise(config)))
+        weights.append(adapter_weights(train(config)))
     moved = [name for name in weights[0] if "lora_B" in name]
     assert max(float(weights[0][name].abs().max()) for name in moved) > 1e-3
     for name in weights[0]:
@@ -190,9 +191,7 @@ def test_accumulated_ranknet_is_that_of_the_whole_batch(tiny_bert, lists, tmp_pa
 
 @pytest.mark.usefixtures("pictures")
 def test_a_run_records_what_it_was(tiny_bert, lists, tmp_path):
-    folder = train_listwise(
-        configured(tiny_bert, lists, tmp_path / "m", trainer={"logging_steps": 2})
-    )
+    folder = train(configured(tiny_bert, lists, tmp_path / "m", trainer={"logging_steps": 2}))
     record = json.loads((folder / "run" / "run.json").read_text())
     assert record["config"]["lora"]["rank"] == 4
     assert record["data"][0]["examples"] == 8
@@ -214,7 +213,7 @@ def test_dev_sets_are_measured_plain_and_reranked_and_the_best_is_kept(tiny_bert
         patience=1,
         trainer={"max_steps": 40, "eval_steps": 5, "save_steps": 5, "learning_rate": 1e-2},
     )
-    folder = train_listwise(config)
+    folder = train(config)
     lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
     measured = [each for each in map(json.loads, lines) if "eval_mean" in each]
     assert len({each["eval_retrieve"] for each in measured}) == 1  # frozen
@@ -239,19 +238,19 @@ def test_what_cannot_be_trained_is_refused_before_the_first_step(
     tiny_bert, lists, tmp_path, changes, reason
 ):
     with pytest.raises(ValueError, match=reason):
-        train_listwise(configured(tiny_bert, lists, tmp_path / "model", **changes))
+        train(configured(tiny_bert, lists, tmp_path / "model", **changes))
 
 
 def test_a_run_does_not_write_over_another(tiny_bert, lists, tmp_path):
     config = configured(tiny_bert, lists, tmp_path / "model", trainer={"max_steps": 1})
-    train_listwise(config)
-    with pytest.raises(FileExistsError, match=r"holds the record of a run: go on with it \(resume"):
-        train_listwise(config)
+    train(config)
+    with pytest.raises(
+        FileExistsError, match=r"holds the record of a training run: go on with it \(resume"
+    ):
+        train(config)
 
 
 def test_an_adapter_is_not_trained_on_top_of_another(tiny_bert, lists, tmp_path):
-    first = train_listwise(
-        configured(tiny_bert, lists, tmp_path / "first", trainer={"max_steps": 1})
-    )
+    first = train(configured(tiny_bert, lists, tmp_path / "first", trainer={"max_steps": 1}))
     with pytest.raises(ValueError, match=r"has a listwise adapter already.*begin from its base"):
-        train_listwise(configured(first, lists, tmp_path / "second"))
+        train(configured(first, lists, tmp_path / "second"))

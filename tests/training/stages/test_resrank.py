@@ -17,10 +17,12 @@ from e2rank_rag.list_tokenization import ResidualLayout
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.models.resrank import ResRank
 from e2rank_rag.rerankers import ResidualReranker, load_reranker
+from e2rank_rag.training import train
 from e2rank_rag.training.config import ResRankConfig
 from e2rank_rag.training.examples import read_examples
-from e2rank_rag.training.resrank import ResRankTrainer, resrank_loss, train_resrank
+from e2rank_rag.training.loop import StageTrainer
 from e2rank_rag.training.sources import read_dev
+from e2rank_rag.training.stages.resrank import resrank_loss
 from e2rank_rag.types import Document, Hit
 from tests.training.conftest import TOPICS
 
@@ -79,14 +81,14 @@ def test_eight_lists_with_shuffled_labels_are_learnt_by_heart(tiny_bert, lists, 
     config = configured(
         tiny_bert, lists, tmp_path / "model", mode=mode, info_nce_weight=0.0, trainer=steps
     )
-    folder = train_resrank(config)
+    folder = train(config)
     with load_reranker(folder) as reranker:
         assert isinstance(reranker, ResidualReranker)
         assert ndcg(reranker, lists) == 1.0
 
 
 def test_frozen_training_leaves_vectors_as_they_are(tiny_bert, bert, lists, tmp_path):
-    folder = train_resrank(configured(tiny_bert, lists, tmp_path / "model"))
+    folder = train(configured(tiny_bert, lists, tmp_path / "model"))
     with ResRank.from_pretrained(folder) as model:
         assert model.encoder.digest == bert.digest
         assert model.encoder.fingerprint == bert.fingerprint
@@ -97,7 +99,7 @@ def test_frozen_training_leaves_vectors_as_they_are(tiny_bert, bert, lists, tmp_
 
 
 def test_joint_training_changes_both_and_saves_both(tiny_bert, bert, lists, tmp_path):
-    folder = train_resrank(configured(tiny_bert, lists, tmp_path / "model", mode="joint"))
+    folder = train(configured(tiny_bert, lists, tmp_path / "model", mode="joint"))
     with ResRank.from_pretrained(folder) as model:
         assert model.encoder.digest != bert.digest
         assert model._reranker.digest not in (bert.digest, model.encoder.digest)
@@ -105,7 +107,7 @@ def test_joint_training_changes_both_and_saves_both(tiny_bert, bert, lists, tmp_
 
 def test_gradients_reach_both_models_and_the_head(tiny_bert, lists, tmp_path, monkeypatch):
     seen = {}
-    step = ResRankTrainer.training_step
+    step = StageTrainer.training_step
 
     def watched(self, model, *arguments, **options):
         loss = step(self, model, *arguments, **options)
@@ -114,11 +116,9 @@ def test_gradients_reach_both_models_and_the_head(tiny_bert, lists, tmp_path, mo
                 seen[name] = max(seen.get(name, 0.0), float(parameter.grad.abs().max()))
         return loss
 
-    monkeypatch.setattr(ResRankTrainer, "training_step", watched)
+    monkeypatch.setattr(StageTrainer, "training_step", watched)
     # RankNet alone: what reaches the encoder comes through the reranker and the residual.
-    train_resrank(
-        configured(tiny_bert, lists, tmp_path / "model", mode="joint", info_nce_weight=0.0)
-    )
+    train(configured(tiny_bert, lists, tmp_path / "model", mode="joint", info_nce_weight=0.0))
     for name in (
         "encoder.encoder.layer.0.attention.self.query.weight",
         "encoder.embeddings.word_embeddings.weight",
@@ -172,7 +172,7 @@ def test_dev_sets_are_measured_as_the_saved_model_ranks_them(tiny_bert, lists, t
         dev=[{"path": lists}],
         trainer={"max_steps": 20, "num_train_epochs": 20, "eval_steps": 5, "save_steps": 5},
     )
-    folder = train_resrank(config)
+    folder = train(config)
     lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
     measured = [each for each in map(json.loads, lines) if "eval_mean" in each]
     assert len({each["eval_retrieve"] for each in measured}) == 1  # frozen
@@ -185,13 +185,11 @@ def test_dev_sets_are_measured_as_the_saved_model_ranks_them(tiny_bert, lists, t
 
 def test_a_second_stage_goes_on_with_all_that_the_first_has_learnt(tiny_bert, lists, tmp_path):
     layout = {"residual": "sum", "projection": "linear"}
-    first = train_resrank(
-        configured(tiny_bert, lists, tmp_path / "one", mode="joint", layout=layout)
-    )
+    first = train(configured(tiny_bert, lists, tmp_path / "one", mode="joint", layout=layout))
     still = {"learning_rate": 0.0, "max_steps": 1}
     for mode in ("joint", "frozen"):
         config = configured(first, lists, tmp_path / mode, mode=mode, trainer=still)
-        second = train_resrank(config)
+        second = train(config)
         assert (
             json.loads((second / "e2rank.json").read_text())["layout"]
             == ResidualLayout(**layout).model_dump()
@@ -201,14 +199,14 @@ def test_a_second_stage_goes_on_with_all_that_the_first_has_learnt(tiny_bert, li
             assert after.encoder.fingerprint == before.encoder.fingerprint
     other = configured(first, lists, tmp_path / "x", layout={"residual": "none"})
     with pytest.raises(ValueError, match=r"layout: .* was trained with .*residual='sum'"):
-        train_resrank(other)
+        train(other)
 
 
 def test_a_model_moves_without_the_first_stage_or_any_path_of_the_machine(
     tiny_bert, lists, tmp_path
 ):
-    first = train_resrank(configured(tiny_bert, lists, tmp_path / "one", mode="joint"))
-    second = train_resrank(configured(first, lists, tmp_path / "two"))
+    first = train(configured(tiny_bert, lists, tmp_path / "one", mode="joint"))
+    second = train(configured(first, lists, tmp_path / "two"))
     with load_reranker(second) as before:
         expected = before.encoder.encode_documents(TOPICS)
         assert before.encoder.digest != Encoder.from_pretrained(tiny_bert).digest
@@ -228,7 +226,7 @@ def test_a_frozen_encoder_is_opened_as_it_was_trained_with(
     request, lists, tmp_path, folder, stated
 ):
     folder = request.getfixturevalue(folder)
-    trained = train_resrank(configured(folder, lists, tmp_path / "model", **stated))
+    trained = train(configured(folder, lists, tmp_path / "model", **stated))
     with (
         Encoder.from_pretrained(folder, **stated) as encoder,
         ResRank.from_pretrained(trained) as model,
@@ -242,13 +240,13 @@ def test_a_frozen_encoder_is_opened_as_it_was_trained_with(
 def test_a_reranker_with_a_listwise_adapter_is_refused_before_training(lists, tmp_path):
     config = configured("minilm", lists, tmp_path / "x", reranker_from="e2rank-minilm")
     with pytest.raises(ValueError, match="has a listwise adapter already"):
-        train_resrank(config)
+        train(config)
 
 
 def test_gradient_checkpointing_gives_the_same_weights(tiny_bert, lists, tmp_path):
     heads = [
         load_file(
-            train_resrank(
+            train(
                 configured(
                     tiny_bert,
                     lists,
@@ -277,14 +275,14 @@ def test_another_backbone_of_another_width_reads_the_vectors_through_a_projectio
         reranker_from=str(reranker),
         layout={"projection": "linear", "query_vector": "end"},
     )
-    with load_reranker(train_resrank(config)) as trained:
+    with load_reranker(train(config)) as trained:
         assert trained.encoder.fingerprint == bert.fingerprint
         assert trained.model._reranker.recipe.pooling == "last"
 
 
 def test_lora_weights_are_merged_into_the_saved_reranker(tiny_bert, lists, tmp_path):
     config = configured(tiny_bert, lists, tmp_path / "model", lora={"rank": 4})
-    folder = train_resrank(config)
+    folder = train(config)
     before = load_file(tiny_bert / "model.safetensors")
     after = load_file(folder / "reranker" / "model.safetensors")
     assert set(after) == set(before)
@@ -300,13 +298,13 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
         steps = {"max_steps": 6, "num_train_epochs": 6, "save_steps": 3, "save_strategy": "steps"}
         return configured(tiny_bert, lists, tmp_path / name, trainer={**steps, **trainer})
 
-    whole = train_resrank(config("whole"))
+    whole = train(config("whole"))
     stopped = config("stopped")
 
     class Killed(Exception):
         pass
 
-    step = ResRankTrainer.training_step
+    step = StageTrainer.training_step
 
     def killed_in_the_fifth(self, *arguments, **options):
         if self.state.global_step == 4:
@@ -314,10 +312,10 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
         return step(self, *arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ResRankTrainer, "training_step", killed_in_the_fifth)
+        patch.setattr(StageTrainer, "training_step", killed_in_the_fifth)
         with pytest.raises(Killed):
-            train_resrank(stopped)
-    resumed = train_resrank(stopped, resume=True)
+            train(stopped)
+    resumed = train(stopped, resume=True)
     for name in ("head.safetensors", "reranker/model.safetensors"):
         expected, found = load_file(whole / name), load_file(resumed / name)
         for key, value in expected.items():

@@ -16,15 +16,9 @@ from e2rank_rag.losses import (
 from e2rank_rag.pair_tokenization import CrossEncoderRecipe, PairTokenizer
 from e2rank_rag.tokenization import plain_tokenizer
 from e2rank_rag.training.config import RankT5Config
-from e2rank_rag.training.ranking import (
-    RankedList,
-    RankedListCollator,
-    RankedListDataset,
-    drawn_places,
-    list_loss,
-    ranking_loss,
-    upsampled_places,
-)
+from e2rank_rag.training.lists import ListDataset, TrainingList
+from e2rank_rag.training.objective import ranking_loss, scores_loss
+from e2rank_rag.training.stages.cross_encoder import CrossEncoderData, upsampled_places
 from e2rank_rag.types import RankingExample
 from tests.conftest import bert_tokenizer
 
@@ -35,10 +29,11 @@ def example(labels, texts=None):
 
 
 def drawn(labels, size, candidates=None, *, texts=None, times=200):
-    return [
-        drawn_places(example(labels, texts), size, candidates, random.Random(seed))
-        for seed in range(times)
-    ]
+    """The indices of the documents in `times` draws of a list."""
+    given = example(labels, texts)
+    sample = CrossEncoderData(config(list_size=size, candidates=candidates), None).sample
+    lists = (sample(given, random.Random(seed)) for seed in range(times))
+    return [[given.documents.index(text) for text in each.documents] for each in lists]
 
 
 def test_a_list_is_one_relevant_document_and_others_by_chance():
@@ -69,8 +64,8 @@ def test_others_come_from_the_first_candidates_and_the_relevant_one_from_anywher
 def test_graded_lists_keep_their_grades_and_draw_from_all_the_rest():
     lists = drawn([3, 2, 1], 2)  # a teacher's order
     assert {tuple(places) for places in lists} == {(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)}
-    dataset = RankedListDataset([[example([2, 1, 0])]], list_size=3, candidates=None, seed=0)
-    graded = dict(zip(dataset[0].documents, dataset[0].labels, strict=True))
+    (whole,) = drawn_lists([example([2, 1, 0])], list_size=3)
+    graded = dict(zip(whole.documents, whole.labels, strict=True))
     assert graded == {"d0": 2.0, "d1": 1.0, "d2": 0.0}
 
 
@@ -79,19 +74,16 @@ ORDER = RankingExample(
 )
 
 
+def drawn_lists(examples, *, seed=0, epoch=0, **stated):
+    dataset = ListDataset([examples], CrossEncoderData(config(**stated), None).sample, seed=seed)
+    return [dataset[epoch, index] for index in range(len(dataset))]
+
+
 def drawn_batch(*examples, **stated):
     """A batch of these examples whole, as the stage of such a configuration trains on it."""
     settings = config(**stated)
-    dataset = RankedListDataset(
-        [examples],
-        list_size=16,
-        candidates=None,
-        seed=0,
-        loss=settings.loss,
-        targets=settings.targets,
-    )
-    lists = [dataset[index] for index in range(len(examples))]
-    batch = collator(upsample=settings.upsamples)(lists)
+    lists = drawn_lists(examples, **stated, list_size=16)
+    batch = data(**stated).collate(lists)
     return batch, ranking_loss(settings)
 
 
@@ -114,7 +106,7 @@ def test_permutations_have_one_target_and_every_list_weighs_the_same(loss, epsil
         return float(-log_p[row, place] + epsilon * (1 - log_p[row, place].exp()))
 
     expected = (cost(0, 1.0) + cost(1, 1.0) + one * cost(2, 3.0) + two * cost(2, 2.0)) / 3
-    assert float(list_loss(scores, batch, measure)) == pytest.approx(expected, rel=1e-5)
+    assert float(scores_loss(scores, batch, measure)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_permutation_has_as_many_targets_as_relevant_documents_for_point_ce():
@@ -144,12 +136,10 @@ def test_the_query_itself_is_no_other():
 
 
 def test_a_draw_depends_on_seed_and_epoch_alone():
-    examples = [[example([1, *[0] * 50]) for _ in range(3)]]
+    examples = [example([1, *[0] * 50]) for _ in range(3)]
 
     def lists(seed, epoch):
-        dataset = RankedListDataset(examples, list_size=5, candidates=None, seed=seed)
-        dataset.epoch = epoch
-        return [dataset[index] for index in range(len(dataset))]
+        return drawn_lists(examples, seed=seed, epoch=epoch, list_size=5)
 
     assert lists(0, 0) == lists(0, 0)
     assert lists(0, 0) != lists(0, 1)
@@ -172,27 +162,26 @@ def test_relevant_documents_are_repeated_until_there_are_as_many_as_others(label
 
 
 LISTS = [
-    RankedList("cats", ("cats purr", "dogs", "a ferry crosses the strait"), (1.0, 0.0, 0.0)),
-    RankedList("dogs bark", ("bread rises because yeast turns sugar", "dogs"), (0.0, 1.0)),
+    TrainingList("cats", ("cats purr", "dogs", "a ferry crosses the strait"), (1.0, 0.0, 0.0)),
+    TrainingList("dogs bark", ("bread rises because yeast turns sugar", "dogs"), (0.0, 1.0)),
 ]
 
 
-def collator(**options):
+def data(**stated):
     tokenizer = bert_tokenizer()
     recipe = CrossEncoderRecipe(structure="encoder-only", input="segments", max_tokens=64)
     pairs = PairTokenizer(tokenizer, plain_tokenizer(tokenizer), recipe, segments=True)
-    return RankedListCollator(pairs, **{"chunk_tokens": None, "upsample": False, **options})
+    return CrossEncoderData(config(**stated), pairs)
 
 
-@pytest.mark.parametrize("chunk_tokens", [None, 24, 1])
+@pytest.mark.parametrize("chunk_tokens", [None, 24, 16])
 def test_every_pair_is_in_one_chunk_and_knows_its_place(chunk_tokens):
-    collate = collator(chunk_tokens=chunk_tokens)
-    batch = collate(LISTS)
-    assert len(batch["chunks"]) == {None: 1, 1: 5}.get(chunk_tokens, len(batch["chunks"]))
-    if chunk_tokens == 24:
-        assert len(batch["chunks"]) > 1
+    made = data(chunk_tokens=chunk_tokens)
+    batch = made.collate(LISTS)
+    assert (len(batch["chunks"]) == 1) == (chunk_tokens is None)
+    if chunk_tokens is not None:
         sizes = [chunk["input_ids"].shape for chunk in batch["chunks"]]
-        assert all(rows * width <= 24 or rows == 1 for rows, width in sizes)
+        assert all(rows * width <= chunk_tokens or rows == 1 for rows, width in sizes)
     rows = [
         ids[mask.bool()].tolist()
         for chunk in batch["chunks"]
@@ -201,7 +190,7 @@ def test_every_pair_is_in_one_chunk_and_knows_its_place(chunk_tokens):
     expected = {
         number * 3 + place: pair.ids
         for number, drawn in enumerate(LISTS)
-        for place, pair in enumerate(collate.pair_tokenizer.pairs(drawn.query, drawn.documents))
+        for place, pair in enumerate(made.tokenizer.pairs(drawn.query, drawn.documents))
     }
     assert dict(zip(batch["places"].tolist(), rows, strict=True)) == expected
     assert batch["relevance"].tolist() == [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
@@ -225,7 +214,7 @@ SCORES = torch.tensor([0.5, -1.0, 2.0, 0.25, -0.75])
     ],
 )
 def test_the_loss_is_that_of_the_scores_in_their_places(stated, loss):
-    batch = collator()(LISTS)
+    batch = data(upsample=None).collate(LISTS)
     table = torch.zeros(6)
     for place, score in zip(batch["places"].tolist(), SCORES.tolist(), strict=True):
         table[place] = score
@@ -234,14 +223,14 @@ def test_the_loss_is_that_of_the_scores_in_their_places(stated, loss):
         torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]),
         torch.tensor([[True, True, True], [True, True, False]]),
     )
-    torch.testing.assert_close(list_loss(SCORES, batch, ranking_loss(config(**stated))), expected)
+    torch.testing.assert_close(scores_loss(SCORES, batch, ranking_loss(config(**stated))), expected)
 
 
 def test_upsampling_counts_a_relevant_document_as_often_as_the_others():
     stated = config(loss="point_ce")
     assert stated.upsamples
     assert not config(loss="softmax").upsamples
-    batch = collator(upsample=True)(LISTS)
+    batch = data(loss="point_ce").collate(LISTS)
     by_place = dict(zip(batch["places"].tolist(), SCORES.double().tolist(), strict=True))
 
     def cost(place, label):
@@ -250,5 +239,5 @@ def test_upsampling_counts_a_relevant_document_as_often_as_the_others():
 
     first = (2 * cost(0, 1) + cost(1, 0) + cost(2, 0)) / 4
     second = (cost(3, 0) + cost(4, 1)) / 2
-    found = list_loss(SCORES, batch, ranking_loss(stated))
+    found = scores_loss(SCORES, batch, ranking_loss(stated))
     assert float(found) == pytest.approx(float((first + second) / 2), abs=1e-6)

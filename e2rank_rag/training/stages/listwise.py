@@ -1,0 +1,217 @@
+"""Stage 2: a listwise model, joint or as an adapter, trained by InfoNCE and RankNet."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from e2rank_rag.feedback import order
+from e2rank_rag.models.e2rank import Backbone, RecentVectors, TextModel, blend
+from e2rank_rag.models.e2rank_folder import save_adapter
+from e2rank_rag.recipe import Recipe
+from e2rank_rag.rerankers import ListwiseReranker
+from e2rank_rag.tokenization import TextTokenizer
+from e2rank_rag.training.base_model import (
+    document_vectors,
+    frozen_vectors,
+    open_base,
+    save_merged,
+    task_tokenizers,
+    trainable_model,
+)
+from e2rank_rag.training.config import ListwiseConfig
+from e2rank_rag.training.dev_sets import DevSet
+from e2rank_rag.training.lists import TrainingList, groups_of, scored_tensors, task_of
+from e2rank_rag.training.objective import list_loss
+from e2rank_rag.training.relevance import relevant_texts, scored_places
+from e2rank_rag.training.sources import read_dev, read_training
+from e2rank_rag.training.stage import Stage
+from e2rank_rag.training.vectors import FrozenVectors
+from e2rank_rag.types import Embeddings, RankingExample
+
+CACHED_QUERIES = 10_000
+"""Query vectors of the dev sets that are kept while the base is frozen."""
+
+Embed = Callable[[Mapping[str, Tensor]], Tensor]
+"""Tokens of `TextTokenizer.collate`, [n, L], to unit vectors, float32 [n, D]."""
+
+
+class Listwise(Stage[ListwiseConfig]):
+    """Stage 2 of E2Rank."""
+
+    defaults = {  # noqa: RUF012 - declared in Stage
+        "learning_rate": 5e-6,
+        "warmup_steps": 0.03,
+        "per_device_train_batch_size": 8,
+    }
+    """The paper's values (arXiv 2510.22733, appendix C)."""
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """The base stays open: in adapter mode it encodes queries and documents."""
+        config, seed = self.config, self.arguments.seed
+        with (
+            open_base(config, self.arguments.device) as base,
+            base.with_recipe(_recipe(base.recipe, config)) as base,
+        ):
+            known = document_vectors(base, config.vectors) if config.mode == "adapter" else None
+            self.base, self.known, self.digest = base, known, base.digest
+            self.examples = read_training(config.data, base, known, seed=seed)
+            self.dev = read_dev(config.dev, base, known, seed=seed)
+            self.groups = groups_of(self.examples)
+            tokenizers = task_tokenizers(base.weights_folder, base.recipe, self.examples)
+            frozen = None if known is None else frozen_vectors(base, known, self.examples)
+            self.data = ListwiseData(config, tokenizers, frozen)
+            self.model = trainable_model(config, base.weights_folder)
+            self.encoder = self._encoder(tokenizers[None])
+            self.reranker = ListwiseReranker(self.encoder, stored_vectors="trust")
+            yield
+
+    def _encoder(self, tokenizer: TextTokenizer) -> TextModel:
+        """The model in training as it will serve."""
+        if self.config.mode == "joint":
+            return TextModel(self.model, tokenizer)
+        return TextModel(
+            self.base.loaded.transformer,
+            tokenizer,
+            listwise=self.model,
+            recent=RecentVectors(CACHED_QUERIES),
+        )
+
+    def step_loss(
+        self, model: nn.Module, batch: Mapping[str, Any]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `listwise_loss`."""
+        backbone = Backbone(model, truncate_dim=self.base.recipe.truncate_dim)
+        weight = self.base.recipe.query_weight
+        return listwise_loss(lambda tokens: backbone(**tokens)[:, 0], batch, self.config, weight)
+
+    def measure(self, dev: DevSet) -> dict[str, float]:
+        """The candidates by plain cosine, and reranked."""
+        return dev.measure(self.encoder, self.known, self.reranker)
+
+    def save(self, model: Any) -> None:
+        """An adapter beside the base's name, or an encoder with new weights."""
+        output, base = self.config.output, self.base
+        if self.config.mode == "adapter":
+            save_adapter(output, model, base.recipe, base=base.name, digest=base.digest)
+        else:
+            save_merged(output, model, base.weights_folder, base.recipe)
+
+
+@dataclass
+class ListwiseData:
+    """Each example becomes a list to score and a listwise prompt.
+
+    tokenizers: by task. frozen: the vectors in adapter mode; None: queries and documents are
+        encoded in each step.
+    """
+
+    config: ListwiseConfig
+    tokenizers: Mapping[str | None, TextTokenizer]
+    frozen: FrozenVectors | None = None
+
+    def sample(self, example: RankingExample, draw: random.Random) -> TrainingList:
+        """The list is the same in each epoch; the prompt's documents and depth are drawn."""
+        config = self.config
+        places, positive = scored_places(example, config.list_size, config.positive)
+        candidates, feedback = self._candidates(example)
+        shown = _shown(candidates, max(config.prompt.depths), config.prompt.order, draw)
+        return TrainingList(
+            query=example.query,
+            documents=tuple(example.documents[place] for place in places),
+            labels=tuple(example.labels[place] for place in places),
+            positive=positive,
+            relevant=relevant_texts(example, best=config.positive == "highest"),
+            task=example.task,
+            shown=shown,
+            depth=draw.choice(config.prompt.depths),
+            feedback=feedback,
+        )
+
+    def collate(self, lists: Sequence[TrainingList]) -> dict[str, Any]:
+        """What `lists.scored_tensors` gives; `prompts`, the tokens of the listwise prompts; and
+        `feedback` [B, D], if the lists have it."""
+        depth = lists[0].depth  # one for the batch: prompts of one depth have similar lengths
+        tokenizer = self.tokenizers[task_of(lists)]
+        prompts, _ = tokenizer.listwise(
+            [each.query for each in lists], [each.shown for each in lists], depth
+        )
+        batch = {
+            "prompts": tokenizer.collate(prompts),
+            **scored_tensors(lists, self.tokenizers, self.frozen),
+        }
+        feedback = [each.feedback for each in lists if each.feedback is not None]
+        if feedback:
+            batch["feedback"] = torch.from_numpy(np.stack(feedback))
+        return batch
+
+    def _candidates(self, example: RankingExample) -> tuple[Sequence[str], Embeddings | None]:
+        """The documents as the prompt has them before its limits, and the feedback vector."""
+        feedback = self.config.feedback
+        if feedback is None or self.frozen is None:
+            return example.documents, None
+        vectors = self.frozen.documents.of(example.documents)
+        (query,) = self.frozen.queries[example.task].of([example.query])
+        evidence = feedback.evidence(example.query, example.documents, vectors @ query)
+        added = feedback.weight * feedback.mean(vectors, evidence)
+        return [example.documents[place] for place in order(evidence)], added
+
+
+def listwise_loss(
+    embed: Embed, batch: Mapping[str, Any], config: ListwiseConfig, query_weight: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of a batch of `ListwiseData`, and its parts by name.
+
+    In joint mode the InfoNCE compares plain queries (E2Rank, eq. 2). In adapter mode those are
+    frozen, so it compares the reranking vectors.
+    """
+    listwise = embed(batch["prompts"])
+    joint = "documents" in batch
+    queries = embed(batch["queries"]) if joint else batch["query_vectors"]
+    documents = embed(batch["documents"]) if joint else batch["document_vectors"]
+    documents = documents.view(*batch["relevance"].shape, -1)
+    better = blend(queries, listwise, query_weight)
+    if "feedback" in batch:
+        better = F.normalize(better + batch["feedback"], dim=-1)
+    return list_loss(
+        batch,
+        config,
+        queries=queries if joint else better,
+        documents=documents,
+        better=better,
+        contextual=documents,
+    )
+
+
+def _shown(
+    documents: Sequence[str], depth: int, order: str, draw: random.Random
+) -> tuple[str, ...]:
+    """Shuffled among twice as many as fit: at test time too, what is shown varies."""
+    if order == "retrieved" or (order == "mixed" and draw.random() < 0.5):
+        return tuple(documents[:depth])
+    nearest = list(documents[: 2 * depth])
+    draw.shuffle(nearest)
+    return tuple(nearest[:depth])
+
+
+def _recipe(base: Recipe, config: ListwiseConfig) -> Recipe:
+    """The recipe of the trained model."""
+    options = config.prompt
+    limits = {
+        name: getattr(options, name)
+        for name in ("document_tokens", "max_tokens")
+        if getattr(options, name) is not None
+    }
+    budget = base.listwise.model_copy(update={"depth": max(options.depths), **limits})
+    weight = base.query_weight if config.query_weight is None else config.query_weight
+    changes = {"listwise": budget, "query_weight": weight, "feedback": config.feedback}
+    return base.model_copy(update={**changes, "adapter": None})
