@@ -14,7 +14,8 @@ import typer
 from e2rank_rag import terminal
 
 if TYPE_CHECKING:
-    from e2rank_rag.training.labeling import LabelReport, Teacher
+    from e2rank_rag.training.labels.lists import LabelReport
+    from e2rank_rag.training.labels.teacher import Teacher
     from e2rank_rag.types import RankingExample
 
 
@@ -76,7 +77,7 @@ def label(
     concurrency: Concurrency = 8,
 ) -> None:
     """Let a teacher order training lists. Run the same command to go on where it stopped."""
-    from e2rank_rag.training.labeling import LabelReport
+    from e2rank_rag.training.labels.lists import LabelReport
 
     options = {
         "key_env": key_env,
@@ -89,7 +90,7 @@ def label(
     given = {name: value for name, value in options.items() if value is not None}
     chosen = _teacher(teacher, terms, device, endpoint, given)
     examples = _examples(lists, corpus)
-    report = LabelReport()
+    report = LabelReport(progress=True)
     sizes = {"list_size": list_size, "concurrency": concurrency, "limit": limit}
     try:
         asyncio.run(_ask(chosen, examples, output, report, sizes))
@@ -108,10 +109,10 @@ async def _ask(
     report: LabelReport,
     sizes: Mapping[str, Any],
 ) -> None:
-    from e2rank_rag.training.labeling import label_lists
+    from e2rank_rag.training.labels.lists import label_lists
 
     async with aclosing(teacher):
-        await label_lists(examples, teacher, output, report=report, progress=True, **sizes)
+        await label_lists(examples, teacher, output, report=report, **sizes)
 
 
 def _teacher(
@@ -126,7 +127,7 @@ def _teacher(
             raise typer.BadParameter(
                 f"only for a chat model: {', '.join(given)}; add --endpoint, or leave them out"
             )
-        from e2rank_rag.training.cross_encoder_teacher import CrossEncoderTeacher
+        from e2rank_rag.training.labels.cross_encoder import CrossEncoderTeacher
 
         return CrossEncoderTeacher(name, terms=terms, device=device)
     if device is not None:
@@ -138,7 +139,7 @@ def _teacher(
             "--endpoint needs --terms: what the model's answers may be used for, such as the name "
             "of a licence or a URL; it goes into the data"
         )
-    from e2rank_rag.training.chat_teacher import ChatTeacher
+    from e2rank_rag.training.labels.chat import ChatTeacher
 
     return ChatTeacher(endpoint, name, terms=terms, **given)
 

@@ -149,4 +149,4 @@ def test_label_says_nothing_of_counts_where_nothing_was_asked(run, lists, tmp_pa
     with ChatServer() as server:
         code, out, err = run("label", lists, tmp_path / "out", *ask(server))
     assert (code, out) == (1, "")
-    assert "out, line 1: no list that a teacher labelled" in err
+    assert "out, line 1: not a list that a teacher labelled" in err

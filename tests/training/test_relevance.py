@@ -14,7 +14,8 @@ from e2rank_rag.list_tokenization import ListTokenizer, ResidualLayout
 from e2rank_rag.training.base_model import frozen_vectors
 from e2rank_rag.training.config import ContrastiveConfig, ListwiseConfig, ResRankConfig
 from e2rank_rag.training.examples import read_examples, write_examples
-from e2rank_rag.training.labeling import Judgement, label_lists
+from e2rank_rag.training.labels.lists import label_lists
+from e2rank_rag.training.labels.teacher import Judgement
 from e2rank_rag.training.relevance import (
     grades,
     is_order,

@@ -1,4 +1,4 @@
-"""A cross-encoder as a teacher: a score for each (query, document) pair, in this process."""
+"""A cross-encoder as a teacher: it scores each pair of query and document in this process."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from e2rank_rag.models.cross_encoder import CrossEncoder
 from e2rank_rag.models.cross_encoder_folder import longest_pair
 from e2rank_rag.models.folders import read_system, resolve_folder
 from e2rank_rag.models.tokenizer_files import load_tokenizer
-from e2rank_rag.training.labeling import Judgement, TeacherError
+from e2rank_rag.training.labels.teacher import Judgement, TeacherError
 
 
 class CrossEncoderTeacher:
     """`async with aclosing(CrossEncoderTeacher("cross-encoder/ms-marco-MiniLM-L12-v2")) as t: ...`
 
-    For models that `RankT5` opens, which read the bare pair and give one score; one that was
-    trained with a prompt around it, such as Qwen3-Reranker, would order badly. Computes in float32,
-    since rounded scores tie.
+    For models that `CrossEncoder` opens: they read the pair without a prompt and give one score. A
+    model that was trained with a prompt, such as Qwen3-Reranker, would order badly. Scores are
+    computed in float32, because rounded scores tie.
 
-    terms: what the model's scores may be used for, in words or as a URL; goes into the data.
-    max_tokens: of a pair; documents are cut there. By default what the model takes.
+    terms: what the model's scores may be used for, in words or as a URL; kept in the data.
+    max_tokens: length of a pair; longer documents are cut. Default: the model's limit.
 
-    Raises CheckpointError where there is no such model, or it is no cross-encoder of one score.
+    Raises CheckpointError if there is no such model, or it is not a cross-encoder with one score.
     """
 
     def __init__(
@@ -49,11 +49,11 @@ class CrossEncoderTeacher:
             self.record["terms"] = terms
 
     async def order(self, query: str, documents: Sequence[str]) -> Judgement:
-        """The documents by falling score; equal scores keep their order."""
+        """The documents by score, highest first; documents with equal scores keep their order."""
         return await self._ranker.run_async(lambda: self._order(query, documents))
 
     async def aclose(self) -> None:
-        """Let go of the model."""
+        """Release the model."""
         self._ranker.close()
 
     def _order(self, query: str, documents: Sequence[str]) -> Judgement:

@@ -1,4 +1,11 @@
-"""One address that speaks OpenAI's chat completions: asking it, asking it again, saying why not."""
+"""A client of one server with OpenAI's chat completions interface: requests, retries, errors.
+
+The `openai` package is not used, because its client (3.52, measured) has no deadline for a whole
+call, so that a reply which comes byte by byte never times out; it sets no limit on a reply's size,
+follows redirects (63 requests for one call), and returns HTML, `null` and completions without a
+choice as results. It also takes a second to import. With our httpx client inside it and retries
+off, only the request's JSON would be left to it.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +27,7 @@ from tenacity import (
 )
 
 from e2rank_rag.remote import UnreadableReply, asked_wait_s, async_reply_limits, check_timeout
-from e2rank_rag.training.labeling import TeacherError
+from e2rank_rag.training.labels.teacher import TeacherError
 
 TRIES = 6
 FIRST_WAIT_S = 1.0
@@ -29,10 +36,10 @@ CONNECT_S = 10.0
 SHOWN_CHARACTERS = 300
 
 BUSY_STATUS = (408, 429)
-"""And 500 and above: another try may succeed."""
+"""Another try may succeed. So it is for 500 and above."""
 
 REFUSED_REQUEST_STATUS = (400, 408, 413, 422)
-"""And 500 and above: about this request, such as a prompt that is too long, not about all."""
+"""So it is for 500 and above: this request is refused, such as a long one, not every request."""
 
 HINTS = {
     401: "; key_env names the environment variable that holds the key",
@@ -42,7 +49,7 @@ HINTS = {
 
 
 class Refused(Exception):
-    """No answer to this request; others may have one. `problem` to count by, `said` to show."""
+    """One request has no answer; others may have one. See `Judgement` for problem and said."""
 
     def __init__(self, problem: str, said: str) -> None:
         super().__init__(problem)
@@ -64,7 +71,7 @@ class Choice(BaseModel):
 
 
 class Completion(BaseModel):
-    """The part of an answer that is read here."""
+    """The part of an answer that is used."""
 
     choices: list[Choice] = Field(min_length=1)
     usage: Usage | None = None
@@ -74,8 +81,8 @@ class ChatEndpoint:
     """`completion = await ChatEndpoint("http://localhost:8000/v1").complete({"model": ...})`
 
     key_env: name of the environment variable that holds the API key; None sends no key.
-    timeout_s: how long one answer may take, from connecting to its last byte, other tries and their
-        waits included. A server that asks to wait longer ends the run.
+    timeout_s: seconds for one answer, from connecting to its last byte, with all tries and the
+        waits between them. A server that asks to wait longer raises TeacherError.
     """
 
     def __init__(
@@ -88,17 +95,17 @@ class ChatEndpoint:
         self._client = httpx.AsyncClient(
             headers={} if self._key is None else {"Authorization": f"Bearer {self._key}"},
             timeout=httpx.Timeout(timeout_s, connect=CONNECT_S),
-            # The caller bounds how many there are; to wait for one here would time out.
+            # The caller limits them; waiting for a free one would count against the timeout.
             limits=httpx.Limits(max_connections=None),
             event_hooks=async_reply_limits(),
         )
 
     async def complete(self, content: Mapping[str, Any]) -> Completion:
-        """The answer to one request, after other tries where the server is busy.
+        """The answer to one request; a busy server is asked again, up to `TRIES` times.
 
         Raises:
             Refused: this request has no answer.
-            TeacherError: others will have none either.
+            TeacherError: other requests would have none either.
         """
         retrying = AsyncRetrying(
             stop=stop_after_attempt(TRIES) | stop_before_delay(self._timeout_s),
@@ -124,7 +131,7 @@ class ChatEndpoint:
             raise Refused("answer is no chat completion", said) from error
 
     def presentable(self, text: str) -> str:
-        """The beginning of what a server said, on one line and without the key."""
+        """The beginning of a server's text, on one line and without the key."""
         hidden = text if self._key is None else text.replace(self._key, "***")
         return " ".join(hidden.split())[:SHOWN_CHARACTERS]
 
@@ -200,7 +207,7 @@ def _completions_url(address: str) -> httpx.URL:
         )
     if url.scheme not in ("http", "https") or not url.host:
         raise ValueError(
-            f"{address!r} is no address of a teacher; it is as http://localhost:8000/v1"
+            f"{address!r} is no address of a teacher; write one like http://localhost:8000/v1"
         )
     path = url.path.rstrip("/").removesuffix("/chat/completions")
     return url.copy_with(path=f"{path}/chat/completions")

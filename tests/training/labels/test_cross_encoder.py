@@ -16,8 +16,8 @@ from transformers import (
 
 from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.runtime import BATCH_TOKENS
-from e2rank_rag.training.cross_encoder_teacher import CrossEncoderTeacher
-from e2rank_rag.training.labeling import TeacherError
+from e2rank_rag.training.labels.cross_encoder import CrossEncoderTeacher
+from e2rank_rag.training.labels.teacher import TeacherError
 from tests.conftest import TEXT, xlmr_tokenizer
 from tests.cross_encoders import SIZES, write_bert_cross_encoder
 

@@ -9,9 +9,9 @@ from contextlib import aclosing
 import pytest
 
 from e2rank_rag import remote
-from e2rank_rag.training import chat_endpoint
-from e2rank_rag.training.chat_endpoint import ChatEndpoint, Refused
-from e2rank_rag.training.labeling import TeacherError
+from e2rank_rag.training.labels import endpoint
+from e2rank_rag.training.labels.endpoint import ChatEndpoint, Refused
+from e2rank_rag.training.labels.teacher import TeacherError
 from tests.chat_server import ChatServer, said
 
 CONTENT = {
@@ -23,13 +23,13 @@ KEY = "sk-very-secret-0123456789"
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch):
-    monkeypatch.setattr(chat_endpoint, "FIRST_WAIT_S", 0.01)
-    monkeypatch.setattr(chat_endpoint, "LONGEST_BACKOFF_S", 0.02)
+    monkeypatch.setattr(endpoint, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(endpoint, "LONGEST_BACKOFF_S", 0.02)
 
 
 async def complete(url, **options):
-    async with aclosing(ChatEndpoint(url, **options)) as endpoint:
-        return await endpoint.complete(CONTENT)
+    async with aclosing(ChatEndpoint(url, **options)) as chat:
+        return await chat.complete(CONTENT)
 
 
 def failing(status, times, **headers):
@@ -75,7 +75,7 @@ async def test_a_server_error_that_stays_concerns_the_one_request():
         pytest.raises(Refused, match="refused with status 500") as caught,
     ):
         await complete(server.url)
-    assert len(server.asked) == chat_endpoint.TRIES
+    assert len(server.asked) == endpoint.TRIES
     assert "sorry" in caught.value.said
 
 
@@ -108,7 +108,7 @@ async def test_a_spent_quota_ends_it_after_all_tries():
         pytest.raises(TeacherError, match=r"refused with status 429: .*sorry"),
     ):
         await complete(server.url)
-    assert len(server.asked) == chat_endpoint.TRIES
+    assert len(server.asked) == endpoint.TRIES
 
 
 async def test_a_server_that_is_not_there_is_named():

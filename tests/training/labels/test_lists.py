@@ -7,16 +7,11 @@ import json
 
 import pytest
 
-from e2rank_rag.training import labeling
-from e2rank_rag.training.chat_teacher import ChatTeacher
 from e2rank_rag.training.examples import read_examples, write_examples
-from e2rank_rag.training.labeling import (
-    Judgement,
-    LabelReport,
-    TeacherError,
-    chosen_places,
-    label_lists,
-)
+from e2rank_rag.training.labels import lists
+from e2rank_rag.training.labels.chat import ChatTeacher
+from e2rank_rag.training.labels.lists import LabelReport, chosen_places, label_lists
+from e2rank_rag.training.labels.teacher import Judgement, TeacherError
 from e2rank_rag.types import RankingExample
 from tests.chat_server import ChatServer, said
 
@@ -217,12 +212,12 @@ async def test_a_line_that_a_killed_run_left_unfinished_is_asked_for_again(tmp_p
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b'{"query": "q", "documents": ["a"]}\n', r"line 1: no list that a teacher labelled .*'te"),
-        (b'{"query": "q", "documents": ["a"]}', "line 1: no list that a teacher labelled"),
-        (b"notes, not data", "line 1: no list that a teacher labelled"),
-        (b"[]\n", "line 1: no list that a teacher labelled"),
-        (b"\xff\n", "line 1: no list that a teacher labelled"),
-        (b"[" * 100_000, "line 1: no list that a teacher labelled"),
+        (b'{"query": "q", "documents": ["a"]}\n', r"line 1: not a list .*'te"),
+        (b'{"query": "q", "documents": ["a"]}', "line 1: not a list that a teacher labelled"),
+        (b"notes, not data", "line 1: not a list that a teacher labelled"),
+        (b"[]\n", "line 1: not a list that a teacher labelled"),
+        (b"\xff\n", "line 1: not a list that a teacher labelled"),
+        (b"[" * 100_000, "line 1: not a list that a teacher labelled"),
     ],
 )
 async def test_a_file_of_something_else_is_refused_and_stays_as_it_was(tmp_path, line, message):
@@ -271,7 +266,7 @@ async def test_sizes_that_cannot_be_meant_are_refused(tmp_path, options):
 
 
 async def test_many_dropped_lists_in_a_row_end_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(labeling, "DROPPED_IN_A_ROW", 3)
+    monkeypatch.setattr(lists, "DROPPED_IN_A_ROW", 3)
     teacher = RuleTeacher(problems=("q0", "q1", "q3", "q4", "q5"))
     report = LabelReport()
     with pytest.raises(TeacherError, match=r"3 lists in a row .*'bad day'.*began: 'not q5'"):
