@@ -66,11 +66,28 @@ def mine(
     )
 
 
+def _print_config_help(wanted: bool) -> None:
+    if wanted:
+        from e2rank_rag.training.config_help import config_help
+
+        typer.echo(config_help())
+        raise typer.Exit
+
+
 def train(
     config: Annotated[Path, typer.Argument(help="A YAML file: one stage of training.")],
     settings: Settings = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run.")
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint.")
+    ] = False,
+    help_config: Annotated[
+        bool,
+        typer.Option(
+            "--help-config",
+            help="Print every field of a configuration and exit.",
+            is_eager=True,
+            callback=_print_config_help,
+        ),
     ] = False,
 ) -> None:
     """Train a model as a configuration says. With torchrun on several devices."""
@@ -108,14 +125,15 @@ def adapt(
     ] = None,
     settings: Settings = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run.")
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint.")
     ] = False,
 ) -> None:
     """Give an embedding model a listwise adapter: its index stays, nothing is indexed again."""
     from e2rank_rag.distributed import process
     from e2rank_rag.models.folders import model_name
     from e2rank_rag.training import train as train_stage
-    from e2rank_rag.training.config import ADAPTER_CONFIG, adapter_sources, read_config
+    from e2rank_rag.training.adapter_config import adapter_sources
+    from e2rank_rag.training.config import ADAPTER_CONFIG, read_config
 
     _refuse_corpus_of_folder(data, corpus)
     given = adapter_sources(base, data, output, dev, mine=mine, corpus=corpus)

@@ -65,11 +65,11 @@ def adapt(
     settings: fields of `config.ListwiseConfig` that replace those of `configs/adapter.yaml`, such
         as `list_size=8`; of a block such as `trainer={"max_steps": 500}` only the given keys.
     """
-    from e2rank_rag.training.config import ADAPTER_CONFIG, adapter_sources
-    from e2rank_rag.training.config import read_config as read
+    from e2rank_rag.training.adapter_config import adapter_sources
+    from e2rank_rag.training.config import ADAPTER_CONFIG
 
     given = adapter_sources(base, data, output, dev, mine=mine, corpus=corpus)
-    return train(read(ADAPTER_CONFIG, given=given | settings), resume=resume)
+    return train(read_config(ADAPTER_CONFIG, given=given | settings), resume=resume)
 
 
 def read_config(

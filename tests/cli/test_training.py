@@ -7,6 +7,8 @@ import json
 import pytest
 
 from e2rank_rag.models.encoder import Encoder
+from e2rank_rag.training import adapt
+from e2rank_rag.training.config import ADAPTER_CONFIG, read_config
 from e2rank_rag.training.examples import read_examples
 
 TEXTS = {
@@ -137,3 +139,27 @@ def test_adapt_mines_pairs_in_the_whole_corpus(run, pairs, tmp_path, tiny_bert, 
     (config,) = trained
     for (source,) in (config.data, config.dev):
         assert (source.path, source.corpus, source.mine) == (pairs, corpus, True)
+
+
+def test_train_prints_every_field_of_a_configuration(run):
+    code, said, _ = run("train", "--help-config")
+    assert code == 0
+    for line in ("stage: contrastive", "  init_from (required): ", "  prompt.depths ([20]): "):
+        assert line in said
+
+
+def test_adapt_from_python_takes_the_keys_of_a_block_that_are_given(
+    pairs, tmp_path, tiny_bert, monkeypatch
+):
+    trained = []
+    monkeypatch.setattr(
+        "e2rank_rag.training.train", lambda config, resume: trained.append(config) or config.output
+    )
+    output = tmp_path / "adapted"
+    assert adapt(tiny_bert, pairs, output, list_size=4, trainer={"max_steps": 3}) == output
+    (config,) = trained
+    given = {"init_from": "m", "output": "o", "data": [{"path": "x"}]}
+    shipped = read_config(ADAPTER_CONFIG, given=given)
+    assert config.list_size == 4
+    assert config.trainer == {**shipped.trainer, "max_steps": 3}
+    assert config.lora == shipped.lora

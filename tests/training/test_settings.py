@@ -154,17 +154,17 @@ def test_a_block_that_is_empty_takes_settings():
 @pytest.mark.parametrize(
     ("source", "unused"),
     [
-        ({"path": "folder", "corpus": "x"}, "corpus is of a file of examples"),
-        ({"path": "folder", "mine": True}, "mine is of a file of examples"),
-        ({"path": "file", "split": "dev"}, "split is of a BEIR folder"),
-        ({"path": "file", "depth": 20}, "depth is of lists that are mined"),
-        ({"path": "file", "first_negative": 2}, "first_negative is of lists that are mined"),
+        ({"path": "folder", "corpus": "x"}, "corpus is for a file of examples"),
+        ({"path": "folder", "mine": True}, "mine is for a file of examples"),
+        ({"path": "file", "split": "dev"}, "split is for a BEIR folder"),
+        ({"path": "file", "depth": 20}, "depth is for lists that are mined"),
+        ({"path": "file", "first_negative": 2}, "first_negative is for lists that are mined"),
     ],
 )
 def test_a_setting_of_a_source_that_it_has_no_use_for_is_refused(tmp_path, source, unused):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match=f"{unused}, and .* is none: leave it out"):
+    with pytest.raises(ValueError, match=f"{unused}, which .* is not: leave it out"):
         Source(**{**source, "path": tmp_path / source["path"]})
 
 
