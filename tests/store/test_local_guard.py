@@ -122,7 +122,7 @@ def read_while_written(make, location, seconds):
 
 
 @pytest.mark.parametrize(
-    "seconds", [0.7, pytest.param(10, marks=[pytest.mark.slow])], ids=["short", "long"]
+    "seconds", [0.3, pytest.param(10, marks=[pytest.mark.slow])], ids=["short", "long"]
 )
 @pytest.mark.parametrize("where", ["memory", "folder"])
 @pytest.mark.parametrize("make", [raw_writer, haystack_writer, langchain_writer])
