@@ -1,6 +1,6 @@
-"""Dev sets: what a model is measured on, again and again, while it trains.
+"""Dev sets: what a model is measured on while it trains.
 
-Of several processes each measures its share of the queries or texts, and all get all figures.
+With several processes, each measures its share of the queries or texts, and all get all figures.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from e2rank_rag.types import Document, Embeddings, Hit, TextEncoder
 NDCG = "nDCG@10"
 
 FOUND = 100
-"""Documents of a query that a retrieval is measured on."""
+"""Documents per query that retrieval is measured on."""
 
 
 @dataclass(frozen=True)
 class DevSet:
-    """Queries with their candidates, which a model puts in order."""
+    """Queries with their candidates, which a model ranks."""
 
     name: str
     queries: Mapping[str, str]
@@ -42,8 +42,8 @@ class DevSet:
     ) -> dict[str, float]:
         """nDCG@10 of the candidates by plain cosine (`retrieve`) and reranked (`rerank`).
 
-        known: vectors of the documents, where they are frozen; None: encoded anew.
-        reranker: None leaves the second out.
+        known: the documents' vectors if they are frozen; None: they are encoded.
+        reranker: None leaves `rerank` out.
         """
         ids = share(list(self.queries))
         rankings = self._rankings(ids, encoder, known, reranker) if ids else {}
@@ -103,11 +103,11 @@ class DevSet:
 
 @dataclass(frozen=True)
 class RetrievalSet:
-    """Queries and the documents among which a model finds the relevant ones.
+    """Queries, and the documents among which a model retrieves the relevant ones.
 
-    documents: each text once, all relevant ones among them, so that the measure has no ceiling but
-        1, whatever the model that began the training could find.
-    copies: by query id, texts that are the query itself, see `types.RankingExample`.
+    documents: each text once, with all relevant ones, so that the best figure is 1, whatever the
+        base retrieved.
+    copies: by query id, copies of the query, see `types.RankingExample`.
     """
 
     name: str
@@ -125,7 +125,7 @@ class RetrievalSet:
         others: Sequence[str],
         copies: Mapping[str, Sequence[str]] | None = None,
     ) -> RetrievalSet:
-        """relevant: by query id, texts and their grades, above 0. others: texts beside them."""
+        """relevant: by query id, texts with their grades, above 0. others: the other texts."""
         judged = [text for grades in relevant.values() for text in grades]
         ids = {text: str(row) for row, text in enumerate(dict.fromkeys([*judged, *others]))}
         return cls(
@@ -140,9 +140,9 @@ class RetrievalSet:
         )
 
     def measure(self, encoder: TextEncoder) -> dict[str, float]:
-        """nDCG@10 of what the encoder, as it is, finds among all documents (`retrieve`).
+        """nDCG@10 of what the encoder retrieves from all documents (`retrieve`).
 
-        The query itself is left out where nobody judged it relevant.
+        Copies of the query that nobody judged relevant are left out.
         """
         vectors = _encoded([d.text for d in self.documents], encoder.encode_documents)
         asked = _encoded(list(self.queries.values()), encoder.encode_queries)
@@ -163,7 +163,7 @@ class RetrievalSet:
 def whole_run(
     rankings: Mapping[str, Sequence[Hit]], queries: Mapping[str, str]
 ) -> dict[str, dict[str, float]]:
-    """The run of all queries, in their order; each process has the rankings of its share."""
+    """The TREC run of all queries, in their order, from the rankings of each process's share."""
     made: dict[str, dict[str, float]] = {}
     for each in gather_objects(run_from_rankings(rankings)):
         made.update(each)

@@ -1,8 +1,7 @@
-"""Which documents of an example are relevant, and which may stand against them: one place for all
-losses, samplers and dev sets.
+"""Which documents of an example are relevant, which are negatives, and which of both a list takes.
 
-A teacher's order says which document is better, not which is relevant: of its labels, n to 1, all
-are above 0. There the relevant documents are those that people judged so, and the teacher's first.
+A teacher's order says which document is better, not which is relevant: its labels, n to 1, are all
+above 0. Its relevant documents are those that people judged relevant, and the teacher's first.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from typing import Literal
 from e2rank_rag.types import RankingExample
 
 FEWEST_OF_AN_ORDER = 4
-"""Fewer distinct labels from 1 on may be grades: 1 and 2 are common ones."""
+"""Fewer labels may be grades: 1 and 2 are common."""
 
 
 def is_order(example: RankingExample) -> bool:
-    """Whether the labels are places in a teacher's order, and no grades.
+    """Whether the labels are a teacher's order, not grades.
 
-    True where the example says so, and for labels that are 1 to n, each once: with a positive
-    beside them, or for n of at least `FEWEST_OF_AN_ORDER`.
+    True if the example says so, and for labels that are 1 to n, each once, if a positive is given
+    or n is at least `FEWEST_OF_AN_ORDER`.
     """
     if example.judged is not None:
         return True
@@ -32,7 +31,7 @@ def is_order(example: RankingExample) -> bool:
 
 
 def known_places(example: RankingExample) -> list[int]:
-    """Documents that are known to be relevant: by grades, or by judgements beside an order."""
+    """Documents that grades, or judgements beside an order, say are relevant."""
     grades = (example.judged or ()) if is_order(example) else example.labels
     known = {place for place, grade in enumerate(grades) if grade > 0}
     if example.positive is not None:
@@ -41,9 +40,9 @@ def known_places(example: RankingExample) -> list[int]:
 
 
 def relevant_places(example: RankingExample, *, best: bool = True) -> list[int]:
-    """The known ones and, of a teacher's order, the best.
+    """The documents of `known_places` and the best of a teacher's order.
 
-    best: False leaves the best of an order out, unless nothing else is known to be relevant.
+    best: False leaves out the best of an order, unless no other document is relevant.
     """
     known = known_places(example)
     if is_order(example) and (best or not known):
@@ -52,25 +51,24 @@ def relevant_places(example: RankingExample, *, best: bool = True) -> list[int]:
 
 
 def relevant_texts(example: RankingExample, *, best: bool = True) -> frozenset[str]:
-    """Texts that are no negatives for this query; see `relevant_places`. The query itself is none
-    either."""
+    """Texts that are not negatives of this query: relevant documents, and copies of the query."""
     relevant = (example.documents[place] for place in relevant_places(example, best=best))
     return frozenset([*relevant, *example.copies])
 
 
 def other_places(example: RankingExample, relevant: Sequence[int]) -> list[int]:
-    """What may stand against the relevant documents: all others but copies of the query.
+    """The negatives: all documents that are neither relevant nor copies of the query.
 
-    Where queries are documents (duplicate questions), a search finds the query itself first.
+    If queries are documents (duplicate questions), a search retrieves the query itself first.
     """
     taken = {*relevant, *own_places(example)}
     return [place for place in range(len(example.documents)) if place not in taken]
 
 
 def own_places(example: RankingExample) -> list[int]:
-    """Documents that are the query itself."""
+    """Documents that are copies of the query."""
     own = {words(example.query), *map(words, example.copies)}
-    # Nearly all documents begin otherwise, and the words of a long list take some milliseconds.
+    # Few documents begin like the query, and splitting a long list into words takes milliseconds.
     first = tuple(text.partition(" ")[0] for text in own)
     return [
         place
@@ -80,12 +78,12 @@ def own_places(example: RankingExample) -> list[int]:
 
 
 def words(text: str) -> str:
-    """What is compared where texts are the same or not: however white space is written."""
+    """The text with single spaces, so that white space makes no two texts different."""
     return " ".join(text.split())
 
 
 def best_place(example: RankingExample) -> int:
-    """The document with the highest label, but not the query itself, which any teacher puts
+    """The document with the highest label that is not a copy of the query, which any teacher puts
     first."""
     own = set(own_places(example))
     places = [place for place in range(len(example.labels)) if place not in own]
@@ -93,7 +91,7 @@ def best_place(example: RankingExample) -> int:
 
 
 def without_query(example: RankingExample) -> RankingExample:
-    """The same list without copies of the query, unless somebody judged them relevant."""
+    """The example without copies of the query that nobody judged relevant."""
     relevant = relevant_places(example)
     places = sorted([*relevant, *other_places(example, relevant)])
     if len(places) == len(example.documents):
@@ -112,7 +110,7 @@ def without_query(example: RankingExample) -> RankingExample:
 
 
 def judgements(example: RankingExample) -> tuple[float, ...]:
-    """What people said of each document; () where the labels are a teacher's and nobody did."""
+    """What people said of each document; () for a teacher's labels without judgements."""
     if not is_order(example):
         return example.labels
     if example.judged:
@@ -123,7 +121,7 @@ def judgements(example: RankingExample) -> tuple[float, ...]:
 
 
 def grades(example: RankingExample) -> tuple[float, ...]:
-    """Judgements to mine by; where nobody judged, a teacher's best document is the relevant one."""
+    """Judgements to mine by; without any, a teacher's best document is relevant."""
     judged = judgements(example)
     if any(grade > 0 for grade in judged):
         return judged

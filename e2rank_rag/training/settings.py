@@ -1,7 +1,7 @@
-"""Settings as they are written: YAML files, and `key=value` in place of what they say.
+"""Settings as they are written: YAML files, and `key=value` that replaces theirs.
 
-YAML is read by its 1.2 rules, where `no` and `on` are words and `2e-5` is a number; what a word or
-a number then stands for is decided by the type of the setting.
+YAML is read by its 1.2 rules, where `no` and `on` are words and `2e-5` is a number. The type of the
+setting then decides what a word or a number means.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from e2rank_rag.lines import read_text
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with the core schema of YAML 1.2; a key that is given twice, or is a list or a
-    mapping, is an error."""
+    """SafeLoader with the core schema of YAML 1.2. Repeated keys, and keys that are lists or
+    mappings, are errors."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         given: set[str] = set()
         for key, _ in node.value:
-            wrong = "a key is no word" if not isinstance(key, yaml.ScalarNode) else ""
+            wrong = "a key is not a word" if not isinstance(key, yaml.ScalarNode) else ""
             if not wrong and key.value in given:
                 wrong = f"{key.value!r} is given twice"
             if wrong:
@@ -36,10 +36,10 @@ class _Loader(yaml.SafeLoader):
         return mapping
 
 
-for _tag, _pattern, _first in (  # _first: characters that it may begin with
+for _tag, _pattern, _first in (  # _first: the characters that it may begin with
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    # Without a plus sign and leading zeros: what is meant as a name is written as it was read.
+    # Without a plus sign or leading zeros, which a name that looks like a number would lose.
     ("int", r"-?(?:0|[1-9][0-9]*)", list("-0123456789")),
     (
         "float",
@@ -57,7 +57,7 @@ _SWITCHES = {"yes": True, "on": True, "no": False, "off": False}
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """ValueError that names the file for one that holds no settings."""
+    """The settings of a YAML file; ValueError that names the file if it holds none."""
     try:
         settings = yaml.load(read_text(path), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
@@ -68,17 +68,17 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def override(settings: dict[str, Any], text: str) -> None:
-    """Put `key=value` or `block.key=value` in place of what the settings say."""
+    """Change the settings by `key=value` or `block.key=value`."""
     name, separator, value = text.partition("=")
     if not separator or not name:
-        raise ValueError(f"{text!r} is no setting; write key=value or block.key=value")
+        raise ValueError(f"{text!r} is not a setting; write key=value or block.key=value")
     *blocks, key = name.split(".")
     for block in blocks:
         if settings.get(block) is None:
             settings[block] = {}
         settings = settings[block]
         if not isinstance(settings, dict):
-            raise ValueError(f"{text!r}: {block} is no block of settings")
+            raise ValueError(f"{text!r}: {block} is not a block of settings")
     try:
         settings[key] = yaml.load(value, _Loader)
     except (yaml.YAMLError, RecursionError) as error:
@@ -86,9 +86,9 @@ def override(settings: dict[str, Any], text: str) -> None:
 
 
 def as_written(value: Any, annotation: Any) -> Any:
-    """A value as it was meant: a number where only a text or path is taken is its digits.
+    """A value as it was meant: for a text or a path, a number is its digits.
 
-    ValueError for true or false where only a number is taken, which Python would count as 1 or 0.
+    ValueError for true or false as a number, because Python would read them as 1 and 0.
     """
     kinds = _kinds(annotation)
     if isinstance(value, bool):
@@ -116,7 +116,7 @@ def _within(name: str, value: Any, annotation: Any) -> Any:
 
 
 def switched(value: Any) -> Any:
-    """yes, no, on and off as booleans, where nothing says which type is meant."""
+    """The value with yes, no, on and off as booleans, for settings of any type."""
     if isinstance(value, Mapping):
         return {key: switched(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -125,7 +125,7 @@ def switched(value: Any) -> Any:
 
 
 def told(error: ValidationError, *, within: Sequence[str] = ()) -> str:
-    """What is wrong, by the names of the settings."""
+    """What is wrong, under the names of the settings; within: names of the blocks around them."""
     return "; ".join(
         f"{'.'.join(map(str, (*within, *each['loc']))) or 'settings'}: {each['msg']}{_got(each)}"
         for each in error.errors()
@@ -138,7 +138,7 @@ def _got(error: Any) -> str:
 
 
 def _kinds(annotation: Any) -> set[Any]:
-    """The types that a union admits."""
+    """The types that a union allows."""
     if get_origin(annotation) is Annotated:
         return _kinds(get_args(annotation)[0])
     parts = get_args(annotation)

@@ -106,7 +106,7 @@ def test_a_setting_that_is_given_is_used(tmp_path, name):
 @pytest.mark.parametrize(
     ("trainer", "said"),
     [
-        ({"max_stepz": 1}, r"trainer\.max_stepz is no argument .* did you mean max_steps"),
+        ({"max_stepz": 1}, r"trainer\.max_stepz is not an argument .* did you mean max_steps"),
         ({"max_steps": "many"}, r"trainer\.max_steps: .* got 'many'"),
         ({"max_steps": True}, r"trainer\.max_steps: a number is needed, not true"),
         ({"max_steps": 1.5}, r"trainer\.max_steps: .* got 1\.5"),
@@ -128,7 +128,7 @@ def test_patience_without_measuring_is_refused(tmp_path):
     with pytest.raises(ValueError, match="patience: there is no dev set"):
         training_arguments(configured(tmp_path, patience=2), tmp_path, {})
     config = configured(tmp_path, patience=2, dev=True, save_strategy="no")
-    with pytest.raises(ValueError, match="patience: it needs dev sets measured"):
+    with pytest.raises(ValueError, match="patience: it needs eval_strategy and save_strategy"):
         training_arguments(config, tmp_path, {})
 
 
@@ -136,7 +136,7 @@ def test_without_saved_states_the_last_one_is_the_model(tmp_path, caplog):
     config = configured(tmp_path, dev=True, save_strategy="no")
     found = training_arguments(config, tmp_path, {})
     assert (found.save_strategy.value, found.load_best_model_at_end) == ("no", False)
-    assert "the last state of the run, not the best" in caplog.text
+    assert "that of the last step, not of the best" in caplog.text
 
 
 @pytest.mark.parametrize("trainer", [{"eval_steps": 5}, {"eval_strategy": "epoch"}, {}])

@@ -129,7 +129,7 @@ def test_a_name_of_digits_or_of_a_word_is_a_name(tmp_path, name):
         ("temperature", "1e400", "temperature: .*finite number, got inf"),
         ("dropout", "nan", "dropout: .*finite number, got 'nan'"),
         ("lora", "{targets: []}", "lora.targets"),
-        ("lora", "{[rank]: 4}", "a key is no word"),
+        ("lora", "{[rank]: 4}", "a key is not a word"),
     ],
 )
 def test_what_is_of_another_type_is_named(tmp_path, key, text, said):

@@ -396,7 +396,7 @@ def test_bad_data_are_refused_before_the_first_step(
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"trainer": {"max_stepz": 1}}, r"trainer\.max_stepz is no argument"),
+        ({"trainer": {"max_stepz": 1}}, r"trainer\.max_stepz is not an argument"),
         ({"trainer": {"output_dir": "x"}}, "trainer.output_dir is set by the training itself"),
         ({"prompts": "e3rank"}, "prompts must be a Prompts record or one of"),
         ({"data": [{"path": "nowhere.jsonl"}]}, "nowhere.jsonl"),

@@ -229,7 +229,7 @@ def test_dev_sets_are_measured_plain_and_reranked_and_the_best_is_kept(tiny_bert
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"trainer": {"max_stepz": 1}}, r"trainer\.max_stepz is no argument"),
+        ({"trainer": {"max_stepz": 1}}, r"trainer\.max_stepz is not an argument"),
         ({"trainer": {"output_dir": "x"}}, "trainer.output_dir is set by the training itself"),
         ({"positive": "known"}, 'positive is "known", but the example of .* names none'),
     ],
