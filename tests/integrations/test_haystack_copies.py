@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 from haystack import Pipeline
+from haystack.document_stores.types import FilterPolicy
 from haystack.tools import ComponentTool
 from haystack.utils import Secret
 from haystack_integrations.components.embedders.e2rank import (
@@ -192,6 +193,15 @@ def test_a_document_store_that_is_assigned_is_searched(components, embedded, tmp
         retriever.document_store = "a name"
     assert retriever.document_store is other
     other.close()
+
+
+def test_an_argument_that_is_assigned_is_checked_as_at_construction(components):
+    retriever = components["retriever"]
+    with pytest.raises(ValueError, match=r"top_k .* 0"):
+        retriever.top_k = 0
+    assert retriever.top_k == 3
+    retriever.filter_policy = "merge"
+    assert retriever.filter_policy is FilterPolicy.MERGE
 
 
 @pytest.mark.parametrize("name", list(INPUTS))

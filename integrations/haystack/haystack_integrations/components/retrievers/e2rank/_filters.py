@@ -1,8 +1,8 @@
 """Haystack's filters as Qdrant's, with the answers of Haystack's InMemoryDocumentStore.
 
-A Qdrant condition on a list holds when one element meets it, and a negation also takes what the
-condition is not about. So a comparison here asks for a field that is no list, and NOT is moved down
-to the comparisons: NOT(x > 3) is "x <= 3 or no x", which leaves out what cannot be compared.
+A Qdrant condition on a list holds when one element meets it, and its negation also holds for values
+of another type. So each comparison here requires a field that is no list, and NOT moves down to the
+comparisons: NOT(x > 3) is "x <= 3 or no x", which leaves out values that cannot be compared.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ OPPOSITE = {">": "<=", ">=": "<", "<": ">=", "<=": ">"}
 BOUNDS = {">": "gt", ">=": "gte", "<": "lt", "<=": "lte"}
 COMPARISONS = ("==", "!=", *OPPOSITE, "in", "not in")
 DOCUMENT_FIELDS = frozenset(field.name for field in fields(Document))
-# What Haystack takes for a date in an equality; it reads partial dates as text.
+# Haystack compares such strings as dates in an equality, and partial dates as text.
 FULL_DATE = re.compile(r"\d{4}-\d\d-\d\d([Tt ].*)?", re.ASCII)
 DEEPEST = 100
 
 
 def chosen_filters(policy: FilterPolicy, at_init: Filters, at_run: Filters) -> Filters:
-    """The filters of one run.
+    """The filters of one call of `run`.
 
-    Merged, both hold; where one is a single comparison, the run's condition on the same field
-    replaces that of the construction, as elsewhere in Haystack. ValueError where native filters
-    would have to be merged.
+    Merged filters must both hold. Where one is a single comparison, the condition given to `run`
+    replaces that of the construction on the same field, as elsewhere in Haystack. ValueError for
+    native filters that would have to be merged.
     """
     native = isinstance(at_init, models.Filter) or isinstance(at_run, models.Filter)
     if policy == FilterPolicy.MERGE and native:
@@ -50,8 +50,8 @@ def chosen_filters(policy: FilterPolicy, at_init: Filters, at_run: Filters) -> F
     if policy == FilterPolicy.MERGE and at_init and at_run:
         both = (at_init, at_run)
         for given in both:
-            qdrant_filter(given, Layout())  # a mistake in one would leave it out of the other
-        # Haystack's own rule drops the first where an operator other than AND joins one of them.
+            qdrant_filter(given, Layout())  # Haystack would silently drop a malformed one
+        # Haystack's own rule drops the first where OR or NOT joins the conditions of one.
         if any(given.get("operator", "AND") in ("OR", "NOT") for given in both):
             return {"operator": "AND", "conditions": list(both)}
     chosen: Filters = apply_filter_policy(policy, at_init, at_run)  # type: ignore[arg-type]
@@ -59,21 +59,21 @@ def chosen_filters(policy: FilterPolicy, at_init: Filters, at_run: Filters) -> F
 
 
 def from_yaml(filters: Any) -> Any:
-    """Filters that were written down: a native one, by its keys, is one again."""
+    """Filters as YAML holds them; a dict with the keys of a native filter becomes one again."""
     if isinstance(filters, Mapping) and filters and set(filters) <= set(models.Filter.model_fields):
         return models.Filter.model_validate(filters)
     return filters
 
 
 def qdrant_filter(filters: Filters, layout: Layout) -> models.Filter | None:
-    """Haystack's filters as Qdrant's; a native filter passes through, None and {} are no filter.
+    """Haystack's filters as Qdrant's. A native filter passes through; None and {} are no filter.
 
-    `meta.<field>`, or a bare name that is none of Document's own, is a meta field, `id` and
-    `content` are where the layout has them. As in Haystack's InMemoryDocumentStore a missing field
+    `meta.<field>` is a meta field, and so is a bare name that Document does not have; `id` and
+    `content` are where the layout has them. As in Haystack's InMemoryDocumentStore, a missing field
     is None, True is 1, strings that are dates compare as dates, and a list is not its elements.
-    Other than there, dates without a time zone count as UTC, and an empty list is None.
+    Unlike there, dates without a time zone count as UTC, and an empty list is None.
 
-    FilterError for what is no Haystack filter, and for what Qdrant cannot express.
+    FilterError for a malformed filter, and for a comparison that Qdrant cannot express.
     """
     if filters is None or isinstance(filters, models.Filter):
         return filters
@@ -89,8 +89,8 @@ def qdrant_filter(filters: Filters, layout: Layout) -> models.Filter | None:
 def _converted(item: Any, layout: Layout, *, negated: bool, depth: int) -> models.Condition:
     if not isinstance(item, Mapping) or set(item) not in (COMPARISON, LOGIC):
         raise FilterError(
-            f"{item!r} is no Haystack filter: give a dict of 'field', 'operator' and 'value', or "
-            f"of 'operator' and 'conditions'"
+            f"{item!r} is no Haystack filter: give a dict with 'field', 'operator' and 'value', or "
+            f"with 'operator' and 'conditions'"
         )
     if depth > DEEPEST:
         raise FilterError(f"the filter is nested more than {DEEPEST} deep: make it flatter")
@@ -104,12 +104,12 @@ def _logic(
 ) -> models.Condition:
     operator, parts = item["operator"], item["conditions"]
     if operator not in ("AND", "OR", "NOT"):
-        raise FilterError(f"unknown logical operator {operator!r}: 'AND', 'OR' and 'NOT' are known")
+        raise FilterError(f"unknown logical operator {operator!r}: use 'AND', 'OR' or 'NOT'")
     if not isinstance(parts, list | tuple):
         raise FilterError(f"the conditions of {operator} are {parts!r}, not a list")
     inner = negated != (operator == "NOT")
     converted = [_converted(part, layout, negated=inner, depth=depth + 1) for part in parts]
-    # Not all of them is one that is not, not one of them is all that are not.
+    # De Morgan: the parts are negated already, so a negated AND is an OR of them.
     if (operator == "OR") == inner:
         return conditions.all_of(converted)
     return conditions.any_of(converted)
@@ -118,7 +118,7 @@ def _logic(
 def _comparison(item: Mapping[str, Any], layout: Layout, *, negated: bool) -> models.Condition:
     field, operator, value = item["field"], item["operator"], item["value"]
     if operator not in COMPARISONS:
-        raise FilterError(f"unknown operator {operator!r} on {field!r}: known are {COMPARISONS}")
+        raise FilterError(f"unknown operator {operator!r} on {field!r}: use one of {COMPARISONS}")
     path = _path(field, layout)
     if operator in OPPOSITE:
         return _ordered(path, field, operator, value, negated=negated)
@@ -134,7 +134,7 @@ def _comparison(item: Mapping[str, Any], layout: Layout, *, negated: bool) -> mo
 def _path(field: Any, layout: Layout) -> str:
     """Where the payload holds a field."""
     if not isinstance(field, str):
-        raise FilterError(f"the field {field!r} is no name")
+        raise FilterError(f"the field {field!r} is {type(field).__name__}, not str")
     root, *rest = field.split(".")
     if root == "meta" and rest:
         return conditions.path_of([layout.metadata_key, *rest], field)
@@ -142,12 +142,12 @@ def _path(field: Any, layout: Layout) -> str:
         return conditions.path_of([layout.content_key], field)
     if field == "id":
         if layout.id_key is None:
-            raise FilterError("'id' is no field here: in this layout ids are the points' own")
+            raise FilterError("'id' cannot be filtered by: in this layout it is the point's own id")
         return conditions.path_of([layout.id_key], field)
     if rest or field in DOCUMENT_FIELDS:
         raise FilterError(
-            f"{field!r} is no field that Qdrant can filter by: those are 'id', 'content', and "
-            f"'meta.<name>', with a further dot for what is nested"
+            f"{field!r} is no field that Qdrant can filter by: use 'id', 'content' or "
+            f"'meta.<name>', with further dots for nested fields"
         )
     return conditions.path_of([layout.metadata_key, field], field)
 
@@ -168,7 +168,7 @@ def _one_of(path: str, field: str, values: list[Any]) -> models.Condition:
 
 
 def _alike(field: str, values: list[Any]) -> Iterator[str | bool | int | float]:
-    """The values, and what else equals them in Python, where True is 1; no datetime is stored."""
+    """The values, and those that Python holds equal to them: True is 1. No datetime is stored."""
     for value in values:
         if isinstance(value, bool) or conditions.is_number(value):
             yield value
@@ -212,13 +212,13 @@ def _date(field: str, value: Any) -> datetime:
         return datetime.fromisoformat(value)
     except (ValueError, TypeError) as error:
         raise FilterError(
-            f"{field!r} cannot be more or less than {value!r}: give a number, a datetime "
+            f"{field!r} cannot be compared with {value!r} by order: give a number, a datetime "
             f"or an ISO date"
         ) from error
 
 
 def _full_date(value: Any) -> datetime | None:
-    """The date that a value says in full; None where it says none."""
+    """The value as a datetime; None where it is no full date."""
     if isinstance(value, datetime):
         return value
     if not isinstance(value, str) or not FULL_DATE.fullmatch(value):
