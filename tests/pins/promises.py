@@ -184,7 +184,7 @@ def write_lists(path):
 
 
 def token_rows(batch):
-    """The token ids of every text in a batch, in the batch's order, whatever its keys are called."""
+    """The token ids of the texts in a batch, in its order, whatever its keys are called."""
     if isinstance(batch, dict) or hasattr(batch, "items"):
         for key, value in batch.items():
             if key == "input_ids":
