@@ -20,20 +20,15 @@ from e2rank_rag.recipe import Recipe
 from e2rank_rag.rerankers import ListwiseReranker
 from e2rank_rag.tokenization import TextTokenizer
 from e2rank_rag.training.base_model import (
-    document_vectors,
-    frozen_vectors,
     open_base,
     save_merged,
-    task_tokenizers,
     trainable_model,
 )
 from e2rank_rag.training.config import ListwiseConfig
-from e2rank_rag.training.dev_sets import DevSet
-from e2rank_rag.training.lists import TrainingList, groups_of, scored_tensors, task_of
+from e2rank_rag.training.lists import TrainingList, scored_tensors, task_of
 from e2rank_rag.training.objective import list_loss
 from e2rank_rag.training.relevance import relevant_texts, scored_places
-from e2rank_rag.training.sources import read_dev, read_training
-from e2rank_rag.training.stage import Stage
+from e2rank_rag.training.stages.vector_lists import VectorListStage
 from e2rank_rag.training.vectors import FrozenVectors
 from e2rank_rag.types import Embeddings, RankingExample
 
@@ -44,7 +39,7 @@ Embed = Callable[[Mapping[str, Tensor]], Tensor]
 """Tokens of `TextTokenizer.collate`, [n, L], to unit vectors, float32 [n, D]."""
 
 
-class Listwise(Stage[ListwiseConfig]):
+class Listwise(VectorListStage[ListwiseConfig]):
     """Stage 2 of E2Rank."""
 
     defaults = {  # noqa: RUF012 - declared in Stage
@@ -57,18 +52,12 @@ class Listwise(Stage[ListwiseConfig]):
     @contextmanager
     def open(self) -> Iterator[None]:
         """The base stays open: in adapter mode it encodes queries and documents."""
-        config, seed = self.config, self.arguments.seed
+        config = self.config
         with (
             open_base(config, self.arguments.device) as base,
             base.with_recipe(_recipe(base.recipe, config)) as base,
         ):
-            known = document_vectors(base, config.vectors) if config.mode == "adapter" else None
-            self.base, self.known, self.digest = base, known, base.digest
-            self.examples = read_training(config.data, base, known, seed=seed)
-            self.dev = read_dev(config.dev, base, known, seed=seed)
-            self.groups = groups_of(self.examples)
-            tokenizers = task_tokenizers(base.weights_folder, base.recipe, self.examples)
-            frozen = None if known is None else frozen_vectors(base, known, self.examples)
+            tokenizers, frozen = self.read(base, frozen=config.mode == "adapter")
             self.data = ListwiseData(config, tokenizers, frozen)
             self.model = trainable_model(config, base.weights_folder)
             self.encoder = self._encoder(tokenizers[None])
@@ -93,10 +82,6 @@ class Listwise(Stage[ListwiseConfig]):
         backbone = Backbone(model, truncate_dim=self.base.recipe.truncate_dim)
         weight = self.base.recipe.query_weight
         return listwise_loss(lambda tokens: backbone(**tokens)[:, 0], batch, self.config, weight)
-
-    def measure(self, dev: DevSet) -> dict[str, float]:
-        """The candidates by plain cosine, and reranked."""
-        return dev.measure(self.encoder, self.known, self.reranker)
 
     def save(self, model: Any) -> None:
         """An adapter beside the base's name, or an encoder with new weights."""

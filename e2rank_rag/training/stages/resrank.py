@@ -34,8 +34,6 @@ from e2rank_rag.recipe import Recipe
 from e2rank_rag.rerankers import ResidualReranker
 from e2rank_rag.tokenization import TextTokenizer
 from e2rank_rag.training.base_model import (
-    document_vectors,
-    frozen_vectors,
     open_base,
     save_merged,
     task_tokenizers,
@@ -43,17 +41,15 @@ from e2rank_rag.training.base_model import (
     without_adapter,
 )
 from e2rank_rag.training.config import ResRankConfig
-from e2rank_rag.training.dev_sets import DevSet
-from e2rank_rag.training.lists import TrainingList, groups_of, scored_tensors, task_of
+from e2rank_rag.training.lists import TrainingList, scored_tensors, task_of
 from e2rank_rag.training.objective import list_loss
 from e2rank_rag.training.relevance import relevant_texts, scored_places
-from e2rank_rag.training.sources import read_dev, read_training
-from e2rank_rag.training.stage import Stage
+from e2rank_rag.training.stages.vector_lists import VectorListStage
 from e2rank_rag.training.vectors import FrozenVectors
-from e2rank_rag.types import RankingExample, TextEncoder
+from e2rank_rag.types import RankingExample
 
 
-class ResRankStage(Stage[ResRankConfig]):
+class ResRankStage(VectorListStage[ResRankConfig]):
     """Trains a ResRank."""
 
     defaults = {  # noqa: RUF012 - declared in Stage
@@ -66,25 +62,16 @@ class ResRankStage(Stage[ResRankConfig]):
     @contextmanager
     def open(self) -> Iterator[None]:
         """In joint mode the base is closed before training: a copy of its weights is trained."""
-        config, seed = self.config, self.arguments.seed
+        config = self.config
         with open_base(config, self.arguments.device) as base:
-            self.base, self.digest = base, base.digest
             self.begin = begin = Beginning.of(config, base)
-            known = document_vectors(base, config.vectors) if config.mode == "frozen" else None
-            self.known = known
-            self.examples = read_training(config.data, base, known, seed=seed)
-            self.dev = read_dev(config.dev, base, known, seed=seed)
-            self.groups = groups_of(self.examples)
-            tokenizers = task_tokenizers(base.weights_folder, base.recipe, self.examples)
-            frozen = None if known is None else frozen_vectors(base, known, self.examples)
+            tokenizers, frozen = self.read(base, frozen=config.mode == "frozen")
             backbone = ListBackbone(
                 trainable_model(config, begin.folder), begin.head(config, base.dim)
             )
-            encoder = trainable_model(config, base.weights_folder) if known is None else None
+            encoder = trainable_model(config, base.weights_folder) if frozen is None else None
             self.model = ResRankInTraining(backbone, encoder)
-            self.encoder: TextEncoder = (
-                base if encoder is None else TextModel(encoder, tokenizers[None])
-            )
+            self.encoder = base if encoder is None else TextModel(encoder, tokenizers[None])
             readers = {
                 task: ListModel(backbone, tokenizer, self.encoder)
                 for task, tokenizer in task_tokenizers(
@@ -98,7 +85,7 @@ class ResRankStage(Stage[ResRankConfig]):
                 {task: reader.tokenizer for task, reader in readers.items()},
                 frozen,
             )
-            if known is None:
+            if frozen is None:
                 base.close()
             yield
 
@@ -108,10 +95,6 @@ class ResRankStage(Stage[ResRankConfig]):
         """See `resrank_loss`."""
         vectors = model(batch, truncate_dim=self.base.recipe.truncate_dim)
         return resrank_loss(vectors, batch, self.config)
-
-    def measure(self, dev: DevSet) -> dict[str, float]:
-        """The candidates by plain cosine, and reranked."""
-        return dev.measure(self.encoder, self.known, self.reranker)
 
     def save(self, model: Any) -> None:
         """Reranker and head, and the encoder or its name."""
