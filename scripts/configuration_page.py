@@ -5,8 +5,6 @@ python scripts/configuration_page.py
 
 from __future__ import annotations
 
-import inspect
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import NoneType, UnionType
@@ -25,14 +23,16 @@ HEAD = """\
 
 A stage of training is one YAML file. [Training](training.md) shows whole files, and
 `e2rank_rag/training/configs/` holds some. Every stage has the settings of the first table and those
-of its own table. `scripts/configuration_page.py` writes this page from the configuration's classes.
+of its own table. `feedback` is described in [How it works](how-it-works.md#feedback), `layout` in
+[ResRank](resrank.md#what-the-abstract-leaves-open). `e2rank train --help-config` prints the same
+list, and `scripts/configuration_page.py` writes this page.
 """
 
 
 def page() -> str:
     """The whole page."""
     parts = [HEAD, _section("Every stage", StageConfig, set())]
-    shared = set(StageConfig.model_fields)
+    shared = {*StageConfig.model_fields, "stage"}
     for name, kind in STAGES.items():
         parts.append(_section(f"`stage: {name}`", kind, shared))
     parts += [_section(f"Block `{kind.__name__}`", kind, set()) for kind in _blocks()]
@@ -40,9 +40,8 @@ def page() -> str:
 
 
 def _section(title: str, kind: type[BaseModel], left_out: set[str]) -> str:
-    meanings = _meanings(kind)
     rows = [
-        f"| `{name}` | {_type(field)} | {_default(field)} | {_meaning(field, meanings.get(name))} |"
+        f"| `{name}` | {_type(field)} | {_default(field)} | {_meaning(field)} |"
         for name, field in kind.model_fields.items()
         if name not in left_out
     ]
@@ -51,21 +50,8 @@ def _section(title: str, kind: type[BaseModel], left_out: set[str]) -> str:
     )
 
 
-def _meanings(kind: type[BaseModel]) -> dict[str, str]:
-    """What docstrings say of each field: paragraphs of `name, name: meaning` lines."""
-    found: dict[str, str] = {}
-    for base in reversed(kind.__mro__):
-        text = inspect.cleandoc(vars(base).get("__doc__") or "")
-        for names, meaning in re.findall(r"^([\w, ]+): (.+(?:\n    .+)*)", text, re.MULTILINE):
-            found |= {name.strip(): " ".join(meaning.split()) for name in names.split(",")}
-        for names, meaning in re.findall(r"[;.] (\w+): ([^;\n]+)", text):
-            found.setdefault(names, meaning)
-    return found
-
-
-def _meaning(field: FieldInfo, told: str | None) -> str:
-    text = " ".join((field.description or told or "").split())
-    return text.replace("|", "\\|")
+def _meaning(field: FieldInfo) -> str:
+    return " ".join((field.description or "").split()).replace("|", "\\|")
 
 
 def _type(field: FieldInfo) -> str:
@@ -98,12 +84,12 @@ def _default(field: FieldInfo) -> str:
 
 
 def _blocks() -> Iterator[type[BaseModel]]:
-    """The records that settings hold, each once."""
+    """The records of training that settings hold, each once; other pages describe the others."""
     seen: dict[type[BaseModel], None] = {}
     for kind in STAGES.values():
         for field in kind.model_fields.values():
             seen |= dict.fromkeys(_records(field.annotation))
-    yield from seen
+    yield from (kind for kind in seen if kind.__module__.startswith("e2rank_rag.training"))
 
 
 def _records(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -78,6 +79,13 @@ def test_every_configuration_that_a_page_shows_is_valid(page):
     for block in blocks(page, "yaml"):
         settings = yaml.safe_load(block)
         STAGES[settings["stage"]].model_validate(settings)
+
+
+def test_the_configuration_page_is_what_its_script_writes():
+    written = runpy.run_path(str(ROOT / "scripts" / "configuration_page.py"))["page"]()
+    assert (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8") == written, (
+        "run: python scripts/configuration_page.py"
+    )
 
 
 def blocks(page: Path, language: str) -> list[str]:
