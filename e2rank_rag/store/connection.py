@@ -37,6 +37,7 @@ from tenacity.stop import stop_base
 from e2rank_rag.errors import CollectionMissing, StoreError
 from e2rank_rag.locks import ForkAware, Lock
 from e2rank_rag.remote import within
+from e2rank_rag.store.answers import Request
 from e2rank_rag.store.failures import (
     FAILURES,
     MALFORMED,
@@ -48,7 +49,6 @@ from e2rank_rag.store.failures import (
 )
 from e2rank_rag.store.local_guard import guard
 from e2rank_rag.store.opening import MEMORY, open_client, size_warning_silenced
-from e2rank_rag.store.requests import Request
 from e2rank_rag.store.server import async_server_client, server_client
 
 R = TypeVar("R")

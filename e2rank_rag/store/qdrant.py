@@ -1,12 +1,12 @@
-"""Documents with one vector each in Qdrant: in memory, in a folder, or on a server.
+"""QdrantStore: documents with one vector each in Qdrant, in memory, in a folder or on a server.
 
     store = QdrantStore.open("./index", "news")
     store.prepare(encoder.dim, fingerprint=encoder.fingerprint, model="all-MiniLM-L6-v2")
     store.upsert(documents, encoder.encode_documents([d.text for d in documents]))
     hits = store.search(encoder.encode_queries(["storm in the north"])[0], top_k=10)
 
-Stock qdrant-haystack reads, overwrites and deletes the same points, langchain-qdrant reads them.
-Memory and folder compute in Python over every point: they are for up to some 20 000 of them.
+qdrant-haystack reads, overwrites and deletes the same points; langchain-qdrant reads them.
+Local mode computes in Python over every point: it is for up to some 20,000 of them.
 """
 
 from __future__ import annotations
@@ -16,20 +16,19 @@ import copy
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
-from math import inf
 from pathlib import Path
-from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
-from e2rank_rag.errors import CollectionMissing, StoredVectorMismatch, StoreError
+from e2rank_rag.errors import CollectionMissing, StoreError
+from e2rank_rag.store.answers import Points, Request
 from e2rank_rag.store.connection import Connection
 from e2rank_rag.store.folder_record import refuse_left_over
 from e2rank_rag.store.layout import Layout
 from e2rank_rag.store.opening import open_client
-from e2rank_rag.store.requests import CollectionRequests, Points, Request
-from e2rank_rag.store.schema import Schema
+from e2rank_rag.store.requests import CollectionRequests
+from e2rank_rag.store.schema import KnownSchema, Schema
 from e2rank_rag.store.vectors import one_row
 from e2rank_rag.types import Document, Embeddings, Filter, Hit, Store, StoredDocument
 
@@ -39,9 +38,6 @@ R = TypeVar("R")
 
 DEFAULT_LAYOUT = Layout()
 DEFAULT_TIMEOUT_S = 30
-SCHEMA_AGE_S = 2.0
-"""How old what is known of a server's collection may be: an alias switches, and a collection is
-deleted and made anew. Of a local one it is read for every call."""
 SET_BY_PREPARE = ("collection_name", "vectors_config", "metadata")
 
 
@@ -57,12 +53,12 @@ class QdrantStore:
     collection_options: arguments of QdrantClient.create_collection for a new collection, such as
         hnsw_config, quantization_config, shard_number.
 
-    A copy shares the client of a store in memory or in a folder, and opens a server anew; closing
-    one leaves the other open. A pickle opens folder or server anew at first use, and holds the API
-    key; a store in memory, or with an `async_client` of other settings, cannot be pickled.
+    A copy shares the client in local mode and opens a server again; closing one leaves the other
+    open. A pickle opens folder or server again at first use, and holds the API key. A store in
+    memory, or one whose `async_client` has other settings, cannot be pickled.
 
-    Scores are cosines. (A collection of distance Dot chooses its `top_k` by dot products, the same
-    where the stored vectors have unit length.)
+    Scores are cosines. (A collection with the distance Dot chooses its `top_k` by dot products,
+    which are the same if the stored vectors have unit length.)
     """
 
     def __init__(
@@ -84,10 +80,7 @@ class QdrantStore:
         self.layout = layout
         self.vector_name = vector_name
         self.collection_options = options
-        self._schema: Schema | None = None
-        self._schema_read_at = -inf
-        # What `prepare` was told, and what it found.
-        self._agreed: tuple[str | None, Schema] | None = None
+        self._known = KnownSchema()
         self._told_of_kept = False
         self._connect(Connection(client, async_client=async_client))
 
@@ -104,12 +97,14 @@ class QdrantStore:
         vector_name: str | None = None,
         collection_options: Mapping[str, Any] | None = None,
     ) -> QdrantStore:
-        """`location`: ":memory:", a folder, or the URL of a server (contacted at first use).
+        """A store in memory, in a folder or on a server, which is contacted at first use.
 
-        timeout: seconds that one request to a server may take, from connecting to the last byte of
-            the reply, other tries and their waits included.
-        StoreError where a folder is locked, read-only, or not a folder, or holds a pickle that
-        Qdrant did not write and that could run code.
+        location: ":memory:", a folder, or the URL of a server.
+        timeout: seconds for one request to a server, with its retries and their waits.
+        layout, vector_name, collection_options: as for `QdrantStore`.
+
+        StoreError for a folder that is locked, read-only or not a folder, and for one with a pickle
+        that Qdrant did not write and that could run code.
         """
         client = open_client(location, api_key=api_key, prefer_grpc=prefer_grpc, timeout=timeout)
         store = cls(
@@ -161,10 +156,7 @@ class QdrantStore:
 
     @property
     def fingerprint(self) -> str | None:
-        """Of the encoder that wrote the vectors; None where nobody recorded it.
-
-        On a server up to `SCHEMA_AGE_S` seconds old, as everything that is known of the collection.
-        """
+        """The recorded fingerprint, on a server up to `SCHEMA_AGE_S` seconds old; None without one."""
         schema = self._schema_if_there()
         return None if schema is None else schema.fingerprint
 
@@ -196,7 +188,7 @@ class QdrantStore:
         if fingerprint is not None and schema.fingerprint is None and self.count() == 0:
             self._connection.send(self._requests.record(schema.with_record(fingerprint, model)))
             schema = self._connection.send(self._requests.schema())
-        self._agreed = fingerprint, self._remember(schema)
+        self._known.agree(fingerprint, schema)
 
     def check(self, documents: Sequence[Document]) -> None:
         """ValueError as `upsert` raises it, for documents that will be written in several calls."""
@@ -238,11 +230,9 @@ class QdrantStore:
         self, embeddings: Embeddings, *, top_k: int, filter: Filter | models.Filter | None = None
     ) -> list[list[Hit]]:
         """`search` for every row of [n, dim], in one request or, for large answers, a few."""
-        _check_top_k(top_k)
         schema = self._known_schema()
         requests = self._requests.search(embeddings, top_k=top_k, filter=filter, schema=schema)
-        rankings = self._send_all(requests)
-        return list(chain.from_iterable(rankings))
+        return [hits for rankings in self._send_all(requests) for hits in rankings]
 
     def rescore(self, embedding: Embeddings, ids: Sequence[str]) -> list[Hit]:
         """These documents scored against a vector [dim], best first; unknown ids are left out.
@@ -289,10 +279,10 @@ class QdrantStore:
         await asyncio.to_thread(self.prepare, dim, fingerprint=fingerprint, model=model)
 
     async def aupsert(self, documents: Sequence[Document], embeddings: Embeddings) -> None:
-        """`upsert` without blocking the event loop, as all that follow."""
+        """`upsert` without blocking the event loop; so are the methods below."""
         if len(documents) or len(embeddings):
             schema = self._as_agreed(await self._connection.asend(self._requests.schema()))
-            # Checking and converting a large batch takes longer than an event loop should wait.
+            # To check and convert a large batch takes longer than an event loop should wait.
             points = await asyncio.to_thread(self._requests.points, documents, embeddings, schema)
             kept = await self._asend_all(self._requests.kept(points, schema))
             self._tell_of_kept(kept, schema)
@@ -312,11 +302,9 @@ class QdrantStore:
     async def asearch_batch(
         self, embeddings: Embeddings, *, top_k: int, filter: Filter | models.Filter | None = None
     ) -> list[list[Hit]]:
-        _check_top_k(top_k)
         schema = await self._aknown_schema()
         requests = self._requests.search(embeddings, top_k=top_k, filter=filter, schema=schema)
-        rankings = await self._asend_all(requests)
-        return list(chain.from_iterable(rankings))
+        return [hits for rankings in await self._asend_all(requests) for hits in rankings]
 
     async def arescore(self, embedding: Embeddings, ids: Sequence[str]) -> list[Hit]:
         if not len(ids):
@@ -343,9 +331,6 @@ class QdrantStore:
     def __copy__(self) -> QdrantStore:
         return copy.deepcopy(self)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_schema": None}
-
     def _connect(self, connection: Connection) -> None:
         self._connection = connection
         self._requests = CollectionRequests(
@@ -368,12 +353,12 @@ class QdrantStore:
         return self._connection.send(self._requests.exists())
 
     def _known_schema(self) -> Schema:
-        known = self._fresh_schema()
-        return known or self._remember(self._connection.send(self._requests.schema()))
+        request, fresh = self._requests.schema(), self._fresh_schema()
+        return fresh or self._known.remember(self._connection.send(request))
 
     async def _aknown_schema(self) -> Schema:
-        known = self._fresh_schema()
-        return known or self._remember(await self._connection.asend(self._requests.schema()))
+        request, fresh = self._requests.schema(), self._fresh_schema()
+        return fresh or self._known.remember(await self._connection.asend(request))
 
     def _schema_if_there(self) -> Schema | None:
         try:
@@ -382,35 +367,18 @@ class QdrantStore:
             return None
 
     def _fresh_schema(self) -> Schema | None:
-        age = monotonic() - self._schema_read_at
-        return None if self._connection.local or age > SCHEMA_AGE_S else self._schema
-
-    def _remember(self, schema: Schema) -> Schema:
-        self._schema, self._schema_read_at = schema, monotonic()
-        return schema
+        return None if self._connection.local else self._known.fresh()
 
     def _as_agreed(self, schema: Schema) -> Schema:
-        """What is there now, if it is still what `prepare` agreed to write into."""
-        self._remember(schema)
-        if self._agreed is None:
-            return schema
-        asked, prepared = self._agreed
-        schema.check_dim(prepared.dim, self.name)
-        if schema.fingerprint not in (asked, prepared.fingerprint):
-            raise StoredVectorMismatch(
-                f"{self.name} is another one since it was prepared: its record says fingerprint "
-                f"{schema.fingerprint}, and said {prepared.fingerprint}. Nothing was written; "
-                f"call prepare() again with the model that is to write"
-            )
-        return schema
+        return self._known.as_agreed(schema, self.name)
 
     def _tell_of_kept(self, kept: Sequence[Points], schema: Schema) -> None:
         if self._told_of_kept or not any(point.vector for points in kept for point in points):
             return
         self._told_of_kept = True
         logger.warning(
-            "%s: documents that are written again keep their other vectors %s, made of what "
-            "their text was before: write those anew too where the text has changed",
+            "%s: documents that are written again keep their other vectors %s, which were made "
+            "from their text before: write these again too if the text has changed",
             self.name,
             list(schema.other_vectors),
         )
@@ -424,11 +392,6 @@ class QdrantStore:
 
 def _best_first(rankings: Sequence[list[Hit]]) -> list[Hit]:
     return sorted(chain.from_iterable(rankings), key=lambda hit: -hit.score)
-
-
-def _check_top_k(top_k: int) -> None:
-    if top_k < 1:
-        raise ValueError(f"top_k must be > 0, got {top_k}")
 
 
 if TYPE_CHECKING:

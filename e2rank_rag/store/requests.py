@@ -13,11 +13,22 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import isfinite
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from qdrant_client import models
 
 from e2rank_rag.errors import StoreError
+from e2rank_rag.store.answers import (
+    Points,
+    Request,
+    all_written,
+    asked_for,
+    counted,
+    done,
+    each_once,
+    others,
+    written,
+)
 from e2rank_rag.store.filters import to_qdrant_filter
 from e2rank_rag.store.layout import Layout
 from e2rank_rag.store.schema import Schema, read_schema
@@ -26,9 +37,7 @@ from e2rank_rag.types import Document, Embeddings, Filter, Hit, StoredDocument
 
 logger = logging.getLogger(__name__)
 
-R = TypeVar("R")
 T = TypeVar("T")
-Points = list[Any]
 
 POINTS_PER_REQUEST = 256
 IDS_PER_REQUEST = 1000
@@ -40,16 +49,6 @@ BYTES_PER_NUMBER = 20
 BYTES_PER_OPERATION = 100
 # Of the vectors in one answer: some 20 MB of JSON.
 NUMBERS_PER_ANSWER = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Request(Generic[R]):
-    """A method that QdrantClient and AsyncQdrantClient both have, its arguments, and what its
-    answer means."""
-
-    method: str
-    arguments: Mapping[str, Any]
-    parse: Callable[[Any], R]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +74,10 @@ class CollectionRequests:
         vector = models.VectorParams(size=dim, distance=models.Distance.COSINE)
         vectors = vector if self.vector_name is None else {self.vector_name: vector}
         arguments = {"vectors_config": vectors, "metadata": metadata, **options}
-        return self._request("create_collection", arguments, _done)
+        return self._request("create_collection", arguments, done)
 
     def record(self, metadata: Mapping[str, Any]) -> Request[None]:
-        return self._request("update_collection", {"metadata": dict(metadata)}, _done)
+        return self._request("update_collection", {"metadata": dict(metadata)}, done)
 
     def schema(self) -> Request[Schema]:
         parse = partial(read_schema, vector_name=self.vector_name, name=self.name)
@@ -114,7 +113,7 @@ class CollectionRequests:
         }
         at_most = OTHER_VECTORS_PER_REQUEST if schema.other_vectors else POINTS_PER_REQUEST
         return [
-            self._request("retrieve", {"ids": batch, **options}, partial(_kept, ids=batch))
+            self._request("retrieve", {"ids": batch, **options}, partial(others, ids=batch))
             for batch in _batches([point.id for point in points], at_most)
         ]
 
@@ -136,7 +135,7 @@ class CollectionRequests:
                     point.vector = {**theirs.vector, **_by_name(point.vector)}
             sizes.append(size)
         return [
-            self._request("upsert", {"points": batch, "wait": True}, _written)
+            self._request("upsert", {"points": batch, "wait": True}, written)
             for batch in _batches(points, POINTS_PER_REQUEST, sizes)
         ]
 
@@ -157,7 +156,7 @@ class CollectionRequests:
             self._request(
                 "batch_update_points",
                 {"update_operations": batch, "wait": True},
-                partial(_all_written, count=len(batch)),
+                partial(all_written, count=len(batch)),
             )
             for batch in _batches(operations, POINTS_PER_REQUEST, sizes)
         ]
@@ -171,6 +170,8 @@ class CollectionRequests:
         schema: Schema,
     ) -> list[Request[list[list[Hit]]]]:
         """One request for all rows, or a few where the answer would be large."""
+        if top_k < 1:
+            raise ValueError(f"top_k must be > 0, got {top_k}")
         native = to_qdrant_filter(filter, self.layout.metadata_key)
         rows = unit_rows(embeddings, dim=schema.dim)
         queries = [
@@ -189,7 +190,7 @@ class CollectionRequests:
         requests, start = [], 0
         for batch in _batches(queries, at_once, [size] * len(queries)):
             places = slice(start, start + len(batch))
-            scored_with = list(rows[places]) if _by_length(schema) else [None] * len(batch)
+            scored_with = list(rows[places]) if schema.scored_by_dot else [None] * len(batch)
             parse = partial(self._rankings, rows=scored_with, top_k=top_k)
             requests.append(self._request("query_batch_points", {"requests": batch}, parse))
             start += len(batch)
@@ -204,12 +205,12 @@ class CollectionRequests:
             "query": row.tolist(),
             "using": self.vector_name,
             "with_payload": True,
-            "with_vectors": self._with_vectors() if _by_length(schema) else False,
+            "with_vectors": self._with_vectors() if schema.scored_by_dot else False,
         }
         if self.exact:
             # An approximate index might leave some of them out.
             arguments["search_params"] = models.SearchParams(exact=True)
-        row_or_none = row if _by_length(schema) else None
+        row_or_none = row if schema.scored_by_dot else None
         return [
             self._request(
                 "query_points",
@@ -232,7 +233,7 @@ class CollectionRequests:
             "with_vectors": self._with_vectors() if vectors else False,
         }
         return [
-            self._request("retrieve", {"ids": batch, **options}, partial(_asked_for, ids=batch))
+            self._request("retrieve", {"ids": batch, **options}, partial(asked_for, ids=batch))
             for batch in _batches(
                 points, POINTS_PER_REQUEST if vectors or payload else IDS_PER_REQUEST
             )
@@ -275,14 +276,14 @@ class CollectionRequests:
             self._request(
                 "delete",
                 {"points_selector": models.PointIdsList(points=batch), "wait": True},
-                _written,
+                written,
             )
             for batch in _batches(points, IDS_PER_REQUEST)
         ]
 
     def count(self, filter: Filter | models.Filter | None) -> Request[int]:
         native = to_qdrant_filter(filter, self.layout.metadata_key)
-        return self._request("count", {"count_filter": native, "exact": True}, _count)
+        return self._request("count", {"count_filter": native, "exact": True}, counted)
 
     def _request(
         self, method: str, arguments: Mapping[str, Any], parse: Callable[[Any], T]
@@ -317,7 +318,7 @@ class CollectionRequests:
         points that may be in it; None: any."""
         if len(answer.points) > top_k:
             raise ValueError(f"{len(answer.points)} points where {top_k} were asked for")
-        points = _each_once(answer.points) if ids is None else _asked_for(answer.points, ids=ids)
+        points = each_once(answer.points) if ids is None else asked_for(answer.points, ids=ids)
         hits = [self._hit(point, row) for point in points]
         # Local mode ranks a vector of NaN first.
         return sorted(hits, key=lambda hit: -hit.score)
@@ -358,48 +359,6 @@ class CollectionRequests:
         return [self.layout.document_id(point) for point in points], following
 
 
-def _done(answer: Any) -> None:
-    if answer is not True:
-        raise ValueError(f"{answer!r} where it is True once that is done")
-
-
-def _written(answer: Any) -> None:
-    # Acknowledged is what a cluster may say: it is on record, and will be seen a moment later.
-    if answer.status not in (models.UpdateStatus.COMPLETED, models.UpdateStatus.ACKNOWLEDGED):
-        raise ValueError(f"the operation is {answer.status.value}, not completed")
-
-
-def _all_written(answer: Any, *, count: int) -> None:
-    if len(answer) != count:
-        raise ValueError(f"{len(answer)} results of {count} operations")
-    for result in answer:
-        _written(result)
-
-
-def _count(answer: Any) -> int:
-    if answer.count < 0:
-        raise ValueError(f"a count of {answer.count}")
-    return int(answer.count)
-
-
-def _each_once(points: Points) -> Points:
-    if len({str(point.id) for point in points}) < len(points):
-        raise ValueError("one point is there twice")
-    return points
-
-
-def _asked_for(points: Points, *, ids: Sequence[Any]) -> Points:
-    if not {str(point.id) for point in points} <= set(map(str, ids)):
-        raise ValueError("a point is there that was not asked for")
-    return _each_once(points)
-
-
-def _kept(points: Points, *, ids: Sequence[Any]) -> Points:
-    if any(point.vector and not isinstance(point.vector, dict) for point in points):
-        raise ValueError("a vector is there that was not asked for")
-    return _asked_for(points, ids=ids)
-
-
 def _unique_ids(documents: Sequence[Document]) -> list[str]:
     counts = Counter(document.id for document in documents)
     twice = [id for id, count in counts.items() if count > 1]
@@ -425,11 +384,6 @@ def _batches(
         total += size
     if batch:
         yield batch
-
-
-def _by_length(schema: Schema) -> bool:
-    """Whether the lengths of the stored vectors are in Qdrant's scores."""
-    return schema.distance == models.Distance.DOT
 
 
 def _length(vector: Any) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
+from time import monotonic
 from typing import Any
 
 from qdrant_client import models
@@ -28,6 +30,11 @@ class Schema:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     distance: models.Distance = models.Distance.COSINE
     other_vectors: tuple[str, ...] = ()
+
+    @property
+    def scored_by_dot(self) -> bool:
+        """Whether Qdrant's scores are dot products, which the vectors' lengths change."""
+        return self.distance == models.Distance.DOT
 
     def check_dim(self, dim: int, name: str) -> None:
         if dim != self.dim:
@@ -123,3 +130,51 @@ def _called(model: str | None) -> str:
 
 def _under(vector_name: str | None) -> str:
     return f" under {vector_name!r}" if vector_name else ""
+
+
+SCHEMA_AGE_S = 2.0
+"""Seconds for which a store remembers the schema of a server's collection. An alias can switch, and
+a collection can be deleted and made again. In local mode the schema is read for every call."""
+
+
+class KnownSchema:
+    """The schema that a store read last, and the one that `prepare` accepted.
+
+    A copy or a pickle keeps only what `prepare` accepted.
+    """
+
+    def __init__(self) -> None:
+        self._schema: Schema | None = None
+        self._read_at = -inf
+        self._agreed: tuple[str | None, Schema] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_schema": None}
+
+    def fresh(self) -> Schema | None:
+        """The schema, if it was read in the last `SCHEMA_AGE_S` seconds."""
+        return self._schema if monotonic() - self._read_at <= SCHEMA_AGE_S else None
+
+    def remember(self, schema: Schema) -> Schema:
+        """Keep a schema that was read just now."""
+        self._schema, self._read_at = schema, monotonic()
+        return schema
+
+    def agree(self, fingerprint: str | None, schema: Schema) -> None:
+        """Keep what `prepare` accepted: its argument, and the schema after it."""
+        self._agreed = fingerprint, self.remember(schema)
+
+    def as_agreed(self, schema: Schema, name: str) -> Schema:
+        """The schema read just now; StoredVectorMismatch if `prepare` accepted another model's."""
+        self.remember(schema)
+        if self._agreed is None:
+            return schema
+        asked, prepared = self._agreed
+        schema.check_dim(prepared.dim, name)
+        if schema.fingerprint not in (asked, prepared.fingerprint):
+            raise StoredVectorMismatch(
+                f"{name} is another one since it was prepared: its record says fingerprint "
+                f"{schema.fingerprint}, and said {prepared.fingerprint}. Nothing was written; "
+                f"call prepare() again with the model that is to write"
+            )
+        return schema

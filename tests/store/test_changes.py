@@ -7,7 +7,7 @@ import pytest
 from qdrant_client import QdrantClient, models
 
 from e2rank_rag.errors import CollectionMissing, StoredVectorMismatch, StoreError
-from e2rank_rag.store import LANGCHAIN_LAYOUT, Layout, QdrantStore, qdrant, requests
+from e2rank_rag.store import LANGCHAIN_LAYOUT, Layout, QdrantStore, requests, schema
 from e2rank_rag.types import Document
 
 DOCUMENTS = [Document("a", "first", {"n": 1}), Document("b", "second", {"n": 2})]
@@ -92,8 +92,8 @@ async def test_a_server_is_asked_at_most_every_few_seconds(client, monkeypatch):
     monkeypatch.setattr(
         store._connection, "_call", lambda r, *t: (asked.append(r.method), call(r, *t))[1]
     )
-    now = [qdrant.monotonic()]
-    monkeypatch.setattr(qdrant, "monotonic", lambda: now[0])
+    now = [schema.monotonic()]
+    monkeypatch.setattr(schema, "monotonic", lambda: now[0])
     for _ in range(3):
         store.search(VECTORS[0], top_k=1)
         await store.asearch(VECTORS[0], top_k=1)
