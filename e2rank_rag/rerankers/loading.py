@@ -55,9 +55,7 @@ def load_reranker(
             from e2rank_rag.models.cross_encoder import CrossEncoder
 
             if encoder is not None:
-                raise ValueError(
-                    f"{model} is a cross-encoder, which needs no encoder: leave encoder out"
-                )
+                raise ValueError(f"{model} is a cross-encoder without an encoder: leave it out")
             return CrossEncoderReranker(_opened(CrossEncoder, model, options))
         case "resrank":
             from e2rank_rag.models.resrank import ResRank

@@ -156,7 +156,7 @@ class QdrantStore:
 
     @property
     def fingerprint(self) -> str | None:
-        """The recorded fingerprint, read up to `SCHEMA_AGE_S` seconds ago; None without a record."""
+        """The recorded fingerprint, up to `SCHEMA_AGE_S` seconds old; None without a record."""
         schema = self._schema_if_there()
         return None if schema is None else schema.fingerprint
 
