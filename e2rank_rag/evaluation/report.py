@@ -1,4 +1,4 @@
-"""One experiment: a split of a collection, the systems run over it, and the files they leave."""
+"""One experiment: a split of a dataset, the methods run on it, and the files with the results."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from e2rank_rag.documents import BadRecord
 from e2rank_rag.evaluation.collections import Collection
-from e2rank_rag.evaluation.metrics import DEFAULT_MEASURES
 from e2rank_rag.evaluation.runs import (
     check_column,
     read_qrels,
@@ -20,9 +19,9 @@ from e2rank_rag.evaluation.runs import (
     run_from_rankings,
     write_run,
 )
-from e2rank_rag.evaluation.systems import SystemResult, candidates_of_run, run_system
+from e2rank_rag.evaluation.systems import Comparison, SystemResult, candidates_of_run
 from e2rank_rag.indexing import index_documents
-from e2rank_rag.types import Document, Reranker, Store, TextEncoder
+from e2rank_rag.types import Document, Store, TextEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -175,28 +174,24 @@ def run_experiment(
     store: Store,
     systems: Sequence[str],
     *,
-    reranker: Reranker | None = None,
-    expand: bool = False,
-    measures: Sequence[str] = DEFAULT_MEASURES,
     progress: bool = False,
+    **options: Any,
 ) -> dict[str, SystemResult]:
-    """Index what is not in the store yet, then run each system; see `systems.run_system`."""
+    """Index the documents that the store lacks, then run each method.
+
+    options: the other fields of `systems.Comparison`, by name.
+    """
     index_documents(experiment.documents(), encoder, store, on_bad=_log_unfit, progress=progress)
-    return {
-        system: run_system(
-            system,
-            encoder,
-            store,
-            experiment.queries,
-            experiment.qrels,
-            reranker=reranker,
-            candidates=experiment.candidates,
-            expand=expand,
-            measures=measures,
-            progress=progress,
-        )
-        for system in systems
-    }
+    comparison = Comparison(
+        encoder,
+        store,
+        experiment.queries,
+        experiment.qrels,
+        candidates=experiment.candidates,
+        progress=progress,
+        **options,
+    )
+    return {system: comparison.run(system) for system in systems}
 
 
 def _log_bad(bad: BadRecord) -> None:

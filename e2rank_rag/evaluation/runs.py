@@ -2,6 +2,10 @@
 
 A run holds a score per query and document, qrels a grade. The order of a run is by score, best
 first; documents with equal scores keep the order in which the mapping gives them.
+
+`ir_measures.read_trec_run` and `read_trec_qrels` are not used: their errors name no line, they
+drop the rank column, which orders ties, they accept NaN and repeated documents, and they do not
+read BEIR's three columns.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ def _distance_from_zero(differences: NDArray[np.float64], axis: int) -> NDArray[
 
 
 def holm_correction(p_values: Mapping[str, float]) -> dict[str, float]:
-    """p-values of several tests, each adjusted to be held against one level for all (Holm 1979).
+    """p-values of several tests, adjusted to be compared with one level for all (Holm 1979).
 
     The chance that any true null hypothesis is rejected at that level is then at most the level,
     however the tests depend on each other. The smallest of m values is multiplied by m, the next by
@@ -87,6 +87,7 @@ def holm_correction(p_values: Mapping[str, float]) -> dict[str, float]:
     for name, p in p_values.items():
         if not 0.0 <= p <= 1.0:
             raise ValueError(f"the p-value of {name!r} must be between 0 and 1, got {p}")
+    # scipy has no such correction, and statsmodels is a large package for these lines.
     adjusted: dict[str, float] = {}
     floor = 0.0
     for place, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):

@@ -1,11 +1,11 @@
-"""What models are worth on a collection: retrieval, Rocchio, rerankers, side by side."""
+"""Methods compared on a dataset: retrieval, Rocchio and rerankers, side by side."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import Any, Literal, get_args
 
 from e2rank_rag.documents import is_query
 from e2rank_rag.evaluation.metrics import DEFAULT_MEASURES, evaluate
@@ -17,21 +17,21 @@ from e2rank_rag.types import Hit, Reranker, Store, StoredDocument, TextEncoder
 
 SystemName = Literal["retrieve", "rocchio", "listwise"]
 SYSTEMS: tuple[str, ...] = get_args(SystemName)
-"""What an encoder can do alone."""
+"""The methods that need an encoder only."""
 
 RERANK = "rerank"
-"""The system that a reranker of the caller is."""
+"""The method that runs the given reranker."""
 
 BATCH_QUERIES = 16
 
 
 @dataclass(frozen=True, slots=True)
 class SystemResult:
-    """One system on one collection. measures: fractions between 0 and 1.
+    """One method on one dataset. measures: fractions between 0 and 1.
 
     seconds_per_query: encoding, searching and reranking, wall time over batches of 16 queries.
     rankings: per query, best first, without embeddings.
-    left_out: queries whose own document was left out of their ranking, see `own_documents`.
+    left_out: number of queries whose own document was removed, see `own_documents`.
     """
 
     measures: dict[str, float]
@@ -46,61 +46,83 @@ def run_system(
     store: Store,
     queries: Mapping[str, str],
     qrels: Qrels,
-    *,
-    reranker: Reranker | None = None,
-    candidates: Mapping[str, Sequence[str]] | None = None,
-    retrieve_k: int = 100,
-    expand: bool = False,
-    measures: Sequence[str] = DEFAULT_MEASURES,
-    progress: bool = False,
+    **options: Any,
 ) -> SystemResult:
-    """Run one of `SYSTEMS`, or "rerank", over the queries and measure it against the qrels.
+    """Run one method and measure it; options: the other fields of `Comparison`, by name."""
+    return Comparison(encoder, store, queries, qrels, **options).run(system)
 
-    Where a query is a document of the collection, that document is no answer to it: it is left out
-    before anything is reranked (`own_documents`).
 
-    reranker: what "rerank" is.
-    candidates: per query, ids of documents to rank instead of searching; `retrieve` then means the
-        query's own cosine on them. A query without candidates ranks nothing and counts as zero.
-    expand: rerankers search a second time with their own vector; ValueError where they have none.
+@dataclass(frozen=True)
+class Comparison:
+    """What several methods are compared on: `Comparison(encoder, store, queries, qrels).run(name)`.
+
+    reranker: what the method "rerank" runs.
+    candidates: per query, ids of documents to rank instead of searching; `retrieve` then orders
+        them by plain cosine. A query without candidates has an empty ranking and counts as 0.
+    retrieve_k: candidates per query.
+    expand: rerankers search a second time with their query vector; ValueError if they have none.
     """
-    chosen = _reranker(system, encoder, reranker)
-    pipeline = SearchPipeline(encoder, store, chosen)
-    ids = list(queries)
-    own = own_documents(store, queries, qrels)
-    if candidates is not None:
-        own &= {id for id in ids if id in candidates.get(id, ())}
-    rankings: dict[str, list[Hit]] = {}
-    seconds = 0.0
-    with ProgressReport(system, total=len(ids), shown=progress) as shown:
-        for start in range(0, len(ids), BATCH_QUERIES):
-            batch = ids[start : start + BATCH_QUERIES]
-            given = None if candidates is None else [candidates.get(id, ()) for id in batch]
-            started = time.perf_counter()
-            found = pipeline.search_batch(
-                [queries[id] for id in batch],
-                top_k=retrieve_k,
-                retrieve_k=retrieve_k,
-                expand=expand and chosen is not None,
-                candidates=given,
-                exclude=[{id} & own for id in batch],
-            )
-            seconds += time.perf_counter() - started
-            # Vectors of all rankings would take gigabytes: 6000 queries x 100 hits x 384 numbers.
-            bare = [[replace(hit, embedding=None) for hit in hits] for hits in found]
-            rankings.update(zip(batch, bare, strict=True))
-            shown.advance(len(batch))
-    return SystemResult(
-        measures=evaluate(run_from_rankings(rankings), qrels, measures),
-        seconds_per_query=seconds / max(len(ids), 1),
-        rankings=rankings,
-        left_out=len(own),
-    )
+
+    encoder: TextEncoder
+    store: Store
+    queries: Mapping[str, str]
+    qrels: Qrels
+    _: KW_ONLY
+    reranker: Reranker | None = None
+    candidates: Mapping[str, Sequence[str]] | None = None
+    retrieve_k: int = 100
+    expand: bool = False
+    measures: Sequence[str] = DEFAULT_MEASURES
+    progress: bool = False
+
+    def run(self, method: str) -> SystemResult:
+        """Run one of `SYSTEMS`, or "rerank", over the queries and measure it against the qrels.
+
+        A query that is itself a document of the dataset gets that document removed from its
+        candidates before they are reranked (`own_documents`).
+        """
+        reranker = _reranker(method, self.encoder, self.reranker)
+        pipeline = SearchPipeline(self.encoder, self.store, reranker)
+        ids = list(self.queries)
+        own = own_documents(self.store, self.queries, self.qrels)
+        if self.candidates is not None:
+            own &= {id for id in ids if id in self.candidates.get(id, ())}
+        rankings: dict[str, list[Hit]] = {}
+        seconds = 0.0
+        with ProgressReport(method, total=len(ids), shown=self.progress) as shown:
+            for start in range(0, len(ids), BATCH_QUERIES):
+                batch = ids[start : start + BATCH_QUERIES]
+                started = time.perf_counter()
+                found = self._search(pipeline, batch, own)
+                seconds += time.perf_counter() - started
+                # Vectors of all rankings would take gigabytes: 6000 queries x 100 hits x 384.
+                bare = [[replace(hit, embedding=None) for hit in hits] for hits in found]
+                rankings.update(zip(batch, bare, strict=True))
+                shown.advance(len(batch))
+        return SystemResult(
+            measures=evaluate(run_from_rankings(rankings), self.qrels, self.measures),
+            seconds_per_query=seconds / max(len(ids), 1),
+            rankings=rankings,
+            left_out=len(own),
+        )
+
+    def _search(
+        self, pipeline: SearchPipeline, ids: Sequence[str], own: set[str]
+    ) -> Sequence[Sequence[Hit]]:
+        given = self.candidates
+        return pipeline.search_batch(
+            [self.queries[id] for id in ids],
+            top_k=self.retrieve_k,
+            retrieve_k=self.retrieve_k,
+            expand=self.expand and pipeline.reranker is not None,
+            candidates=None if given is None else [given.get(id, ()) for id in ids],
+            exclude=[{id} & own for id in ids],
+        )
 
 
 def own_documents(store: Store, queries: Mapping[str, str], qrels: Qrels) -> set[str]:
-    """The queries that are documents of the store, with the same id and the same text, and that
-    nobody judged for themselves. (The same id alone says nothing: collections number both from 1.)
+    """The queries that are documents of the store, with the same id and the same text, and without
+    a judgement for themselves. (An equal id alone means nothing: datasets number both from 1.)
     """
     ids = [id for id in queries if id not in qrels.get(id, {})]
     stored = _held(store, ids)
@@ -108,7 +130,7 @@ def own_documents(store: Store, queries: Mapping[str, str], qrels: Qrels) -> set
 
 
 def _held(store: Store, ids: Sequence[str]) -> dict[str, StoredDocument]:
-    """The documents under these ids, some of which may be no ids that this store can have."""
+    """The documents with these ids. Some ids may have a form that this store cannot hold."""
     try:
         return store.get(ids)
     except ValueError:
@@ -134,7 +156,5 @@ def _reranker(system: str, encoder: TextEncoder, given: Reranker | None) -> Rera
     if system != RERANK:
         raise ValueError(f"system must be one of {[*SYSTEMS, RERANK]}, got {system!r}")
     if given is None:
-        raise ValueError(
-            f"{RERANK!r} is the ranking of a reranker: give one, as load_reranker does"
-        )
+        raise ValueError(f"{RERANK!r} runs a reranker: pass one, such as from load_reranker")
     return given

@@ -66,7 +66,7 @@ def test_a_reranker_of_the_caller_is_a_system_too(bert, store, tiny_rankt5):
         with pytest.raises(ValueError, match="CrossEncoderReranker does not have"):
             run_system("rerank", bert, store, QUERIES, QRELS, expand=True, **options)
     assert list(result.measures) == measures
-    with pytest.raises(ValueError, match="'rerank' is the ranking of a reranker: give one"):
+    with pytest.raises(ValueError, match="'rerank' runs a reranker"):
         run_system("rerank", bert, store, QUERIES, QRELS)
 
 
