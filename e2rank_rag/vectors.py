@@ -173,8 +173,6 @@ class CandidateVectors:
         if self.policy == "check":
             self.trust(store.name, store.fingerprint == self.encoder.fingerprint)
 
-    trust_as_recorded = _trust_record
-
     def _wanted(self, hits: Sequence[Hit], ids: Sequence[str | None] | None) -> list[str]:
         """The ids in the store of the hits that have no vector."""
         if self.policy == "ignore":

@@ -35,9 +35,8 @@ def load_reranker(
     listwise: further arguments of `ListwiseReranker`, such as prompt_depth, for an E2Rank.
     options: arguments of the system's `from_pretrained`, such as device and dtype.
 
-    `close` it to free the model. Raises CheckpointError if it cannot be opened; ValueError for a
-    `system` that is not what the folder says, for options that the system does not have, and for
-    the encoder of another model.
+    `close` it to free the model. Raises CheckpointError if it cannot be opened; ValueError for
+    another `system` than the folder says, options that it does not have, or another's encoder.
     """
     check_policy(stored_vectors)
     where: dict[str, Any] = {
