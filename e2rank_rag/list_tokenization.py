@@ -4,80 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise, repeat
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from e2rank_rag.recipe import Recipe
+from e2rank_rag.recipe import ResidualLayout
 from e2rank_rag.tokenization import TextTokenizer, Tokens, padded
-
-
-class ResidualLayout(BaseModel):
-    """The input format of a ResRank, and what is done with its hidden states.
-
-    The paper's abstract leaves these choices open; docs/resrank.md compares them.
-
-    query_position: whether the query's text stands `before` or `after` the passages. In a causal
-        model passages see only a query that stands before them.
-    query_vector: which hidden state stands for the query: that of the `span` of its text, pooled as
-        the backbone pools, or that of the `end` of the input, which in a causal model has seen the
-        whole list.
-    passage_positions: `shared`: all passages have one position, so their order does not matter;
-        `ranked`: each passage has its own.
-    passage_attention: a passage attends to `all` other passages, or beside the text only to its
-        `own` place.
-    residual: `gated` adds the hidden state times a learned number, `sum` adds the hidden state, and
-        `none` takes the hidden state alone.
-    query_residual: what the query's vector begins with: the encoder's vector of the `query`; that
-        plus `feedback`, the mean of the passages' vectors, weighted by how well they match, in
-        learned proportions; or `none`.
-    unit_hidden: whether hidden states are scaled to unit length before they are added.
-    projection: `linear` maps vectors into the reranker and hidden states back, beginning with the
-        identity where widths are equal; `none` needs equal widths.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    query_position: Literal["before", "after"] = "before"
-    query_vector: Literal["span", "end"] = "span"
-    passage_positions: Literal["shared", "ranked"] = "shared"
-    passage_attention: Literal["all", "own"] = "all"
-    residual: Literal["gated", "sum", "none"] = "gated"
-    query_residual: Literal["query", "feedback", "none"] = "feedback"
-    unit_hidden: bool = True
-    projection: Literal["linear", "none"] = "linear"
-
-
-class EncoderOf(BaseModel):
-    """The encoder whose vectors a ResRank reads.
-
-    base: a hub id, a shipped model, a folder relative to that of the recipe, or "." for the folder
-        `encoder` in it.
-    digest: of the encoder's weights (`weights_digest`).
-    recipe: how the encoder made the vectors; None: as the folder of `base` states.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    base: str
-    digest: str
-    recipe: Recipe | None = None
-
-
-class ResRankRecipe(BaseModel):
-    """The encoder of a ResRank, and how its reranker reads a list.
-
-    The reranker's own recipe, with prompts and limits, is in the folder `reranker`.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format: Literal[1] = 1
-    system: Literal["resrank"] = "resrank"
-    encoder: EncoderOf
-    layout: ResidualLayout = ResidualLayout()
 
 
 class ListTokens(NamedTuple):

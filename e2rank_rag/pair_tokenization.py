@@ -7,22 +7,14 @@ applied by slicing, and special ids are added by hand.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import NamedTuple
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    model_validator,
-)
 from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from e2rank_rag.errors import CheckpointError
-from e2rank_rag.prompts import PairPrompt
+from e2rank_rag.recipe import CrossEncoderRecipe
 from e2rank_rag.tokenization import (
     MIN_SHARE,
     Tokens,
@@ -31,65 +23,6 @@ from e2rank_rag.tokenization import (
     pad_id,
     special_frame,
 )
-
-Structure = Literal["encoder-decoder", "encoder-only"]
-
-PairPooling = Annotated[
-    Literal["cls", "mean"],
-    BeforeValidator(lambda value: "cls" if value == "first" else value),
-    PlainSerializer(lambda value: "first" if value == "cls" else value),
-]
-"""Which tokens of a pair are pooled. Files write "first" for "cls"."""
-
-SCORE_TOKEN = "<extra_id_10>"
-"""A token unused in T5's training; RankT5's score is its logit (arXiv 2210.10634, section 4.1)."""
-
-
-class CrossEncoderRecipe(BaseModel):
-    """Everything that turns a query and a document into a score, except the weights.
-
-    structure: an encoder-decoder's score is the logit of `score_token` in the first step of the
-        decoder; an encoder's score is what a dense layer makes of one vector of the pair.
-    input: "text" is one string, by `prompt`; "segments" is the pair as the tokenizer joins it, for
-        models such as BERT, whose classifier pools by itself.
-    pooling: for an encoder-only T5: the first token ("cls"), or the mean of all tokens.
-    max_tokens: limit for a pair, special tokens included; documents are cut there.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format: Literal[1] = 1
-    system: Literal["rankt5"] = "rankt5"
-    structure: Structure
-    input: Literal["text", "segments"]
-    prompt: PairPrompt = PairPrompt()
-    score_token: str | None = None
-    pooling: PairPooling | None = None
-    max_tokens: int = Field(default=512, ge=16)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _defaults(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        filled = dict(values)
-        if filled.get("structure") == "encoder-decoder" and filled.get("score_token") is None:
-            filled["score_token"] = SCORE_TOKEN
-        pooled = filled.get("structure") == "encoder-only" and filled.get("input") == "text"
-        if pooled and filled.get("pooling") is None:
-            filled["pooling"] = "cls"
-        return filled
-
-    @model_validator(mode="after")
-    def _consistent(self) -> CrossEncoderRecipe:
-        decoder = self.structure == "encoder-decoder"
-        if decoder and self.input == "segments":
-            raise ValueError('an encoder-decoder reads a pair as "text", not as "segments"')
-        if self.score_token is not None and not decoder:
-            raise ValueError("score_token is for an encoder-decoder; leave it out")
-        if self.pooling is not None and (decoder or self.input == "segments"):
-            raise ValueError("pooling is for an encoder-only T5; leave it out")
-        return self
 
 
 class PairFrame(NamedTuple):

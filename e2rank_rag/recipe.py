@@ -1,16 +1,35 @@
-"""The recipe of an E2Rank model, as its folder stores it in `e2rank.json`."""
+"""Recipes: what the folder of each system stores in `e2rank.json`. They load no torch."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    model_validator,
+)
 
 from e2rank_rag.feedback import Feedback
-from e2rank_rag.prompts import Prompts
+from e2rank_rag.prompts import PairPrompt, Prompts
 
 Pooling = Literal["last", "cls", "mean"]
+
+Structure = Literal["encoder-decoder", "encoder-only"]
+
+PairPooling = Annotated[
+    Literal["cls", "mean"],
+    BeforeValidator(lambda value: "cls" if value == "first" else value),
+    PlainSerializer(lambda value: "first" if value == "cls" else value),
+]
+"""Which tokens of a pair are pooled. Files write "first" for "cls"."""
+
+SCORE_TOKEN = "<extra_id_10>"
+"""A token unused in T5's training; RankT5's score is its logit (arXiv 2210.10634, section 4.1)."""
 
 
 class ListwiseBudget(BaseModel):
@@ -85,3 +104,116 @@ class Recipe(BaseModel):
             self.truncate_dim,
         )
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+class ResidualLayout(BaseModel):
+    """The input format of a ResRank, and what is done with its hidden states.
+
+    The paper's abstract leaves these choices open; docs/resrank.md compares them.
+
+    query_position: whether the query's text stands `before` or `after` the passages. In a causal
+        model passages see only a query that stands before them.
+    query_vector: which hidden state stands for the query: that of the `span` of its text, pooled as
+        the backbone pools, or that of the `end` of the input, which in a causal model has seen the
+        whole list.
+    passage_positions: `shared`: all passages have one position, so their order does not matter;
+        `ranked`: each passage has its own.
+    passage_attention: a passage attends to `all` other passages, or beside the text only to its
+        `own` place.
+    residual: `gated` adds the hidden state times a learned number, `sum` adds the hidden state, and
+        `none` takes the hidden state alone.
+    query_residual: what the query's vector begins with: the encoder's vector of the `query`; that
+        plus `feedback`, the mean of the passages' vectors, weighted by how well they match, in
+        learned proportions; or `none`.
+    unit_hidden: whether hidden states are scaled to unit length before they are added.
+    projection: `linear` maps vectors into the reranker and hidden states back, beginning with the
+        identity where widths are equal; `none` needs equal widths.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    query_position: Literal["before", "after"] = "before"
+    query_vector: Literal["span", "end"] = "span"
+    passage_positions: Literal["shared", "ranked"] = "shared"
+    passage_attention: Literal["all", "own"] = "all"
+    residual: Literal["gated", "sum", "none"] = "gated"
+    query_residual: Literal["query", "feedback", "none"] = "feedback"
+    unit_hidden: bool = True
+    projection: Literal["linear", "none"] = "linear"
+
+
+class EncoderOf(BaseModel):
+    """The encoder whose vectors a ResRank reads.
+
+    base: a hub id, a shipped model, a folder relative to that of the recipe, or "." for the folder
+        `encoder` in it.
+    digest: of the encoder's weights (`weights_digest`).
+    recipe: how the encoder made the vectors; None: as the folder of `base` states.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base: str
+    digest: str
+    recipe: Recipe | None = None
+
+
+class ResRankRecipe(BaseModel):
+    """The encoder of a ResRank, and how its reranker reads a list.
+
+    The reranker's own recipe, with prompts and limits, is in the folder `reranker`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    system: Literal["resrank"] = "resrank"
+    encoder: EncoderOf
+    layout: ResidualLayout = ResidualLayout()
+
+
+class CrossEncoderRecipe(BaseModel):
+    """Everything that turns a query and a document into a score, except the weights.
+
+    structure: an encoder-decoder's score is the logit of `score_token` in the first step of the
+        decoder; an encoder's score is what a dense layer makes of one vector of the pair.
+    input: "text" is one string, by `prompt`; "segments" is the pair as the tokenizer joins it, for
+        models such as BERT, whose classifier pools by itself.
+    pooling: for an encoder-only T5: the first token ("cls"), or the mean of all tokens.
+    max_tokens: limit for a pair, special tokens included; documents are cut there.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    system: Literal["rankt5"] = "rankt5"
+    structure: Structure
+    input: Literal["text", "segments"]
+    prompt: PairPrompt = PairPrompt()
+    score_token: str | None = None
+    pooling: PairPooling | None = None
+    max_tokens: int = Field(default=512, ge=16)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        filled = dict(values)
+        if filled.get("structure") == "encoder-decoder" and filled.get("score_token") is None:
+            filled["score_token"] = SCORE_TOKEN
+        pooled = filled.get("structure") == "encoder-only" and filled.get("input") == "text"
+        if pooled and filled.get("pooling") is None:
+            filled["pooling"] = "cls"
+        return filled
+
+    @model_validator(mode="after")
+    def _consistent(self) -> CrossEncoderRecipe:
+        decoder = self.structure == "encoder-decoder"
+        if decoder and self.input == "segments":
+            raise ValueError('an encoder-decoder reads a pair as "text", not as "segments"')
+        if self.score_token is not None and not decoder:
+            raise ValueError("score_token is for an encoder-decoder; leave it out")
+        if self.pooling is not None and (decoder or self.input == "segments"):
+            raise ValueError("pooling is for an encoder-only T5; leave it out")
+        return self

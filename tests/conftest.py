@@ -40,11 +40,11 @@ from transformers import (
 )
 from transformers.models.qwen2 import Qwen2Tokenizer
 
-from e2rank_rag.list_tokenization import EncoderOf, ResidualLayout, ResRankRecipe
 from e2rank_rag.models.cross_encoder import CrossEncoder
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.models.residual import ResidualHead
 from e2rank_rag.models.resrank import ResRank
+from e2rank_rag.recipe import EncoderOf, ResidualLayout, ResRankRecipe
 
 os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "false"  # importing haystack would write a file for it
 

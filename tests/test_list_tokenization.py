@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from e2rank_rag.list_tokenization import (
-    ListTokenizer,
-    ResidualLayout,
-    collate_lists,
-    list_tokens,
-)
+from e2rank_rag.list_tokenization import ListTokenizer, collate_lists, list_tokens
+from e2rank_rag.recipe import ResidualLayout
 from e2rank_rag.tokenization import Tokens
 
 QUERY = Tokens(ids=[2, 11, 12, 3], slots=[1, 1, 1, 1], cut=False)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from transformers import AutoTokenizer
 
-from e2rank_rag.pair_tokenization import CrossEncoderRecipe, PairTokenizer, pair_frame
+from e2rank_rag.pair_tokenization import PairTokenizer, pair_frame
+from e2rank_rag.recipe import CrossEncoderRecipe
 from e2rank_rag.tokenization import MIN_SHARE, plain_tokenizer
 from tests.conftest import bert_tokenizer, t5_tokenizer, xlmr_tokenizer
 

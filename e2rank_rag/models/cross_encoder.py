@@ -43,7 +43,8 @@ from e2rank_rag.models.runtime import (
 )
 from e2rank_rag.models.tokenizer_files import check_ids, check_special_ids, load_tokenizer
 from e2rank_rag.models.weights import weights_digest
-from e2rank_rag.pair_tokenization import CrossEncoderRecipe, PairTokenizer, Structure
+from e2rank_rag.pair_tokenization import PairTokenizer
+from e2rank_rag.recipe import CrossEncoderRecipe, Structure
 from e2rank_rag.tokenization import (
     MIN_SHARE,
     Tokens,

@@ -31,7 +31,7 @@ from e2rank_rag.models.files import new_files, read_json, refuse_adapted, write_
 from e2rank_rag.models.folders import RECIPE_FILE, T5_FAMILY, read_recipe_file, read_system
 from e2rank_rag.models.tokenizer_files import load_tokenizer
 from e2rank_rag.models.weights import load_weights, quiet_transformers
-from e2rank_rag.pair_tokenization import CrossEncoderRecipe, Structure
+from e2rank_rag.recipe import CrossEncoderRecipe, Structure
 
 RAW_SCORES = {"activation_fn": "torch.nn.modules.linear.Identity"}
 """Without it, sentence-transformers would put a sigmoid on the scores."""

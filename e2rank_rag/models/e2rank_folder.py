@@ -16,7 +16,6 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from e2rank_rag.errors import CheckpointError
-from e2rank_rag.list_tokenization import EncoderOf, ResRankRecipe
 from e2rank_rag.models.adapter import ADAPTER_FILES, copy_adapter
 from e2rank_rag.models.config import positions, read_config
 from e2rank_rag.models.files import inside, new_files, read_json, refuse_adapted, write_json
@@ -35,7 +34,7 @@ from e2rank_rag.models.sentence_transformers_folder import (
 from e2rank_rag.models.tokenizer_files import load_tokenizer
 from e2rank_rag.models.weights import quiet_transformers
 from e2rank_rag.prompts import E2RANK, Prompts, SpanListwise
-from e2rank_rag.recipe import AdapterOf, ListwiseBudget, Pooling, Recipe
+from e2rank_rag.recipe import AdapterOf, EncoderOf, ListwiseBudget, Pooling, Recipe, ResRankRecipe
 from e2rank_rag.tokenization import special_frame
 
 if TYPE_CHECKING:

@@ -18,7 +18,6 @@ import torch
 from transformers import PreTrainedModel
 
 from e2rank_rag.errors import CheckpointError
-from e2rank_rag.list_tokenization import EncoderOf
 from e2rank_rag.models.adapter import with_adapter
 from e2rank_rag.models.config import positions
 from e2rank_rag.models.cpu import use_onednn
@@ -43,7 +42,7 @@ from e2rank_rag.models.runtime import (
 from e2rank_rag.models.tokenizer_files import check_ids, check_special_ids, load_tokenizer
 from e2rank_rag.models.weights import load_transformer, weights_digest
 from e2rank_rag.prompts import Prompts, Task, resolve_prompts, resolve_task
-from e2rank_rag.recipe import Pooling, Recipe
+from e2rank_rag.recipe import EncoderOf, Pooling, Recipe
 from e2rank_rag.tokenization import TextTokenizer, plain_tokenizer
 from e2rank_rag.types import Cut, Embeddings, ListwiseEncoding
 

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from e2rank_rag.list_tokenization import ResidualLayout
 from e2rank_rag.models.config import first_position
 from e2rank_rag.models.e2rank import pool
+from e2rank_rag.recipe import ResidualLayout
 
 
 class ResidualHead(nn.Module):

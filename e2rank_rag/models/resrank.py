@@ -22,7 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from e2rank_rag.closing import OpenModel
 from e2rank_rag.errors import CheckpointError
-from e2rank_rag.list_tokenization import EncoderOf, ListTokenizer, ListTokens, ResRankRecipe
+from e2rank_rag.list_tokenization import ListTokenizer, ListTokens
 from e2rank_rag.models.config import positions
 from e2rank_rag.models.cpu import use_onednn
 from e2rank_rag.models.e2rank import evaluating
@@ -38,6 +38,7 @@ from e2rank_rag.models.folders import (
 from e2rank_rag.models.residual import ListBackbone, ResidualHead
 from e2rank_rag.models.runtime import Dtype, batch_tokens, in_passing_thread, not_finite
 from e2rank_rag.prompts import Task
+from e2rank_rag.recipe import EncoderOf, ResRankRecipe
 from e2rank_rag.tokenization import TextTokenizer, batches_by_length
 from e2rank_rag.types import Embeddings, PromptUsage, T, TextEncoder
 

@@ -15,11 +15,9 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from e2rank_rag.feedback import Feedback
-from e2rank_rag.list_tokenization import ResidualLayout
 from e2rank_rag.models.folders import model_name
-from e2rank_rag.pair_tokenization import PairPooling, Structure
 from e2rank_rag.prompts import Prompts
-from e2rank_rag.recipe import Pooling
+from e2rank_rag.recipe import PairPooling, Pooling, ResidualLayout, Structure
 from e2rank_rag.training.config_blocks import LoraOptions, Order, PromptOptions, Source, Strict
 from e2rank_rag.training.settings import override, read_settings, told
 

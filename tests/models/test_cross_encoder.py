@@ -23,7 +23,7 @@ from transformers import (
 from e2rank_rag.models.cross_encoder import CrossEncoder
 from e2rank_rag.models.cross_encoder_folder import T5Ranker, save_cross_encoder
 from e2rank_rag.models.runtime import loaded_models
-from e2rank_rag.pair_tokenization import CrossEncoderRecipe
+from e2rank_rag.recipe import CrossEncoderRecipe
 from tests.cross_encoders import write_bert_cross_encoder
 
 QUERIES = ["cats purr", "where does the ferry go?"]

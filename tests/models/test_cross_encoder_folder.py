@@ -19,7 +19,7 @@ from e2rank_rag.models.cross_encoder_folder import (
     save_cross_encoder,
 )
 from e2rank_rag.models.encoder import Encoder
-from e2rank_rag.pair_tokenization import CrossEncoderRecipe
+from e2rank_rag.recipe import CrossEncoderRecipe
 from tests.cross_encoders import write_bert_cross_encoder
 
 ENCODER_ONLY = CrossEncoderRecipe(structure="encoder-only", input="text", max_tokens=64)

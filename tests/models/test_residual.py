@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from transformers import AutoModel
 
 from e2rank_rag.feedback import Feedback
-from e2rank_rag.list_tokenization import ResidualLayout, collate_lists, list_tokens
+from e2rank_rag.list_tokenization import collate_lists, list_tokens
 from e2rank_rag.models.residual import ListBackbone, ResidualHead, token_length
+from e2rank_rag.recipe import ResidualLayout
 from e2rank_rag.tokenization import Tokens
 
 QUERY = Tokens(ids=[2, 11, 12, 3], slots=[1, 1, 1, 1], cut=False)

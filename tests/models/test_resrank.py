@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from e2rank_rag.errors import CheckpointError
-from e2rank_rag.list_tokenization import EncoderOf, ResidualLayout, ResRankRecipe
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.models.residual import ResidualHead
 from e2rank_rag.models.resrank import HEAD_FILE, ResRank
 from e2rank_rag.models.runtime import loaded_models
+from e2rank_rag.recipe import EncoderOf, ResidualLayout, ResRankRecipe
 from e2rank_rag.rerankers import ResidualReranker, Window, load_reranker
 from e2rank_rag.types import Document, Hit
 

@@ -10,7 +10,8 @@ import random
 import pytest
 import torch
 
-from e2rank_rag.list_tokenization import ListTokenizer, ResidualLayout
+from e2rank_rag.list_tokenization import ListTokenizer
+from e2rank_rag.recipe import ResidualLayout
 from e2rank_rag.training.base_model import frozen_vectors
 from e2rank_rag.training.config import ContrastiveConfig, ListwiseConfig, ResRankConfig
 from e2rank_rag.training.examples import read_examples, write_examples

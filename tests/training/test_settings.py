@@ -9,8 +9,8 @@ import yaml
 from pydantic import TypeAdapter
 
 from e2rank_rag.feedback import Feedback
-from e2rank_rag.list_tokenization import ResidualLayout
 from e2rank_rag.prompts import Prompts
+from e2rank_rag.recipe import ResidualLayout
 from e2rank_rag.training.config import (
     STAGES,
     LoraOptions,

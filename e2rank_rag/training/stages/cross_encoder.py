@@ -25,7 +25,8 @@ from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.models.folders import name_of_base, read_system, resolve_folder
 from e2rank_rag.models.tokenizer_files import load_tokenizer
 from e2rank_rag.models.weights import weights_digest
-from e2rank_rag.pair_tokenization import CrossEncoderRecipe, PairTokenizer
+from e2rank_rag.pair_tokenization import PairTokenizer
+from e2rank_rag.recipe import CrossEncoderRecipe
 from e2rank_rag.rerankers import CrossEncoderReranker
 from e2rank_rag.tokenization import MIN_SHARE, Tokens, batches_by_length, padded
 from e2rank_rag.training.base_model import document_vectors, merged, with_options

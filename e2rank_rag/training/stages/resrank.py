@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
-from e2rank_rag.list_tokenization import EncoderOf, ListTokenizer, ResidualLayout, ResRankRecipe
+from e2rank_rag.list_tokenization import ListTokenizer
 from e2rank_rag.models.e2rank import Backbone, TextModel
 from e2rank_rag.models.e2rank_folder import ENCODER_FOLDER
 from e2rank_rag.models.encoder import Encoder
@@ -30,7 +30,7 @@ from e2rank_rag.models.resrank import (
     read_resrank_recipe,
     save_head,
 )
-from e2rank_rag.recipe import Recipe
+from e2rank_rag.recipe import EncoderOf, Recipe, ResidualLayout, ResRankRecipe
 from e2rank_rag.rerankers import ResidualReranker
 from e2rank_rag.tokenization import TextTokenizer
 from e2rank_rag.training.base_model import (

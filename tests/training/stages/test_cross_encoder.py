@@ -14,7 +14,7 @@ from e2rank_rag.evaluation.runs import run_from_rankings
 from e2rank_rag.models.cross_encoder import CrossEncoder
 from e2rank_rag.models.cross_encoder_folder import load_cross_encoder
 from e2rank_rag.models.shipped import ADAPTED_FOLDER
-from e2rank_rag.pair_tokenization import CrossEncoderRecipe
+from e2rank_rag.recipe import CrossEncoderRecipe
 from e2rank_rag.rerankers import CrossEncoderReranker
 from e2rank_rag.training import train
 from e2rank_rag.training.config import RankT5Config

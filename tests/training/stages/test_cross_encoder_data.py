@@ -13,7 +13,8 @@ from e2rank_rag.losses import (
     ranknet_loss,
     softmax_ce_loss,
 )
-from e2rank_rag.pair_tokenization import CrossEncoderRecipe, PairTokenizer
+from e2rank_rag.pair_tokenization import PairTokenizer
+from e2rank_rag.recipe import CrossEncoderRecipe
 from e2rank_rag.tokenization import plain_tokenizer
 from e2rank_rag.training.config import RankT5Config
 from e2rank_rag.training.lists import ListDataset, TrainingList

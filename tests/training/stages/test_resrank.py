@@ -13,9 +13,9 @@ from transformers import TrainingArguments
 
 from e2rank_rag.evaluation.metrics import evaluate
 from e2rank_rag.evaluation.runs import run_from_rankings
-from e2rank_rag.list_tokenization import ResidualLayout
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.models.resrank import ResRank
+from e2rank_rag.recipe import ResidualLayout
 from e2rank_rag.rerankers import ResidualReranker, load_reranker
 from e2rank_rag.training import train
 from e2rank_rag.training.config import ResRankConfig

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from e2rank_rag.list_tokenization import ListTokenizer, ResidualLayout
+from e2rank_rag.list_tokenization import ListTokenizer
+from e2rank_rag.recipe import ResidualLayout
 from e2rank_rag.training.config import ResRankConfig
 from e2rank_rag.training.lists import ListDataset
 from e2rank_rag.training.stages.resrank import ResRankData
