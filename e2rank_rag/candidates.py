@@ -1,9 +1,9 @@
-"""The candidates of a query: one list per query, in which each document stands once.
+"""The candidates of a query: a list in which each document appears once.
 
 Several searches may retrieve the same document (hybrid search, several phrasings of a question).
-In a prompt or a ranking its copies would take the place of others, so every reranker here ranks a
-document once. Copies have the same id. So documents of two collections that are searched together
-need different ids.
+Copies would take the places of other documents in a prompt and in a ranking, so every reranker
+ranks a document once. Copies have the same id, so documents of two collections that are searched
+together need different ids.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def each_once(
 ) -> list[C]:
     """One candidate for each id: the one with the highest score, at the place of the first.
 
-    No score and NaN are below every other score; of equal scores the first stays.
+    A missing score or NaN is below every other score; among equal scores the first one is kept.
     """
     best: dict[str, C] = {}
     for candidate in candidates:
@@ -62,7 +62,7 @@ def each_once(
 
 
 def without_copies(hits: Sequence[Hit]) -> list[Hit]:
-    """`each_once`; a hit without its embedding takes that of a copy with the same text."""
+    """`each_once`; a hit without an embedding takes the one of a copy with the same text."""
     kept = each_once(hits, lambda hit: hit.document.id, lambda hit: hit.score)
     if len(kept) == len(hits):
         return kept

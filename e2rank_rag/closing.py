@@ -1,4 +1,4 @@
-"""What is opened is closed: by `close`, or at the end of a `with`."""
+"""Objects that are closed by `close`, or at the end of a `with` block."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Closable(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of what this holds. Safe to call twice."""
+        """Free what this object holds. Safe to call twice."""
 
     def __enter__(self) -> Self:
         return self
@@ -27,7 +27,7 @@ class Closable(ABC):
 
 
 class OpenModel(Closable):
-    """A model in memory with its thread, which cannot be copied or pickled; its settings can."""
+    """A model in memory with its thread. It cannot be copied or pickled; its settings can be."""
 
     name: str
 
@@ -35,6 +35,6 @@ class OpenModel(Closable):
         kind = type(self).__name__
         raise TypeError(
             f"{kind} {self.name!r} is an open model, which cannot be copied or pickled: open it "
-            f"where it is needed with {kind}.from_pretrained(...), which shares what is in memory, "
-            "or use the Haystack and LangChain components, which open theirs at first use"
+            f"where it is needed with {kind}.from_pretrained(...), which shares the weights in "
+            "memory, or use the Haystack and LangChain components, which open it at first use"
         )

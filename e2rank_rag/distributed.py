@@ -1,4 +1,4 @@
-"""Several processes, one batch: rows of all processes in one tensor, with exact gradients."""
+"""One batch over several processes: gathered rows with exact gradients."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ T = TypeVar("T")
 
 
 def processes() -> int:
-    """How many train together; 1 where torch.distributed was not started."""
+    """How many processes train together; 1 if torch.distributed was not started."""
     return dist.get_world_size() if _started() else 1
 
 
 def process() -> int:
-    """The number of this one, from 0."""
+    """The number of this process, from 0."""
     return dist.get_rank() if _started() else 0
 
 
 def share(items: Sequence[T]) -> Sequence[T]:
-    """Those of this process, so that each has its own and all together have all."""
+    """This process's part of the items; every item belongs to exactly one process."""
     return items[process() :: processes()]
 
 
 def from_first(value: T) -> T:
-    """What the first process gives, in all of them; every process must call it. Not for tensors."""
+    """The first process's value. Every process must call it. Not for tensors."""
     if processes() == 1:
         return value
     held = [value]
@@ -37,7 +37,7 @@ def from_first(value: T) -> T:
 
 
 def gather_objects(part: T) -> list[T]:
-    """What all processes hold, in their order; every process must call it. Not for tensors."""
+    """All processes' values, in process order; every process must call it. Not for tensors."""
     if processes() == 1:
         return [part]
     parts: list[Any] = [None] * processes()
@@ -46,15 +46,14 @@ def gather_objects(part: T) -> list[T]:
 
 
 def gather(rows: Tensor) -> Tensor:
-    """The rows of all processes, in their order: [n, ...] in each -> [processes * n, ...].
+    """The rows of all processes, in process order: [n, ...] in each -> [processes * n, ...].
 
-    Every process must call it with the same shape and dtype. The input itself where there is one
-    process only.
+    Every process must call it with the same shape and dtype. With one process it returns the input.
 
-    The gradient of a row sums what the losses of all processes say of it, so a process holds the
-    gradient of the sum of the losses, as far as it goes through its own rows. Averaged over W
-    processes, as data parallel training does, that is the gradient of (1/W) * that sum: where each
-    loss is the mean over its own queries, the mean over all. No factor of W is needed anywhere.
+    Backward sums the gradients of a row over the losses of all processes, so each process holds the
+    gradient of the summed losses through its own rows. Data parallel training averages over the W
+    processes, which gives the gradient of (1/W) * the sum. If each loss is the mean over its own
+    queries, that is the mean over all queries, and no factor of W is needed.
     """
     if processes() == 1:
         return rows
@@ -72,7 +71,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        # A copy, because autograd may hand the same tensor to others.
+        # A copy, because autograd may pass the same tensor to other functions.
         total = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         return total.chunk(processes())[process()]

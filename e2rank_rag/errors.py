@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class StoredVectorMismatch(ValueError):
-    """The vectors in a store were not made by the model that is asked to use them."""
+    """The vectors in a store were made by another model than the one that would use them."""
 
 
 class StoreError(RuntimeError):
@@ -12,8 +12,8 @@ class StoreError(RuntimeError):
 
 
 class CollectionMissing(StoreError):
-    """The collection that was asked for is not there."""
+    """The collection does not exist."""
 
 
 class CheckpointError(ValueError):
-    """A model folder cannot be used as it is; the message says what to state or to mend."""
+    """A model folder cannot be used as it is; the message says what to change."""

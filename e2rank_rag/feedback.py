@@ -1,4 +1,4 @@
-"""Pseudo-relevance feedback from a list of candidates, before any of them is read.
+"""Pseudo-relevance feedback from a list of candidates, before a prompt reads any of them.
 
     feedback = Feedback()
     scores = feedback.evidence("who sang it?", texts, vectors @ query)   # per candidate
@@ -27,9 +27,10 @@ class Feedback(BaseModel):
 
     lexical_weight: factor of the BM25 scores; these and the cosines are standardised over the
         candidates, then added.
-    temperature: of the softmax over the evidence; the lower, the more the best candidate counts.
+    temperature: divides the evidence before the softmax; with a lower value the best candidate
+        counts more.
     weight: factor of the candidates' mean vector, which is added to the query's unit vector; with 0
-        the evidence only decides what a prompt shows.
+        the evidence only decides which candidates a prompt shows.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -39,14 +40,14 @@ class Feedback(BaseModel):
     weight: float = Field(default=0.5, ge=0.0)
 
     def evidence(self, query: str, texts: Sequence[str], cosines: Scores) -> Scores:
-        """The evidence for n candidates, float32 [n], higher is better; cosines: with the query."""
+        """The evidence for n candidates, float32 [n], higher is better, given their cosines [n]."""
         scores = _standardised(cosines)
         if self.lexical_weight > 0.0:
             scores = scores + self.lexical_weight * _standardised(lexical_scores(query, texts))
         return scores
 
     def mean(self, vectors: Vectors, evidence: Scores) -> Vectors:
-        """The mean of the candidates' vectors [n, dim] under their evidence [n], float32 [dim]."""
+        """The mean of the vectors [n, dim], weighted by their evidence [n]: float32 [dim]."""
         weights = np.exp((evidence - evidence.max()) / self.temperature)
         mean: Vectors = (weights / weights.sum()) @ vectors
         return mean.astype(np.float32, copy=False)

@@ -2,8 +2,9 @@
 
     report = index_file("corpus.jsonl.gz", encoder, store)
 
-What the store holds with the same text and meta is left alone, a changed meta is written without
-encoding, the rest is encoded and written, batch by batch: an interrupted run goes on where it was.
+A document that the store holds with the same text and meta is left alone. If only its meta changed,
+the meta is written without encoding. All others are encoded and written in batches, so calling this
+again after an interruption continues where it stopped.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from e2rank_rag.vectors import CandidateVectors
 
 BATCH_DOCUMENTS = 256
 BATCH_CHARACTERS = 8_000_000
-"""A batch ends at whichever comes first, so that memory is bounded for long documents too."""
+"""A batch ends at whichever limit is reached first: memory is bounded for long documents too."""
 
 PROBED_DOCUMENTS = 64
-"""Read from a collection of another writer, to find two with a text and a vector."""
+"""How many to read from a collection without a record, to find two with a text and a vector."""
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +39,11 @@ _LAYOUT = Layout()
 
 @dataclass
 class IndexReport:
-    """What one run did, in documents.
+    """What one call did, in documents.
 
-    added, updated: encoded and written; meta_updated: only their meta was written.
+    added, updated: encoded and written. meta_updated: only the meta was written.
     unchanged: in the store already. skipped: bad records. pruned: removed from the store.
-    cut: longer than the encoder's limit of `cut_at` tokens, and encoded up to there.
+    cut: longer than the encoder's limit of `cut_at` tokens; encoded up to the limit.
     """
 
     added: int = 0
@@ -57,7 +58,7 @@ class IndexReport:
 
     @property
     def read(self) -> int:
-        """Documents that came in, bad records among them."""
+        """Documents that were read, bad records included."""
         return self.added + self.updated + self.meta_updated + self.unchanged + self.skipped
 
 
@@ -72,20 +73,21 @@ def index_file(
 ) -> IndexReport:
     """Index a `.jsonl` or `.jsonl.gz` file (see `documents.read_documents` for its records).
 
-    prune: afterwards, delete what the store holds and the file does not. A ValueError, and nothing
-        is deleted, where the file changed since it was opened; a pipe cannot be pruned from, since
-        one that broke off looks like one that ended.
-    on_bad: called with each bad record (not readable, no text, id given before), which is skipped;
-        without it the first one is a ValueError that names the line. What was written stays.
-    progress: show rate and time left on stderr; of a pipe, the rate.
+    prune: afterwards, delete the documents that the store holds and the file does not. If the file
+        changed while it was read, nothing is deleted and ValueError is raised. ValueError also for
+        a pipe, because a pipe that broke off looks like one that ended.
+    on_bad: called with each bad record (unreadable, no text, repeated id), which is skipped.
+        Without it the first bad record raises a ValueError that names the line; documents that
+        were written before stay.
+    progress: show the rate and the time left on stderr; for a pipe only the rate.
     """
     bad = _Bad(on_bad, source=str(path), prune=prune)
     numbered = read_numbered(path, on_bad=bad)
     before = file_state(path)
     if prune and before is None:
         raise ValueError(
-            f"{path} is a pipe or a device, and one that breaks off looks like one that ends: "
-            "nothing can be pruned from it; write it to a file and index that, or run without prune"
+            f"{path} is a pipe or a device, and one that breaks off looks like one that ends, so "
+            "nothing is pruned: write it to a file and index that, or run without prune"
         )
     total = count_lines(path) if progress and before is not None else None
 
@@ -111,14 +113,14 @@ def index_documents(
     progress: bool = False,
     total: int | None = None,
 ) -> IndexReport:
-    """Index documents from anywhere, read once, one batch in memory at a time.
+    """Index documents from any iterable; one batch is in memory at a time.
 
-    As `index_file`; a BadRecord's line is the document's place, from 1.
-    Keeps the ids it has seen (some 100 bytes each) to tell repeated ones.
+    Options are those of `index_file`; the line of a BadRecord is the document's position, from 1.
+    All ids stay in memory (some 100 bytes each), to recognise repeated ones.
 
-    total: how many documents will come, for the progress; a ValueError, and nothing is pruned,
-        where another number came. Without it, `prune` takes the end of `documents` for the end of
-        the source: an iterator must raise where its source breaks off.
+    total: how many documents will come, for the progress. With `prune`, another number raises
+        ValueError and nothing is pruned. Without `total`, `prune` takes the end of `documents` for
+        the end of the source, so an iterator must raise if its source breaks off.
     """
     bad = _Bad(on_bad, source="documents", prune=prune)
     came = 0
@@ -147,7 +149,7 @@ def index_documents(
 
 
 class _Bad:
-    """What to do with a bad record, and the ids that must not be pruned for it."""
+    """Handles bad records, and keeps their ids, which must not be pruned."""
 
     def __init__(self, on_bad: OnBad | None, *, source: str, prune: bool) -> None:
         self.ids: set[str] = set()
@@ -163,7 +165,7 @@ class _Bad:
         if self._prune and record.id is None:
             raise ValueError(
                 f"{where}: {record.reason}; without its id, pruning could delete a document "
-                "that is still in the source: mend the line, or run without prune"
+                "that is still in the source: correct the line, or run without prune"
             )
         if record.id is not None:
             self.ids.add(record.id)
@@ -182,7 +184,7 @@ def _index(
     total: int | None,
     changed: Callable[[], str | None],
 ) -> IndexReport:
-    """changed: says, after the last document, why the source may hold more than was read."""
+    """Index the documents; `changed` then says why the source may hold more than was read."""
     started = time.monotonic()
     store.prepare(
         encoder.dim,
@@ -190,7 +192,7 @@ def _index(
         model=getattr(encoder, "name", type(encoder).__name__),
     )
     probe_foreign(encoder, store)
-    # What another writer adds from here on may be in the source by now: it is not pruned.
+    # Documents that another writer adds after this are not pruned: the source may hold them now.
     present = list(store.ids()) if prune else []
     run = _Run(encoder, store)
     seen: set[str] = set()
@@ -205,11 +207,11 @@ def _index(
     reason = changed()
     if prune and reason is not None:
         raise ValueError(
-            f"{reason}: nothing was pruned, for a document that was not read may still be there; "
-            "what was written stays: run it again once the source is complete"
+            f"{reason}, so nothing was pruned: the source may hold documents that were not read. "
+            "The written documents stay; index again when the source is complete"
         )
     if reason is not None:
-        logger.warning("%s: run it again to index what may be missing", reason)
+        logger.warning("%s: index again, documents may be missing", reason)
     run.prune([id for id in present if id not in seen and id not in bad.ids])
     run.report.skipped = bad.count
     run.report.seconds = time.monotonic() - started
@@ -219,7 +221,7 @@ def _index(
 def _good(
     numbered: Iterable[tuple[int, Document]], seen: set[str], bad: _Bad
 ) -> Iterator[Document]:
-    """Documents that can be indexed; `seen` fills with their ids."""
+    """Documents that can be indexed; their ids are added to `seen`."""
     for number, document in numbered:
         reason = _fault(document, seen)
         if reason is not None:
@@ -260,7 +262,7 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
 
 
 def probe_foreign(encoder: TextEncoder, store: Store) -> None:
-    """A collection that others filled says nothing of its model: look at two of its vectors.
+    """Probe two vectors of a collection without a record of its model.
 
     Raises StoredVectorMismatch before anything is written beside the vectors of another model.
     """
@@ -276,7 +278,7 @@ def probe_foreign(encoder: TextEncoder, store: Store) -> None:
 
 
 class _Run:
-    """One indexing run over a prepared store."""
+    """Writes batches to a prepared store and counts what it did."""
 
     def __init__(self, encoder: TextEncoder, store: Store) -> None:
         self.encoder = encoder

@@ -1,4 +1,4 @@
-"""Losses: pure functions on tensors, which know neither models nor texts.
+"""Losses: pure functions of tensors.
 
 `info_nce_loss` compares every query with every document. The four others are ranking losses, with
 one contract:
@@ -7,12 +7,13 @@ one contract:
     labels  [..., L]  any dtype; higher means more relevant, 0 and below is not relevant
     mask    [..., L]  bool, True for a real document, False for padding; None where all are real
 
-    every list has a loss of its own, and the result is the mean over the lists that count: those
-    with a real document, for RankNet those with a pair. Where none counts, it is 0 with a gradient
-    of 0. What padding holds changes nothing, NaN included.
+    The result is the mean of the losses of the lists that count: lists with a real document, for
+    RankNet lists with an ordered pair. If no list counts, the result is 0 with a gradient of 0.
+    Values in padding change nothing, not even NaN.
 
-Scores are taken as they come: divide cosines by the temperature first. A loss is a scalar, float64
-for float64 scores and float32 for all others: nothing is computed in less, not even under autocast.
+Scores are used as given: divide cosines by the temperature first. A loss is a scalar, float64 for
+float64 scores and float32 for all others. Nothing is computed with lower precision, not even under
+autocast.
 Nothing here waits for the device. Shapes that do not fit raise ValueError.
 
 E2Rank is arXiv 2510.22733, RankT5 is arXiv 2210.10634.
@@ -38,10 +39,10 @@ def info_nce_loss(
     queries: [Q, D] and documents: [N, D], unit length, so that q . d is the cosine.
     positives: int64 [Q], the index in `documents` of each query's positive.
     temperature: above 0; E2Rank trains with 0.03.
-    mask: bool [Q, N], False where a document is left out for a query: a copy of its positive, or
-        too near to it. A query's positive always counts, whatever the mask says of it.
+    mask: bool [Q, N], False where a document is left out for a query, because it is a copy of the
+        positive or too near to it. A query's positive always counts, even where the mask is False.
 
-    0 for no queries.
+    The loss of no queries is 0.
     """
     if queries.ndim != 2 or documents.ndim != 2 or queries.shape[1] != documents.shape[1]:
         raise ValueError(
@@ -70,13 +71,13 @@ def info_nce_loss(
 def ranknet_loss(scores: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
     """RankNet: mean of log(1 + e^(s_j - s_i)) over the pairs of a list with labels[i] > labels[j].
 
-    Burges et al. 2005; eq. 3 of E2Rank, Pair of RankT5. Of the labels only the order matters, those
-    below 0 included; equal ones make no pair.
+    Burges et al. 2005; eq. 3 of E2Rank, Pair of RankT5. Only the order of the labels matters, also
+    below 0; equal labels make no pair.
 
     Eq. 3 is printed with s_i and s_j exchanged, which would teach the opposite order, and as a sum
-    over pairs, as RankT5 has it too. E2Rank's released code has the sign as here and takes the mean
-    over all pairs of the batch; its weight of 2 in the sum with InfoNCE goes with a mean. The two
-    means are the same where every list has as many pairs.
+    over pairs, like in RankT5. E2Rank's released code has the sign used here and takes the mean
+    over all pairs of the batch; its weight of 2 beside InfoNCE fits a mean. The two means are equal
+    if every list has the same number of pairs.
     """
     scores, labels, mask = _padding_zeroed(scores, labels, mask)
     real = mask[..., :, None] & mask[..., None, :]
@@ -88,10 +89,10 @@ def ranknet_loss(scores: Tensor, labels: Tensor, mask: Tensor | None = None) -> 
 def pointwise_ce_loss(scores: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
     """PointCE of RankT5: mean of -y log sigma(s) - (1 - y) log sigma(-s) over a list's documents.
 
-    Labels are cut to 0..1, so that every grade of 1 and above is relevant. RankT5 prints no formula
-    for it; it repeats the relevant documents of a query until there are as many as of the others,
-    which is left to the data here. rax takes the mean over all documents of the batch: the same
-    where lists are equally long.
+    Labels are clipped to 0..1, so every grade of 1 and above is relevant. RankT5 prints no formula.
+    It repeats the relevant documents of a query until they are as many as the others; here that is
+    left to the data. rax takes the mean over all documents of the batch, which is the same if all
+    lists are equally long.
     """
     scores, labels, mask = _padding_zeroed(scores, labels, mask)
     targets = labels.to(scores.dtype).clamp(0.0, 1.0)
@@ -102,8 +103,8 @@ def pointwise_ce_loss(scores: Tensor, labels: Tensor, mask: Tensor | None = None
 def softmax_ce_loss(scores: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
     """Softmax of RankT5: -sum_j y_j log p_j over a list, with p the softmax of its scores.
 
-    Labels below 0 count as 0. They are not normalised, in RankT5 and in rax neither: a list with
-    twice the labels weighs twice, and one without a relevant document is 0 and counts in the mean.
+    Labels below 0 count as 0. As in RankT5 and rax they are not normalised: a list with doubled
+    labels weighs twice, and a list without a relevant document has loss 0 and counts in the mean.
     """
     return poly1_softmax_loss(scores, labels, mask, epsilon=0.0)
 
@@ -113,8 +114,8 @@ def poly1_softmax_loss(
 ) -> Tensor:
     """Poly1 of RankT5: sum_j y_j (-log p_j + epsilon (1 - p_j)), with p the softmax of the scores.
 
-    Leng et al. 2022, after whom RankT5 takes epsilon = 1. Labels as in `softmax_ce_loss`. rax
-    normalises them in the second term only: the same where the labels of a list sum to 1.
+    Leng et al. 2022; RankT5 follows them with epsilon = 1. Labels as in `softmax_ce_loss`. rax
+    normalises them in the second term only, which is the same if the labels of a list sum to 1.
     """
     scores, labels, mask = _padding_zeroed(scores, labels, mask)
     weights = labels.to(scores.dtype).clamp(min=0.0)
@@ -127,7 +128,7 @@ def poly1_softmax_loss(
 def _padding_zeroed(
     scores: Tensor, labels: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores in float32 or float64, labels and mask; all [..., L], both others 0 in padding."""
+    """Scores (float32 or float64), labels and mask, [..., L]; the first two are 0 in padding."""
     if scores.ndim == 0 or scores.shape != labels.shape:
         raise ValueError(
             f"scores and labels must both be [..., L], got {_shape(scores)} and {_shape(labels)}"
@@ -135,7 +136,7 @@ def _padding_zeroed(
     if mask is None:
         mask = torch.ones_like(scores, dtype=torch.bool)
     _check_mask(mask, scores)
-    # Before anything is computed: NaN or infinity times a gradient of 0 would be NaN.
+    # Padding is zeroed first, because NaN or infinity times a gradient of 0 would be NaN.
     return torch.where(mask, _wide(scores), 0.0), torch.where(mask, labels, 0), mask
 
 
@@ -145,7 +146,7 @@ def _check_mask(mask: Tensor, scores: Tensor) -> None:
 
 
 def _mean(values: Tensor, mask: Tensor, dim: int | tuple[int, ...] | None = None) -> Tensor:
-    """Mean of the values where the mask is True; 0 where it is True nowhere."""
+    """Mean of the values where the mask is True; 0 if it is True nowhere."""
     return torch.where(mask, values, 0.0).sum(dim) / mask.sum(dim).clamp(min=1)
 
 

@@ -34,8 +34,8 @@ HitsOrIds = Sequence[Hit] | Sequence[str]
 class SearchPipeline:
     """One encoder, one store and, if wanted, one reranker.
 
-    Each search compares the store's recorded fingerprint with the encoder's. Without a record it
-    probes some of the vectors. `stored_vectors="trust"` leaves both out.
+    Each search compares the store's recorded fingerprint with the encoder's. If the store has no
+    record, it probes some of the vectors. `stored_vectors="trust"` leaves both checks out.
     """
 
     def __init__(
@@ -100,14 +100,14 @@ class SearchPipeline:
     ) -> list[list[Hit]]:
         """The `top_k` best documents for each query, best first, with their embeddings.
 
-        retrieve_k: documents that are retrieved for the reranker; without one, top_k are.
-        filter: conditions on meta (see `types.Filter`), or a native filter of the store. Holds for
-            both searches, not for `candidates`.
+        retrieve_k: documents to retrieve for the reranker; without a reranker `top_k` counts.
+        filter: conditions on meta (see `types.Filter`), or a native filter of the store. It applies
+            to both searches, not to `candidates`.
         expand: search a second time with the reranking vector, and rank the documents of both
             searches by it.
         candidates: rerank these instead of searching: per query, hits or ids of documents in the
             store, best first. Their vectors are read from the store by id, even if a hit has its
-            own. A document that the store lacks, or holds with another text, is encoded.
+            own. A document is encoded if the store lacks it or holds it with another text.
         exclude: per query, ids of documents that are left out before the reranking.
 
         Raises StoredVectorMismatch when the store's vectors are not the encoder's.
@@ -194,7 +194,7 @@ class SearchPipeline:
         return [hits[:top_k] for hits in ranked]
 
     def _mended(self, found: list[list[Hit]], vectors: Embeddings) -> list[list[Hit]]:
-        """The hits; those whose stored vector is zero or not finite are encoded and scored."""
+        """The hits, with new vectors and scores where a stored vector is zero or not finite."""
         lacking = any(_has_no_direction(hit) for hits in found for hit in hits)
         if not lacking or self._vectors.policy == "ignore":
             return found
@@ -205,14 +205,14 @@ class SearchPipeline:
     def _order(
         self, queries: Sequence[str], found: list[list[Hit]], plain: Embeddings | None
     ) -> list[list[Hit]]:
-        """The rankings of the reranker, or else by plain cosine.
+        """The reranker's rankings; without a reranker, rankings by plain cosine.
 
-        plain: vectors of the queries, which have searched; None for candidates from elsewhere.
+        plain: the query vectors of the search; None for candidates from elsewhere.
         """
         if plain is not None and not self._reads_vectors:
             self._vectors.probe(found)
         if self.reranker is not None:
-            # Another encoder of the store's fingerprint may encode queries in another way.
+            # Two encoders with one fingerprint may have different query prompts.
             same = self._reads_vectors and self._vectors.encoder is self.encoder
             options: dict[str, Any] = {"query_vectors": plain} if same else {}
             return self.reranker.rerank_batch(queries, found, **options)
@@ -224,7 +224,7 @@ class SearchPipeline:
     def _reranking_vectors(
         self, queries: Sequence[str], ranked: list[list[Hit]], plain: Embeddings | None
     ) -> Embeddings:
-        """The vector that reranked each query; the plain one for a query without candidates."""
+        """The reranking vector of each query; the plain one for a query without candidates."""
         vectors: Embeddings | None = getattr(ranked, "vectors", None)
         if vectors is None:
             raise self._no_vector()
@@ -281,8 +281,8 @@ class SearchPipeline:
             )
         if recorded is not None and recorded != self.encoder.fingerprint:
             raise StoredVectorMismatch(
-                f"{store} was written by another model, or with other lengths or prompts, than "
-                f"{model} has now: open that one, or index into another collection"
+                f"{store} was written by another model than {model}, or with other lengths or "
+                "prompts: open that model, or index into another collection"
             )
         self._vectors.trust(store, recorded == self._vectors.encoder.fingerprint)
 
@@ -305,13 +305,16 @@ def _has_no_direction(hit: Hit) -> bool:
 
 
 def _short(found: Sequence[Sequence[Hit]], asked: int, wanted: int) -> int:
-    """How many more to ask for, so that so many have a vector: Qdrant ranks NaN first."""
+    """How many more hits to ask for, so that `wanted` have a usable vector.
+
+    Qdrant ranks NaN first.
+    """
     full = (hits for hits in found if len(hits) == asked)
     return max((wanted - asked + sum(map(_has_no_direction, hits)) for hits in full), default=0)
 
 
 def _most_excluded(queries: Sequence[str], exclude: Sequence[Collection[str]] | None) -> int:
-    """How many documents more a search asks for, so that as many are left."""
+    """How many more documents a search must ask for, so that enough are left."""
     if exclude is None:
         return 0
     if len(exclude) != len(queries):
@@ -324,7 +327,7 @@ def _without(
     exclude: Sequence[Collection[str]] | None,
     depth: int | None = None,
 ) -> list[list[Hit]]:
-    """Each ranking without its excluded documents, and no longer than `depth`."""
+    """Each ranking without its excluded documents, cut to `depth`."""
     if exclude is None:
         return found
     return [
@@ -336,7 +339,7 @@ def _without(
 def _as_hits(
     candidates: Sequence[HitsOrIds], stored: Mapping[str, StoredDocument], source: str
 ) -> list[list[Hit]]:
-    """Hits with the stored vector, where the store holds the same text under their id."""
+    """Hits, with the stored vector where the store holds the same text under the hit's id."""
     unknown = [
         item
         for items in candidates

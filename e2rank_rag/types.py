@@ -1,4 +1,4 @@
-"""The records that every part hands on, and the protocols that parts are written against.
+"""The records and protocols that all modules share.
 
 A *ranking* is a plain `list[Hit]`, best first. Embeddings are float32 numpy arrays of unit length.
 """
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A text with an id that is unique in its collection; `meta` holds JSON values."""
+    """A text with an id that is unique in its index; `meta` holds JSON values."""
 
     id: str
     text: str
@@ -39,11 +39,10 @@ class Document:
 class Hit:
     """A document with its score for one query, higher is better.
 
-    embedding: float32 [dim], unit length, where it is known; None means that nobody has read or
-        computed it yet.
+    embedding: float32 [dim], unit length; None if it was not read or computed yet.
     source: where the embedding is from: the name of a store, or the fingerprint of the encoder that
-        made it. Vectors without a source may be of several, and are probed in each list
-        (`stored_vectors`).
+        made it. Vectors without a source may come from several stores, so each list of them is
+        probed (`stored_vectors`).
     retrieval_score: the score before the first reranking, NaN where the candidate had none; None
         when it was not reranked.
     """
@@ -60,11 +59,11 @@ class RankingExample:
     """One query to train on. `labels[i]` grades `documents[i]`, higher is better.
 
     positive: index of a document that is known to be relevant, where the labels are a teacher's.
-    judged: where the labels are a teacher's order (n to 1), what people judged, one label for each
-        document, or nothing: (). None: the labels are the judgements.
-    source: the data set that the query is from, where several share a file.
-    copies: texts under which the query is a document of its collection, beside its own text: with a
-        title before it.
+    judged: the judgements, where the labels are a teacher's order (n to 1): one label for each
+        document, () if there are none. None: the labels are the judgements.
+    source: the dataset that the query is from, where several datasets share a file.
+    copies: other texts under which the query is also a document of its dataset, such as the query
+        with a title before it.
     """
 
     query: str
@@ -87,7 +86,7 @@ class StoredDocument(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PromptUsage:
-    """How much of a candidate list one listwise prompt really held.
+    """How much of a candidate list one listwise prompt held.
 
     documents: candidates in the prompt, from the first on.
     documents_cut: how many of those were shortened to their share of the token budget.
@@ -102,7 +101,7 @@ class PromptUsage:
 
 
 class Cut(NamedTuple):
-    """So many of the texts of one call were longer than `limit` tokens and were cut there."""
+    """In one call, `texts` of `of` texts were longer than `limit` tokens and were cut there."""
 
     texts: int
     of: int
@@ -117,7 +116,7 @@ class ListwiseEncoding(NamedTuple):
 
 
 class PairScores(NamedTuple):
-    """Scores of pairs: per query float32 [its documents], and what its prompts held together."""
+    """Scores of pairs: float32 [k] for the k documents of each query, and the prompts' sums."""
 
     scores: list[NDArray[np.float32]]
     usage: tuple[PromptUsage, ...]
@@ -148,7 +147,7 @@ class TextEncoder(Protocol):
 
     @property
     def feedback(self) -> Feedback | None:
-        """What its reranking takes from the candidates beside the prompt; None: nothing."""
+        """How the model reranks with feedback by default; None: without."""
         ...
 
     def encode_queries(self, queries: Sequence[str]) -> Embeddings: ...
@@ -156,7 +155,7 @@ class TextEncoder(Protocol):
     def encode_documents(
         self, documents: Sequence[str], *, on_cut: Callable[[Cut], None] | None = None
     ) -> Embeddings:
-        """`on_cut` is told when texts were over-long; without it a warning is logged."""
+        """`on_cut` is called if texts were too long; without it a warning is logged."""
         ...
 
     def encode_listwise(
@@ -170,7 +169,7 @@ class TextEncoder(Protocol):
     ) -> ListwiseEncoding:
         """One vector per query, of a prompt of the query and its first `depth` candidates.
 
-        query_vectors: what `encode_queries` gave for these queries, if the caller has it.
+        query_vectors: the vectors of these queries from `encode_queries`, if the caller has them.
         """
         ...
 
@@ -182,7 +181,7 @@ class TextEncoder(Protocol):
 
 
 class Reranker(Protocol):
-    """Orders candidates anew. Every document comes back once, best first."""
+    """Reranks candidates. Every document comes back once, best first."""
 
     def rerank(self, query: str, candidates: Sequence[Hit]) -> list[Hit]: ...
 
@@ -198,27 +197,27 @@ class Reranker(Protocol):
 
 
 class Store(Protocol):
-    """Documents with one vector each, found by nearness, by id and by filter."""
+    """Documents with one vector each, which can be searched by vector, by id and by filter."""
 
     @property
     def name(self) -> str:
-        """Where it is and which collection, as error messages name it."""
+        """The place and the collection, as error messages name them."""
         ...
 
     @property
     def dim(self) -> int:
-        """Length of the vectors; StoreError where the collection is missing."""
+        """The dimension of the vectors; StoreError if the collection is missing."""
         ...
 
     @property
     def fingerprint(self) -> str | None:
-        """Of the encoder that wrote the vectors; None where nobody recorded it."""
+        """The fingerprint of the encoder that wrote the vectors; None if it was not recorded."""
         ...
 
     def prepare(
         self, dim: int, *, fingerprint: str | None = None, model: str | None = None
     ) -> None:
-        """Create the collection, or make sure that the one that is there can take these vectors."""
+        """Create the collection, or check that the existing one can take these vectors."""
         ...
 
     def upsert(self, documents: Sequence[Document], embeddings: Embeddings) -> None: ...

@@ -4,9 +4,9 @@
     hits = vectors.read(hits, store)          # stored vectors of the same text
     [hits], counts = vectors.attach([hits])   # probe these, encode the rest
 
-Many models have 384 dimensions, and another model's vectors still give cosines, only meaningless
-ones. So a vector is reused where its store's record names this encoder, or after a probe: a few
-documents are encoded again and compared. This is the only place that gives candidates vectors.
+Many models have 384 dimensions, so another model's vectors give cosines without an error, and these
+mean nothing. So a vector is reused only if its store's record names this encoder, or after a probe:
+a few documents are encoded again and compared. No other module gives candidates their vectors.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from e2rank_rag.types import Cut, Document, Hit, Store, StoredDocument, TextEnco
 logger = logging.getLogger(__name__)
 
 StoredVectors = Literal["check", "trust", "ignore"]
-"""What to do with stored vectors: probe a few and use them, use them without a probe, or encode
-every candidate again."""
+"""What to do with stored vectors: "check" probes a few and uses them, "trust" uses them without a
+probe, and "ignore" encodes every candidate again."""
 
 PROBED = 2
-"""Documents of one store that a call compares, where the store has no record of its model. Those
-that an earlier call compared count."""
+"""Documents that a call compares if the store has no record of its model. Documents compared by an
+earlier call count."""
 
 PROBED_OF_MIXED = 3
-"""Documents that a call compares of each list without a source, which may be joined from several
-stores. Of those that an earlier call compared, one counts."""
+"""Documents that a call compares in each list without a source, which may be joined from several
+stores. At most one document compared by an earlier call counts."""
 
 REMEMBERED_PAIRS = 100_000
 
 SAME = 0.98
-"""Cosine from which two vectors count as the same text's: bfloat16 and quantised vectors pass."""
+"""Two vectors with at least this cosine count as the same: bfloat16 and quantised vectors pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +68,11 @@ def with_stored(
     ids: Sequence[str | None] | None = None,
     text: Callable[[Document], str] | None = None,
 ) -> list[Hit]:
-    """The hits, where they have no vector with the store's, if it holds the same text.
+    """The hits; one without a vector gets the stored vector if the store holds the same text.
 
-    stored: what the store holds, by its ids, with embeddings; source: the store's name.
-    ids: the hits' ids in the store, None for a hit that is not in it; by default their own.
-    text: what was embedded of a stored document; by default its text.
+    stored: documents with embeddings, by their ids in the store; source: the store's name.
+    ids: the hits' ids in the store, None for a hit that is not in it; by default the document ids.
+    text: gives the text that was encoded for a stored document; by default `document.text`.
     """
     found = []
     for hit, id in zip(
@@ -88,12 +88,12 @@ def with_stored(
 
 
 class CandidateVectors:
-    """Gives every candidate its vector: the stored one, or one that the encoder makes.
+    """Gives every candidate its vector: the stored one, or a new one from the encoder.
 
     One object serves all calls of a reranker or a pipeline, because it remembers which pairs of
-    text and vector it has compared. It does not remember a store: a collection can be deleted and
-    made again, or an alias switched. So each call compares a few vectors, unless `trust` says that
-    the store's record names this encoder.
+    text and vector it has compared. It does not remember a store, because a collection can be
+    deleted and made again, and an alias can be switched. So each call compares a few vectors,
+    unless `trust` says that the store's record names this encoder.
     """
 
     def __init__(self, encoder: TextEncoder, policy: StoredVectors = "check") -> None:
@@ -111,10 +111,11 @@ class CandidateVectors:
         ids: Sequence[str | None] | None = None,
         text: Callable[[Document], str] | None = None,
     ) -> list[Hit]:
-        """The hits, those without a vector with the store's; arguments as in `with_stored`.
+        """The hits, with stored vectors where they had none; arguments as in `with_stored`.
 
-        Reads the store's record once and the documents in one request; nothing under "ignore", or
-        where every hit has its vector. `attach` checks the vectors and encodes what is missing.
+        Reads the store's record once and the documents in one request. Reads nothing under
+        "ignore", and if every hit has its vector. `attach` then checks the vectors and encodes the
+        missing ones.
         """
         wanted = self._wanted(hits, ids)
         if not wanted:
@@ -143,7 +144,7 @@ class CandidateVectors:
         """The same hits, each with its vector of unit length, and how many vectors were reused.
 
         A vector that is zero or not finite is encoded again, with a warning that names its
-        document. Raises StoredVectorMismatch when the vectors are another encoder's.
+        document. Raises StoredVectorMismatch if another encoder made the vectors.
         """
         if self.policy == "ignore":
             lists = [[replace(hit, embedding=None) for hit in hits] for hits in lists]
@@ -174,7 +175,7 @@ class CandidateVectors:
             self.trust(store.name, store.fingerprint == self.encoder.fingerprint)
 
     def _wanted(self, hits: Sequence[Hit], ids: Sequence[str | None] | None) -> list[str]:
-        """The ids in the store of the hits that have no vector."""
+        """The store's ids for the hits without a vector."""
         if self.policy == "ignore":
             return []
         return [
@@ -231,10 +232,10 @@ class CandidateVectors:
         return source in self._trusted or source == self.encoder.fingerprint
 
     def _choose(self, hits: Sequence[Hit], *, one_store: bool) -> list[tuple[bytes, Hit]]:
-        """Pairs that were never compared: first the one least like the mean of the list, then each
-        time the one least like all that were compared.
+        """The pairs to compare: first the one that is least similar to the mean of the list, then
+        always the one that is least similar to all compared pairs.
 
-        Vectors of two models are far from each other in almost every direction.
+        Vectors of two models differ in almost every direction, so the outliers show a second model.
         """
         keys = [_pair(hit) for hit in hits]
         vectors = np.stack([hit.embedding for hit in hits if hit.embedding is not None])
@@ -263,7 +264,7 @@ def _compare(hit: Hit, vector: np.ndarray, encoder: TextEncoder) -> None:
     if not cosine >= SAME:
         raise StoredVectorMismatch(
             f"the stored vector of document {hit.document.id!r} in {_where(hit)} has cosine "
-            f"{cosine:.3f} with the vector that {model} makes of its text (expected {SAME} or "
+            f"{cosine:.3f} with the vector that {model} gives for its text (expected {SAME} or "
             "more): another model wrote it, or the same model with another text (title or meta "
             "fields added), prompt or length limit. Open the model that wrote it, index again, or "
             'encode every candidate again with stored_vectors="ignore"'
@@ -300,4 +301,4 @@ def _pair(hit: Hit) -> bytes:
 
 
 def _ignore_cut(cut: Cut) -> None:
-    """A probe cuts a text where the index did: there is nothing to report."""
+    """Report nothing: the probe cuts a text where indexing cut it."""

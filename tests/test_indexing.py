@@ -355,7 +355,7 @@ def test_a_file_that_changes_without_prune_is_warned_of(encoder, store, tmp_path
     path = write_jsonl(tmp_path / "corpus.jsonl", GOOD_RECORDS)
     index_file(path, ChangesTheSource(encoder, lambda: append(path)), store)
     assert [r.getMessage() for r in caplog.records] == [
-        f"{path} changed while it was read: run it again to index what may be missing"
+        f"{path} changed while it was read: index again, documents may be missing"
     ]
 
 

@@ -5,9 +5,10 @@
 
 - ListwiseReranker (E2Rank, arXiv 2510.22733): one pass over the query and the first K texts gives
   a vector; a document's score is its cosine with that vector;
-- RocchioReranker: no pass; the query's vector moved towards the first documents';
+- RocchioReranker: the query's vector, moved towards the vectors of the first documents, without a
+  forward pass;
 - ResidualReranker (ResRank): one pass over the query's text and one vector per candidate; the score
-  is the cosine of the vectors that come out;
+  is the cosine of the output vectors;
 - CrossEncoderReranker (RankT5, arXiv 2210.10634): one pass over each candidate's text with the
   query.
 

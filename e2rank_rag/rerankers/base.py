@@ -30,12 +30,12 @@ class RerankReport:
 
 
 class Reranking(list[list[Hit]]):
-    """The rankings of one call, one per query, best first: a list with two attributes more.
+    """The rankings of one call, one per query, best first: a list with two more attributes.
 
     report: what the call read.
     vectors: the reranking vectors, float32 [n, dim], whose cosines are the scores; zero for a query
-        without candidates. None where no single vector gave a query's scores: from windows, a
-        ResRank or a cross-encoder.
+        without candidates. None if the scores do not come from one vector per query: with windows,
+        a ResRank or a cross-encoder.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Reranking(list[list[Hit]]):
 
 
 class Ordered(NamedTuple):
-    """What a reranker makes of lists that all have candidates; the fields of `Reranking`."""
+    """The result for lists that all have candidates; the fields are those of `Reranking`."""
 
     rankings: list[list[Hit]]
     prompts: tuple[PromptUsage, ...]
@@ -58,9 +58,9 @@ class Ordered(NamedTuple):
 
 
 class BaseReranker(Closable):
-    """A reranker of any system. Its `close` frees the model, unless others use it too.
+    """A reranker of any system. Its `close` frees the model, unless another object uses it too.
 
-    vectors: gives the candidates their vectors; None where the reranker reads none.
+    vectors: gives the candidates their vectors; None if the reranker reads no vectors.
     """
 
     vectors: CandidateVectors | None = None
@@ -76,18 +76,18 @@ class BaseReranker(Closable):
         """Every document once, with its new score, best first. Inputs are not changed.
 
         candidates: one list per query, of hits or of strings. A string becomes a document whose id
-            is its place in the list, "0", "1", ..., so equal strings stay two documents; it has no
-            score before (its `retrieval_score` is NaN). Of hits with one id, the one with the
-            highest score is ranked.
-        query_vectors: [n, dim], what the reranker's encoder gave for these queries; None: they are
-            encoded here where they are needed.
+            is its place in the list, "0", "1", ..., so equal strings stay two documents. Its
+            `retrieval_score` is NaN. Among hits with the same id, the one with the highest score
+            is ranked.
+        query_vectors: [n, dim], the vectors of these queries from the reranker's encoder; None:
+            the queries are encoded here if needed.
 
-        Raises StoredVectorMismatch when the candidates' vectors are another model's.
+        Raises StoredVectorMismatch if another model made the candidates' vectors.
         """
 
     @abstractmethod
     async def run_async(self, call: Callable[[], T]) -> T:
-        """Run a call in the model's thread, where the model's methods run at once."""
+        """Run a call in the model's thread, in which the model's methods do not have to wait."""
 
     def rerank(self, query: str, candidates: Candidates) -> list[Hit]:
         """The candidates of one query, best first; see `rerank_batch`."""
@@ -110,7 +110,7 @@ class BaseReranker(Closable):
 
 
 class VectorReranker(BaseReranker):
-    """A reranker that reads the candidates' vectors, and encodes those that are missing."""
+    """A reranker that reads the candidates' vectors, and encodes missing ones."""
 
     vectors: CandidateVectors
 
@@ -119,7 +119,7 @@ class VectorReranker(BaseReranker):
 
     @property
     def encoder(self) -> TextEncoder:
-        """Makes the vectors, and probes those that are stored."""
+        """Encodes texts, and probes stored vectors."""
         return self.vectors.encoder
 
     def rerank_batch(
@@ -163,4 +163,4 @@ class VectorReranker(BaseReranker):
         lists: Sequence[list[Hit]],
         query_vectors: Embeddings | None,
     ) -> Ordered:
-        """Rerank lists with at least one candidate each; all candidates have their vectors."""
+        """Rerank lists with at least one candidate each; every candidate has its vector."""

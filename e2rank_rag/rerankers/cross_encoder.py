@@ -1,4 +1,4 @@
-"""Reranking by a cross-encoder: a pass over each candidate's text with the query."""
+"""Reranking by a cross-encoder: one forward pass for each pair of query and candidate."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from e2rank_rag.vectors import VectorCounts
 
 
 class CrossEncoderReranker(BaseReranker):
-    """Scores each candidate's text with the query, as RankT5 does. Vectors are left as they are.
+    """Scores each candidate's text with the query, as RankT5 does. Vectors are not read.
 
-    model: scores pairs, such as `CrossEncoder`: one forward pass for each candidate. The scores are
-        no cosines.
+    model: scores pairs, such as `CrossEncoder`, with one forward pass for each candidate. The
+        scores are not cosines.
     """
 
     def __init__(self, model: PairRanker) -> None:

@@ -20,11 +20,11 @@ class ListwiseReranker(VectorReranker):
 
     prompt_depth: candidates in the prompt, 0 or more (all are scored); None takes the model's own.
     query_weight: `a` in `a * query + (1 - a) * listwise`, 0 to 1; None takes the model's own.
-    feedback: which candidates are the best, which the prompt then shows, and how much the mean of
-        their vectors counts; None takes the model's own, False shows the first as they come.
-    passes: how often it reranks, at least 1; each pass reads the ranking of the one before.
-    window: reranks in windows, last to first. The prompt of each shows the first `prompt_depth`
-        candidates of the window; so it costs many prompts. See `slide` for the scores.
+    feedback: how the candidates for the prompt are chosen, and how much the mean of their vectors
+        counts; None takes the model's own, False shows the first candidates.
+    passes: how often it reranks, at least 1; each pass reads the ranking of the previous one.
+    window: reranks in windows, last to first. Each window costs a prompt, which shows the first
+        `prompt_depth` candidates of the window. See `slide` for the scores.
     stored_vectors: see `StoredVectors`.
     """
 
@@ -86,7 +86,7 @@ class ListwiseReranker(VectorReranker):
         *,
         reranked: bool = False,
     ) -> Ordered:
-        """One prompt per list. reranked: the scores of the lists are cosines of a pass before."""
+        """One prompt per list. reranked: the lists' scores are cosines from an earlier pass."""
         encode = partial(
             self.encoder.encode_listwise,
             queries,
@@ -100,7 +100,7 @@ class ListwiseReranker(VectorReranker):
             return Ordered(score_lists(lists, vectors), usage, vectors)
         scored = lists
         if not reranked:
-            # The scores before may be of any kind, such as BM25.
+            # The candidates' scores may be of any kind, such as BM25.
             assert query_vectors is not None
             scored = score_lists(lists, query_vectors)
         evidence = [

@@ -1,4 +1,4 @@
-"""The reranker of a model, whichever system the model is."""
+"""Opens the reranker of a model folder of any system."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def load_reranker(
     """The reranker of a model folder or hub id.
 
     encoder: the open encoder of this E2Rank or ResRank, which the reranker then uses and closes;
-        None: one is opened.
+        None opens one.
     system: only for a folder that does not say what it holds: "rankt5" for a cross-encoder.
-    listwise: further arguments of `ListwiseReranker`, such as prompt_depth, for an E2Rank.
+    listwise: for an E2Rank, more arguments of `ListwiseReranker`, such as prompt_depth.
     options: arguments of the system's `from_pretrained`, such as device and dtype.
 
-    `close` it to free the model. Raises CheckpointError if it cannot be opened; ValueError for
-    another `system` than the folder says, options that it does not have, or another's encoder.
+    `close` it to free the model. Raises CheckpointError if the model cannot be opened; ValueError
+    if the folder says another system, for unknown options, and for another model's encoder.
     """
     check_policy(stored_vectors)
     where: dict[str, Any] = {
@@ -84,7 +84,7 @@ def _opened(kind: Any, model: str | Path, options: Mapping[str, Any]) -> Any:
 def _check_encoder(
     encoder: TextEncoder, model: str | Path, options: Mapping[str, Any], where: Mapping[str, Any]
 ) -> None:
-    """ValueError unless the encoder is this model's, and needs no further options."""
+    """ValueError if the encoder is another model's, or if options are given beside it."""
     name = getattr(encoder, "name", type(encoder).__name__)
     if str(model) != name and find_model(model, **where).name != name:
         raise ValueError(f"the encoder is {name}, not {model}: leave encoder or open {model}")

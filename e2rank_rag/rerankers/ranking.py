@@ -12,10 +12,10 @@ from e2rank_rag.types import Embeddings, Hit, PromptUsage
 
 
 def rank(candidates: Sequence[Hit], scores: Sequence[float] | np.ndarray) -> list[Hit]:
-    """Candidates with new scores, best first; equal scores keep the order they came in.
+    """Candidates with new scores, best first; candidates with equal scores keep their order.
 
-    A hit's score before the first reranking stays as its `retrieval_score`.
-    Raises ValueError for a NaN score, and unless there is one score for each candidate.
+    The score before the first reranking is kept in `retrieval_score`.
+    Raises ValueError for a NaN score, and if the numbers of scores and candidates differ.
     """
     values = np.asarray(scores, dtype=np.float64)
     if values.shape != (len(candidates),):
@@ -30,8 +30,8 @@ def rank(candidates: Sequence[Hit], scores: Sequence[float] | np.ndarray) -> lis
 def rank_by_vectors(
     candidates: Sequence[Hit], vectors: Embeddings, query_vector: Embeddings
 ) -> list[Hit]:
-    """Candidates ranked by the cosine of their vectors [n, dim] with the query's [dim]."""
-    # Not `@`: BLAS rounds a row by its place in the matrix, and copies of a text would not tie.
+    """Candidates, ranked by the cosines of their vectors [n, dim] with the query's vector [dim]."""
+    # Not `@`: BLAS rounds a row by its place in the matrix, and equal texts would not tie.
     return rank(candidates, np.einsum("nd,d->n", vectors, query_vector))
 
 
@@ -41,7 +41,7 @@ def score_by_vector(candidates: Sequence[Hit], vector: Embeddings) -> list[Hit]:
 
 
 def score_lists(lists: Sequence[Sequence[Hit]], vectors: Embeddings) -> list[list[Hit]]:
-    """`score_by_vector` of each list with its vector; a list may be empty."""
+    """`score_by_vector` for each list and its vector; a list may be empty."""
     return [
         score_by_vector(hits, vector) if hits else []
         for hits, vector in zip(lists, vectors, strict=True)
@@ -68,7 +68,7 @@ def unit(vectors: NDArray[np.floating]) -> Embeddings:
 class Window:
     """A sliding window over the candidates, last to first, as in E2Rank's released evaluation.
 
-    size: candidates that are reranked at once. step: how far the window moves, 1 to size.
+    size: candidates in a window. step: how many candidates the window moves on, 1 to size.
     """
 
     size: int = 20
@@ -81,7 +81,7 @@ class Window:
             )
 
     def starts(self, count: int) -> list[int]:
-        """Where the windows over `count` candidates begin, in the order they are taken."""
+        """The first index of each window over `count` candidates, last window first."""
         first = max(0, count - self.size)
         return [*range(first, 0, -self.step), 0]
 
@@ -93,11 +93,11 @@ def slide(
 ) -> tuple[list[list[Hit]], tuple[PromptUsage, ...]]:
     """Rerank the lists window by window; returns the rankings and what each prompt held.
 
-    order: takes the rows of some lists and the part of each that the window covers, and returns
-        these parts reranked, and what their prompts held.
+    order: takes the indices of some lists and the part of each list inside the window; returns
+        these parts, reranked, and what their prompts held.
 
-    Scores of two windows are not comparable, so a score above that of the place before is lowered
-    to it.
+    Scores of two windows are not comparable, so a score that is higher than that of the rank
+    before is lowered to it.
     """
     rankings = [list(hits) for hits in lists]
     starts = [window.starts(len(hits)) for hits in rankings]

@@ -19,8 +19,8 @@ class ResidualReranker(VectorReranker):
 
     The text of a candidate is read only if it has no vector, or for the probe.
 
-    window: reranks in windows; for lists that are longer than the model has positions for (without
-        a window they are refused), or to compare fewer candidates at once.
+    window: reranks in windows, to compare fewer candidates at once, or for lists that need more
+        positions than the model has (without a window these raise ValueError).
     stored_vectors: see `StoredVectors`.
     """
 

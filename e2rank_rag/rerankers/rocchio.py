@@ -1,4 +1,4 @@
-"""Rocchio: the query's vector moved towards the first documents'."""
+"""Rocchio: the query's vector, moved towards the vectors of the first documents."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from e2rank_rag.vectors import StoredVectors
 
 
 class RocchioReranker(VectorReranker):
-    """Pseudo-relevance feedback without a prompt, the baseline: no pass but the query's.
+    """The baseline: pseudo-relevance feedback, with no forward pass but the query's.
 
     The reranking vector is query + beta * mean of the first documents' vectors: Rocchio 1971
     without negative feedback, on dense vectors.
