@@ -74,7 +74,7 @@ _NO_NUMBERS = {
 
 
 def read_adapter(folder: Path) -> LoraNumbers:
-    """The numbers of the adapter; CheckpointError unless it is a plain LoRA in safetensors."""
+    """The adapter's numbers; CheckpointError unless it is a plain LoRA in safetensors."""
     for name in ADAPTER_FILES:
         if not (folder / name).is_file():
             raise CheckpointError(
@@ -99,7 +99,7 @@ def read_adapter(folder: Path) -> LoraNumbers:
 
 
 def copy_adapter(folder: Path, target: Path) -> None:
-    """Copy the adapter's two files, and nothing else that the folder holds."""
+    """Copy the adapter's two files, and no other file of the folder."""
     read_adapter(folder)
     target.mkdir(exist_ok=True)
     write_json(target / ADAPTER_FILES[0], read_json(folder / ADAPTER_FILES[0]))
@@ -108,7 +108,7 @@ def copy_adapter(folder: Path, target: Path) -> None:
 
 @contextmanager
 def quiet_peft() -> Iterator[None]:
-    """Without peft's warning about a property that transformers has renamed."""
+    """Silence peft's warning about a property that transformers has renamed."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
         yield

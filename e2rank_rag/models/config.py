@@ -1,4 +1,4 @@
-"""What the `config.json` of a model folder may say, and which architectures are served."""
+"""Checks a model folder's `config.json`, and says which architectures are served."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _UNBOUNDED = re.compile(r"theta|max_length$")
 _SIZED = re.compile(r"num_|n_|relative_attention_")
 _COUNTED = re.compile(r"layers?$|blocks$|labels$|experts$|groups$|^depth$|^n_layer")
 
-# These fields decide more than sizes: what the weights are, where they are, how they are run.
+# These fields decide more than sizes: which weights are read, from where, and how they are run.
 _STEERING = (
     "quantization_config",
     "compression_config",
@@ -60,7 +60,7 @@ _OUTPUT = {
     "output_hidden_states": False,
     "chunk_size_feed_forward": 0,
 }
-"""Output options, which replace those of config.json; they change no number."""
+"""Output options, used instead of those in config.json; they change no number."""
 
 
 def read_config(folder: Path) -> PretrainedConfig:

@@ -70,8 +70,8 @@ class PairModel:
     The model may be in training mode and may change between calls: each call runs it without
     dropout and without gradients.
 
-    model: as `load_cross_encoder` gives it; may be wrapped, as by peft.
-    name: what errors call the model.
+    model: from `load_cross_encoder`; it may be wrapped, for example by peft.
+    name: the model's name in error messages.
     before_batch: called before each forward pass; it may raise to stop the call.
     """
 
@@ -113,12 +113,13 @@ class PairModel:
     ) -> PairScores:
         """A score for each query with each of its documents; higher is better.
 
-        Documents of over-long pairs are cut so that the pair has `recipe.max_tokens`; queries are
-        never cut. The usage counts cut documents. least: tokens that a query must leave for a
-        document.
+        Documents are cut so that a pair has at most `recipe.max_tokens`; queries are never cut. The
+        usage counts cut documents.
 
-        Raises ValueError for an empty query, for one that leaves fewer tokens, and for another
-        number of lists than queries; FloatingPointError for scores that are not finite.
+        least: tokens that a query must leave for a document.
+
+        Raises ValueError for an empty query, for a query that leaves fewer tokens, and if the
+        numbers of queries and lists differ; FloatingPointError for scores that are not finite.
         """
         asked = checked_texts(queries, "query")
         if len(documents) != len(asked):
@@ -138,7 +139,7 @@ class PairModel:
         return self.tokenizer.room(query)
 
     def read(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        """Scores of a batch of `PairTokenizer.collate`, float32 [B], by this model."""
+        """Scores of a batch from `PairTokenizer.collate`, float32 [B]."""
         return pair_logits(model, batch, self._score_id, self._start_id)
 
     async def run_async(self, call: Callable[[], T]) -> T:
@@ -205,13 +206,14 @@ class CrossEncoder(ModelUser[LoadedCrossEncoder]):
     ) -> Self:
         """Open a model folder or a hub id.
 
-        It holds what stage `rankt5` has written, a T5 or Flan-T5 as encoder-decoder (the released
-        RankT5 weights, once converted to safetensors), or a cross-encoder with one score, such as
-        those of sentence-transformers.
+        The model was saved by stage `rankt5`, or is a T5 or Flan-T5 as encoder-decoder (the
+        released RankT5 weights, once converted to safetensors), or a cross-encoder with one score,
+        such as those of sentence-transformers.
 
-        structure: needed only where the folder does not state it, see `CrossEncoderRecipe`.
-        score_token, pooling: instead of what the folder states. An encoder-decoder has the paper's
-            score token, "<extra_id_10>", by default; an encoder-only T5 pools "cls" or "mean".
+        structure: needed only if the folder does not state it, see `CrossEncoderRecipe`.
+        score_token, pooling: replace the folder's values. The default score token of an
+            encoder-decoder is the paper's, "<extra_id_10>"; an encoder-only T5 pools "cls" or
+            "mean".
         max_length: limit for a pair in tokens, special tokens included; by default at most 512.
         dtype, device: as in `Encoder.from_pretrained`.
 
@@ -233,7 +235,7 @@ class CrossEncoder(ModelUser[LoadedCrossEncoder]):
             dtype=dtype,
             device=device,
             attn_implementation=attn_implementation,
-            # A folder may be opened under two structures; loading refuses the one that is wrong.
+            # A folder may be opened with two structures; loading refuses the wrong one.
             system=f"rankt5 {recipe.structure}",
         )
         return cls(key, acquire(key, partial(_load, recipe=recipe)), recipe, found.name)
@@ -255,7 +257,7 @@ class CrossEncoder(ModelUser[LoadedCrossEncoder]):
         return worker.run(lambda: pairs.room(query))
 
     def save(self, folder: str | Path) -> Path:
-        """Write model and recipe; sentence-transformers' `CrossEncoder` opens a BERT's too."""
+        """Write model and recipe; sentence-transformers' `CrossEncoder` can open a BERT."""
         loaded = self.loaded
         return loaded.worker.run(
             lambda: save_cross_encoder(folder, loaded.model, loaded.tokenizer, self.recipe)

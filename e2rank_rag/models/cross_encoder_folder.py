@@ -1,4 +1,4 @@
-"""Folders of cross-encoders: their recipe, their weights, and how they are written.
+"""Reads and writes folders of cross-encoders: recipe and weights.
 
 There are three kinds: a T5 encoder-decoder, a T5 encoder with a dense layer, and any sequence
 classifier with one label, such as the cross-encoders of sentence-transformers.
@@ -72,7 +72,7 @@ def read_cross_encoder_recipe(
 ) -> CrossEncoderRecipe:
     """The recipe of a folder, with the caller's settings instead of its own.
 
-    encoders_too: accept an E2Rank folder and read only its transformer; for training.
+    encoders_too: for training, also accept an E2Rank folder, and read only its transformer.
 
     Raises CheckpointError for a folder of another system, and ValueError for settings that do not
     fit the model.
@@ -128,7 +128,7 @@ def position_limit(config: PretrainedConfig) -> int:
 
 
 def longest_pair(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens of the longest pair that model and tokenizer take; for a T5 what it was trained on."""
+    """The longest pair in tokens that model and tokenizer take; for a T5 its training length."""
     limit = _DEFAULT_TOKENS if config.model_type in T5_FAMILY else positions(config)
     return min(limit, tokenizer.model_max_length)
 
@@ -148,7 +148,7 @@ def load_cross_encoder(
 ) -> PreTrainedModel:
     """The model on the CPU, in evaluation mode, from safetensors.
 
-    fresh_head: draw a head that the folder lacks from torch's random state; for training.
+    fresh_head: for training: if the folder has no head, draw one from torch's random state.
 
     Raises CheckpointError for weights that are missing, incomplete or another architecture's.
     """
@@ -163,7 +163,7 @@ def load_cross_encoder(
         heads = (*head_modules(model), f"{model.base_model_prefix}.pooler")
         missing = [key for key in missing if not key.startswith(heads)]
     if missing:
-        # Such as the whole head of an embedding model, which would be filled with random numbers.
+        # An embedding model, for example, has no head, which would be filled with random numbers.
         raise CheckpointError(
             f"{folder} is no cross-encoder: it lacks {missing[0]} and "
             f"{len(missing) - 1} more tensors of {type(model).__name__}; train one: stage rankt5"
@@ -195,7 +195,7 @@ def _model_class(config: PretrainedConfig, recipe: CrossEncoderRecipe) -> Any:
 
 
 def head_modules(model: PreTrainedModel) -> list[str]:
-    """Names of the layers that turn vectors into a score; none of an encoder-decoder."""
+    """Names of the layers that turn vectors into a score; empty for an encoder-decoder."""
     if isinstance(model, T5Ranker):
         return [OWN_HEAD]
     if model.config.is_encoder_decoder:
@@ -210,10 +210,10 @@ def head_modules(model: PreTrainedModel) -> list[str]:
 def pair_logits(
     model: nn.Module, batch: Mapping[str, Tensor], score_id: int | None, start_id: int | None
 ) -> Tensor:
-    """The scores of a batch of `PairTokenizer.collate`: float32 [B].
+    """The scores of a batch from `PairTokenizer.collate`: float32 [B].
 
-    score_id, start_id: of the score token and the decoder's first token; None without a decoder.
-    The logit of an encoder-decoder is taken as it is, not through a softmax (RankT5, eq. 2).
+    score_id, start_id: ids of the score token and of the decoder's first token; None without a
+    decoder. The score of an encoder-decoder is the bare logit, without a softmax (RankT5, eq. 2).
     """
     if score_id is None or start_id is None:
         logits: Tensor = model(**batch).logits[:, 0]
@@ -231,7 +231,7 @@ def save_cross_encoder(
 ) -> Path:
     """Write a folder that `CrossEncoder.from_pretrained` opens with the same scores.
 
-    One of segments is opened by `sentence_transformers.CrossEncoder` too, with the same scores.
+    `sentence_transformers.CrossEncoder` opens it with the same scores if its input is segments.
     """
     refuse_adapted(folder)
     with new_files(folder) as new:
@@ -242,7 +242,7 @@ def save_cross_encoder(
         if recipe.input == "segments":
             limits: dict[str, Any] = {"model_max_length": recipe.max_tokens}
             if reads_segments(model.config):
-                # Some tokenizers leave the segments out unless they are told.
+                # Some tokenizers return segments only if this is set.
                 limits["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
             for name, said in (
                 ("config.json", {"sentence_transformers": RAW_SCORES}),

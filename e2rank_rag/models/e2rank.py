@@ -1,7 +1,7 @@
-"""E2Rank's core: texts to unit vectors with a transformer, a tokenizer and a recipe, in one thread.
+"""E2Rank's core, without a thread: texts to unit vectors, by transformer, tokenizer and recipe.
 
-`encoder.Encoder` runs a `TextModel` in the thread of its device; training measures with a
-`TextModel` of the weights that it changes, so what is measured is what serves.
+`encoder.Encoder` runs a `TextModel` in the thread of its device. Training measures with a
+`TextModel` over the weights in training, so measuring and serving run the same code.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ logger = logging.getLogger(__name__)
 def pool(hidden: Tensor, slots: Tensor) -> Tensor:
     """The float32 mean of the hidden states of each slot: [B, L, D], int [B, L] -> [B, S, D].
 
-    S is the highest slot number; slot 0 is not pooled. Every row must fill every slot: the mean of
-    an empty slot is undefined, and checking here would cost a device synchronisation per batch, so
-    the code that fills the slots guarantees it (`TextTokenizer` does).
+    S is the highest slot number; slot 0 is not pooled. Every row must fill every slot, because the
+    mean of an empty slot is undefined. `TextTokenizer` guarantees it; a check here would cost a
+    device synchronisation per batch.
     """
     count = int(slots.max())
     members = (
@@ -42,7 +42,7 @@ def pool(hidden: Tensor, slots: Tensor) -> Tensor:
 def blend(queries: Tensor, listwise: Tensor, weight: float) -> Tensor:
     """`weight * queries + (1 - weight) * listwise`, scaled to unit length: [B, D] each.
 
-    The vector that reranks. With weight 0 it is the listwise vector as it is.
+    This is the reranking vector before feedback. With weight 0 it is the unchanged listwise vector.
     """
     if weight == 0.0:
         return listwise
@@ -51,10 +51,10 @@ def blend(queries: Tensor, listwise: Tensor, weight: float) -> Tensor:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Run a model as it serves: without dropout and without gradients.
+    """Run a model as in serving: without dropout and without gradients.
 
-    A model in training mode is put back into training mode at the end. It runs under `no_grad`,
-    because tensors that it caches in inference mode could not be used for a gradient later.
+    A model in training mode returns to training mode at the end. It runs under `no_grad`, because
+    tensors that it caches in inference mode could not be used for a gradient later.
     """
     if not model.training:
         with torch.inference_mode():
@@ -89,21 +89,21 @@ class Backbone(nn.Module):
 
 
 class RecentVectors:
-    """The vectors asked for last, at most `size` of them. Not thread-safe."""
+    """A cache of the `size` most recently used vectors. Not thread-safe."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self._vectors: dict[Hashable, Embeddings] = {}
 
     def get(self, key: Hashable) -> Embeddings | None:
-        """The vector of this key, which becomes the most recent one; None if it is not kept."""
+        """The vector of this key, which becomes the most recent one; None if there is none."""
         found = self._vectors.pop(key, None)
         if found is not None:
             self._vectors[key] = found
         return found
 
     def put(self, key: Hashable, vector: Embeddings) -> None:
-        """Keep a copy of the vector, and drop the one that was unused for longest."""
+        """Keep a copy of the vector, and drop the least recently used one."""
         self._vectors[key] = vector.copy()
         if len(self._vectors) > self.size:
             del self._vectors[next(iter(self._vectors))]
@@ -121,7 +121,7 @@ class TextModel:
     listwise: reads listwise prompts; None: the transformer does. While an adapter is trained,
         `transformer` is the frozen base and `listwise` the model in training.
     fingerprint: see `TextEncoder.fingerprint`.
-    name: what errors call the model.
+    name: the model's name in error messages.
     recent: cache of query vectors, for a `transformer` that does not change.
     before_batch: called before each forward pass; it may raise to stop the call.
     """
@@ -165,8 +165,10 @@ class TextModel:
     ) -> Embeddings:
         """Document vectors, float32 [n, dim].
 
-        Over-long texts are cut at `recipe.document_tokens`; `on_cut` is told how many, without it
-        one warning per call is logged. progress: show a bar; None: on a terminal, for long calls.
+        Texts are cut at `recipe.document_tokens`.
+
+        on_cut: called with the number of texts that were cut; None: one warning per call is logged.
+        progress: show a bar; None: on a terminal, for long calls.
         """
         tokens = self.tokenizer.documents(checked_texts(documents, "document"))
         vectors = self._forward(tokens, self._plain, progress=progress)
@@ -194,8 +196,8 @@ class TextModel:
         depth: None takes the recipe's; 0 leaves the documents out.
         query_weight: `a` in `a * query + (1 - a) * listwise`, scaled to unit length, from 0 to 1;
             None takes the recipe's.
-        query_vectors: [n, dim], what `encode_queries` gave for these queries; None: they are
-            encoded here if the weight needs them.
+        query_vectors: [n, dim], the vectors of these queries from `encode_queries`; None: the
+            queries are encoded here if the weight needs them.
         """
         texts = checked_texts(queries, "query")
         if len(candidates) != len(texts):
@@ -237,7 +239,7 @@ class TextModel:
         """Do nothing: the modules belong to the caller."""
 
     def _queries(self, tokens: Sequence[Tokens], *, progress: bool | None = False) -> Embeddings:
-        """As `_forward`, without a forward pass for queries that are in the cache."""
+        """Like `_forward`, but cached queries need no forward pass."""
         if self._recent is None:
             return self._forward(tokens, self._plain, progress=progress)
         keys = [(self.dim, tuple(row.ids), tuple(row.slots)) for row in tokens]

@@ -1,8 +1,8 @@
-"""Folders of E2Rank models: how their recipe is found, and how they are written.
+"""Reads and writes folders of E2Rank models.
 
-A folder states how it encodes in `e2rank.json` or in the files of sentence-transformers. The
-released E2Rank models state it nowhere, so their recipe is built in. For any other folder the
-caller states it; nothing is guessed.
+The recipe is in a folder's `e2rank.json` or in the files of sentence-transformers. The released
+E2Rank models have neither, so their recipe is built in. For any other folder the caller states
+pooling and prompts; nothing is guessed.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ RELEASED = {
     for size in ("0.6B", "4B", "8B")
     for variant in ("", "-Embedding-Only")
 }
-"""Hub ids of the released models; their pooling and prompts are those of the paper's code."""
+"""Hub ids of the released models, whose pooling and prompts are those of the paper's code."""
 
 QWEN3_END = "<|endoftext|>"
 
@@ -67,13 +67,13 @@ def read_recipe(
     prompts: Prompts | None = None,
     stored: Recipe | None = None,
 ) -> Recipe:
-    """The recipe of a folder, with the caller's pooling and prompts instead of its own.
+    """The recipe of a folder; pooling and prompts given by the caller replace the folder's.
 
-    name: the caller's name for the model. stored: a recipe instead of the folder's, as a ResRank
-    keeps one of its encoder.
+    name: the caller's name for the model. stored: a recipe to use instead of the folder's; a
+    ResRank keeps the one of its encoder.
 
-    Raises CheckpointError if neither folder nor caller states how to encode, or if the folder asks
-    for what is not supported.
+    Raises CheckpointError if neither folder nor caller states pooling and prompts, or if the folder
+    states something unsupported.
     """
     if pooling is not None and pooling not in get_args(Pooling):
         raise ValueError(f"pooling must be one of {list(get_args(Pooling))}, got {pooling!r}")
@@ -110,7 +110,7 @@ def read_recipe(
 def encoder_folder(
     folder: Path, *, local_files_only: bool = False
 ) -> tuple[Path, EncoderOf | None]:
-    """The folder of the encoder, and for a ResRank what its recipe says about the encoder.
+    """The encoder's folder, and for a ResRank the part of its recipe about the encoder.
 
     Raises CheckpointError for a cross-encoder's folder.
     """
@@ -131,7 +131,7 @@ def encoder_folder(
 def model_folders(
     folder: Path, recipe: Recipe, local_files_only: bool = False
 ) -> tuple[Path, Path | None]:
-    """The folder of the weights, and that of the listwise adapter if the model has one."""
+    """The folder of the weights, and the folder of the listwise adapter, None without one."""
     if recipe.adapter is None:
         return transformer_folder(folder), None
     base = recipe.adapter.base
@@ -183,7 +183,7 @@ def save_adapter(
 ) -> Path:
     """Write a listwise adapter beside its recipe; the weights of the base are not copied.
 
-    base: the base's name as `find_model` gives it; digest: of the base's weights.
+    base: the base's name from `find_model`. digest: the digest of the base's weights.
     """
     base = name_beside(base, Path(folder))
     with new_files(folder) as new:

@@ -54,8 +54,8 @@ class LoadedModel(Shared):
     """What the encoders of one model share.
 
     listwise: the module that reads listwise prompts; the transformer itself without an adapter.
-    queries: vectors of recent queries. A pipeline encodes a query to search, and its reranker,
-        often another encoder of the same model, asks for the same vector again.
+    queries: vectors of recent queries. A pipeline encodes a query to search. Its reranker, often
+        with another encoder of the same model, then needs the same vector.
     """
 
     transformer: PreTrainedModel
@@ -113,14 +113,14 @@ class Encoder(ModelUser[LoadedModel]):
         A Path is always a folder, and a ResRank's folder gives its encoder. Shipped are "minilm"
         (all-MiniLM-L6-v2, in the `minilm` extra) and "e2rank-minilm", which has a listwise adapter.
 
-        pooling, prompts: needed only where the folder does not state them, see `read_recipe`.
+        pooling, prompts: needed only if the folder does not state them, see `read_recipe`.
         task: the instruction for causal models, one of `prompts.TASKS` or a Task.
         dtype: float32 on a CPU and bfloat16 on CUDA by default.
         device: "cpu", "cuda", "cuda:1", ...; by default CUDA if there is one.
         max_length: limit for queries and documents in tokens, special tokens included.
         truncate_dim: how many leading dimensions to keep (Matryoshka models).
 
-        CheckpointError: the folder is missing, damaged or does not state how it encodes.
+        CheckpointError: the folder is missing or damaged, or states no pooling and prompts.
         """
         found = find_model(model, revision=revision, local_files_only=local_files_only)
         folder, part = encoder_folder(found.folder, local_files_only=local_files_only)
@@ -230,10 +230,10 @@ def load_encoder(key: LoadKey) -> LoadedModel:
     transformer = load(dtype=key.dtype)
     plain = plain_tokenizer(tokenizer)
     check_ids(tokenizer, plain, transformer)
-    # The digest is of values in bfloat16, which rounding to float16 first would change.
+    # The digest is computed from bfloat16 values, which rounding to float16 first would change.
     rounded = key.dtype == torch.float16
     digest = weights_digest(load(dtype=torch.float32) if rounded else transformer)
-    # Before the adapter, so that tensors which both modules share are one on the device too.
+    # Moved before the adapter is added, so that both modules share their tensors on the device too.
     to_device: Callable[..., PreTrainedModel] = transformer.to
     transformer = to_device(device=key.device)
     listwise = transformer if key.adapter is None else with_adapter(transformer, key.adapter)
@@ -256,7 +256,7 @@ def load_encoder(key: LoadKey) -> LoadedModel:
 def _changes(
     recipe: Recipe, task: Task | str | None, max_length: int | None, truncate_dim: int | None
 ) -> dict[str, object]:
-    """The fields of a recipe that the caller states otherwise."""
+    """The fields of a recipe that the caller changes."""
     changes: dict[str, object] = {}
     if max_length is not None:
         changes.update(query_tokens=max_length, document_tokens=max_length)
@@ -270,9 +270,9 @@ def _changes(
 def _checked(
     key: LoadKey, recipe: Recipe, part: EncoderOf | None, *, name: str, own: bool
 ) -> LoadedModel:
-    """The model of this key, if recipe and weights fit each other.
+    """The loaded model, if recipe and weights fit each other.
 
-    own: the folder's recipe is unchanged, so numbers that do not fit are the folder's fault.
+    own: the caller changed nothing in the recipe, so wrong numbers are the folder's fault.
     """
     loaded = acquire(key, load_encoder)
     try:

@@ -1,8 +1,8 @@
 """Reading and writing in a model folder, safely: the folder may come from a stranger.
 
-Only its numbers are used: no file in it can name code, another model or a file outside, or ask for
-endless work. Before a file is read, its place, size and depth are checked. Files are written whole,
-with the mode of any new file, and never through links.
+Only its numbers are used: no file in it can name code, another model or a file outside, or cause
+endless work. The place, size and depth of a file are checked before it is read. Files are written
+completely or not at all, with the mode of any new file, and never through links.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.shipped import ADAPTED_FOLDER, installed_folder
 
 MAX_JSON_BYTES = 16 << 20
-"""Limit for a small file; those of large models take up to 2 MB."""
+"""Limit for a small file; large models have files of up to 2 MB."""
 
 MAX_TABLE_BYTES = 128 << 20
 """Limit for a tokenizer or an index of shards; the largest tokenizers take 35 MB."""
@@ -38,7 +38,7 @@ _TABLES = ("vocab.json", "vocab.txt", "merges.txt", "chat_template.json")
 
 
 def inside(folder: Path, name: str) -> Path:
-    """The path of a part of the folder; CheckpointError if a link or `..` leads out of it.
+    """The path of a file in the folder; CheckpointError if a link or `..` leads out of it.
 
     The files of a snapshot in the hub's cache are links to the `blobs` beside it, which is allowed.
     """
@@ -68,7 +68,7 @@ def _blobs(root: Path) -> list[Path]:
 
 
 def read_json(path: Path, default: Any = None, *, most_bytes: int = MAX_JSON_BYTES) -> Any:
-    """The content of a JSON file; `default` if there is one and the file is missing.
+    """The content of a JSON file; `default`, unless it is None, if the file is missing.
 
     CheckpointError for a file that is not JSON, is larger than `most_bytes`, nests too deep, or
     holds NaN or half a surrogate pair.
@@ -92,7 +92,7 @@ def read_json(path: Path, default: Any = None, *, most_bytes: int = MAX_JSON_BYT
 def read_object(
     path: Path, default: Any = None, *, most_bytes: int = MAX_JSON_BYTES
 ) -> dict[str, Any]:
-    """As `read_json`; CheckpointError if the file holds anything but a JSON object."""
+    """Like `read_json`; CheckpointError if the file holds anything but a JSON object."""
     content = read_json(path, default, most_bytes=most_bytes)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not an object")
@@ -148,8 +148,8 @@ def _check_depth(content: Any, path: Path) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """CheckpointError for a file that leads out of the folder, and for a peft adapter beside the
-    weights, which nothing would apply."""
+    """CheckpointError for a link that leads out of the folder, and for a peft adapter beside the
+    weights, which would be ignored."""
     templates = folder / "additional_chat_templates"
     for parent in (folder, templates):
         if parent.is_dir():
@@ -183,10 +183,10 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def new_files(folder: str | Path) -> Iterator[Path]:
     """An empty folder, whose files are moved into `folder` at the end, all or none.
 
-    A link in `folder` is replaced by the file, and its target stays as it is. Where new weights are
+    A link in `folder` is replaced by the file; the link's target is not changed. If new weights are
     written, those of a former model are removed.
 
-    Raises CheckpointError for a link to a folder in the place of a folder.
+    Raises CheckpointError if a link stands where a folder is to be written.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -211,7 +211,7 @@ def refuse_adapted(folder: str | Path) -> None:
 def follow_umask(folder: Path) -> None:
     """Give the safetensors files of a folder the mode of any new file.
 
-    Their library makes them readable for their owner only.
+    The safetensors library makes them readable for their owner only.
     """
     mode = _new_file_mode(folder)
     for path in folder.rglob("*.safetensors"):

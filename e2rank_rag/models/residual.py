@@ -1,8 +1,8 @@
-"""ResRank in tensors: a list of vectors and a query's text in, vectors with a residual out.
+"""ResRank's modules: a list of vectors and a query's text in, vectors with a residual out.
 
-The abstract of ResRank says this much: each passage is one embedding and one token of the reranker,
-hidden states are added to the embeddings, scores are cosines. Each choice that it leaves open is a
-field of `ResidualLayout`.
+ResRank's abstract says that each passage is one embedding and one token of the reranker, that
+hidden states are added to the embeddings, and that scores are cosines. Each choice that it leaves
+open is a field of `ResidualLayout`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class ResidualHead(nn.Module):
     """The layers between an encoder's vectors and a reranker: a scale, gates and projections.
 
     dim, width: dimensions of the encoder's vectors and of the reranker's hidden states.
-    scale: length of a vector as an input embedding, initially that of the backbone's own tokens.
+    scale: length of a vector as an input embedding, initially the backbone's mean token length.
     gates: initial factors of the hidden states of the query and of the passages.
     feedback: initial weight of the passages' mean, and initial sharpness of the softmax over their
         standardised cosines (one over the temperature of `feedback.Feedback`).
@@ -65,7 +65,7 @@ class ResidualHead(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Vectors [B, D] and [B, K, D], unit length; states [B, K + 1, W], the query's first.
 
-        listed: bool [B, K], which passages are there.
+        listed: bool [B, K], True for a passage, False for padding.
         """
         states = self.outward(states)
         if self.layout.unit_hidden:
@@ -112,14 +112,15 @@ class ListBackbone(nn.Module):
         pool_slots: Tensor,
         passage_places: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """The vectors that rank: [B, D] of the queries and [B, K, D] of the passages, unit length.
+        """Vectors with residuals: queries [B, D] and passages [B, K, D], unit length.
 
-        asked: [B, D], passages: [B, K, D], of the encoder; the rest as `collate_lists` makes it.
+        asked [B, D], passages [B, K, D]: the encoder's vectors of queries and passages. The other
+        tensors come from `collate_lists`.
         """
         transformer, head = self.transformer, self.head
         embeddings = transformer.get_input_embeddings()(input_ids)  # type: ignore[operator]
         inputs = head.inputs(passages).to(embeddings.dtype)
-        # Row by row and in order, which is how the places are numbered.
+        # Row by row and in order: the places of the passages are numbered this way.
         embeddings = embeddings.masked_scatter(passage_places[..., None], inputs)
         listed = attention_mask[passage_places].view(passages.shape[:2]).bool()
         if head.layout.passage_attention == "own":
@@ -148,7 +149,7 @@ class ListBackbone(nn.Module):
 
 
 def standardised(scores: Tensor, listed: Tensor) -> Tensor:
-    """[B, K]: mean 0 and deviation 1 over what is listed; all 0 where that is all the same."""
+    """[B, K]: mean 0 and deviation 1 over the listed scores; all 0 if these are equal."""
     count = listed.sum(-1, keepdim=True).clamp(min=1)
     mean = scores.where(listed, 0.0).sum(-1, keepdim=True) / count
     apart = (scores - mean).where(listed, 0.0)
@@ -157,6 +158,6 @@ def standardised(scores: Tensor, listed: Tensor) -> Tensor:
 
 
 def token_length(transformer: nn.Module) -> float:
-    """Mean length of the backbone's token embeddings: what a vector needs to pass for one."""
+    """Mean length of the backbone's token embeddings."""
     weights: Tensor = transformer.get_input_embeddings().weight  # type: ignore[operator]
     return float(weights.detach().float().norm(dim=-1).mean())

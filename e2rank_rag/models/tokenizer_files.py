@@ -1,4 +1,4 @@
-"""The tokenizer of a model folder: its files are checked, then loaded.
+"""Checks the tokenizer files of a model folder, then loads them.
 
 The folder may come from a stranger. A normaliser can double a text forty times, and a regular
 expression can try every split of a text, so both are checked before the library runs them.
@@ -44,7 +44,7 @@ _PROBE = "a \U000e0001 \ua66e \U0002a6a5"
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder.
 
-    CheckpointError if it cannot be read, or asks for more than a table of pieces and its use.
+    CheckpointError if it cannot be read, or needs more than a table of pieces.
     """
     check_config(folder)
     try:
@@ -66,13 +66,13 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise
     except BaseException as error:  # a panic of the tokenizers library is not an Exception
         raise CheckpointError(f"the tokenizer in {folder} cannot be read: {error}") from error
-    if not stated and tokenizer.is_fast:  # made from older files, which can ask for as much
+    if not stated and tokenizer.is_fast:  # made from older files, which can do the same harm
         check_tokenizer(json.loads(tokenizer.backend_tokenizer.to_str()), source=folder)
     return tokenizer
 
 
 def check_tokenizer_files(folder: Path) -> None:
-    """CheckpointError for files that ask for more than a table of pieces and its use."""
+    """CheckpointError for files that need more than a table of pieces."""
     path = folder / "tokenizer_config.json"
     config = read_json(path, default={})
     for name in ("special_tokens_map.json", "added_tokens.json", "generation_config.json"):
@@ -91,7 +91,7 @@ def check_tokenizer_files(folder: Path) -> None:
 
 
 def check_tokenizer(content: dict[str, Any], *, source: Path) -> None:
-    """CheckpointError for the content of a `tokenizer.json` that asks for too much."""
+    """CheckpointError for the content of a `tokenizer.json` that could do harm."""
     try:
         _check_tokenizer(content)
     except CheckpointError as error:
@@ -178,7 +178,7 @@ def _check_specials(content: dict[str, Any]) -> None:
 
 
 def _steps(part: Any) -> Iterator[dict[str, Any]]:
-    """The steps of a normaliser, pre-tokeniser or post-processor; a sequence's one by one."""
+    """The steps of a normaliser, pre-tokeniser or post-processor, also those inside a sequence."""
     if part is None:
         return
     names = ("normalizers", "pretokenizers", "pre_tokenizers", "processors")
@@ -209,7 +209,7 @@ def _growth(step: dict[str, Any]) -> float:
 
 
 def _table_growth(encoded: str) -> float:
-    """The same for sentencepiece's table of replacements: a trie, then texts that end with 0."""
+    """`_growth` of sentencepiece's table of replacements: a trie, then texts that end with 0."""
     try:
         table = base64.b64decode(encoded, validate=True)
     except binascii.Error as error:
@@ -221,7 +221,7 @@ def _table_growth(encoded: str) -> float:
             f"precompiled_charsmap replaces a character by {longest} bytes; the limit is "
             f"{_LONGEST_REPLACEMENT}"
         )
-    # Every tokenizer of this kind has the step once; twice in a row would double the growth.
+    # Every tokenizer of this kind has the step once; a second one would multiply the growth.
     return 18.0 if longest else 1.0
 
 
@@ -238,7 +238,7 @@ def _patterns(step: Any) -> Iterator[str]:
 
 @dataclass
 class _Group:
-    """What was read of a group. varies: the group can match one text in several ways."""
+    """A group of a regular expression. varies: it can match one text in several ways."""
 
     varies: bool = False
     repeats: int = 0
@@ -252,7 +252,7 @@ _ESCAPE = re.compile(r"\\(?:[pPxuh]\{[^}]*\}|u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|.)"
 def check_pattern(pattern: str) -> None:
     """CheckpointError for a regular expression that could try exponentially many matches.
 
-    What is repeated must match in one way only: a repeated group contains no choice and no
+    A repeated part must match in one way only: a repeated group contains no choice and no
     repetition, and the expression has no back reference.
     """
     if len(pattern) > _LONGEST_PATTERN:

@@ -1,4 +1,4 @@
-"""The weights of a model folder, from safetensors: checked, loaded and named by a digest."""
+"""Checks and loads the safetensors weights of a model folder, and computes their digest."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ COMPUTED = (
 _PLAIN = ("F64", "F32", "F16", "BF16")
 _MOST_TENSORS = 1 << 16
 
-# A parameter is registered when it is built, when it is loaded, and once per name.
+# A parameter is registered when it is built, when it is loaded, and once for each name.
 _BUILT_PER_TENSOR = 8
 _FREE_TENSORS = 256
 _FREE_VALUES = 1 << 24
@@ -121,9 +121,9 @@ def load_weights(
 
 
 def _unread(model: PreTrainedModel, unexpected: Iterable[str]) -> list[str]:
-    """Tensors that belong to a part of the model and have no place in it.
+    """Names of tensors that belong to a part of the model and have no place in it.
 
-    Tensors of a head that the model does not have are no error.
+    Tensors of a head that the model does not have are left out.
     """
     prefix = f"{model.base_model_prefix}."
     names = (name for name, _ in model.named_modules() if name)
@@ -138,10 +138,10 @@ def _unread(model: PreTrainedModel, unexpected: Iterable[str]) -> list[str]:
 
 
 def weights_digest(transformer: nn.Module, *, pooler: bool = False) -> str:
-    """A hash that names the weights: the same for a copy, in float32 and in bfloat16.
+    """A hash that identifies the weights: the same for a copy, in float32 and in bfloat16.
 
     It covers 4096 evenly spread values of each tensor, rounded to bfloat16. Any training step
-    changes many of those, and all weights of an 8B model would be 16 GB to read.
+    changes many of them; to hash all weights of an 8B model would mean reading 16 GB.
 
     pooler: include the pooler, for a model that reads it.
     """
@@ -159,7 +159,7 @@ def weights_digest(transformer: nn.Module, *, pooler: bool = False) -> str:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Without transformers' progress bars and advice; what matters is raised as an error."""
+    """Silence transformers' progress bars and advice; problems are raised as errors here."""
     level = transformers_logging.get_verbosity()
     bar = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
@@ -229,9 +229,9 @@ def weight_shapes(files: list[Path]) -> dict[str, list[int]]:
 
 @contextmanager
 def building(shapes: Mapping[str, list[int]], *, source: Path) -> Iterator[None]:
-    """Around the building of a model in this thread: CheckpointError if it grows far too large.
+    """Wraps the building of a model in this thread: CheckpointError if it grows far too large.
 
-    One line of a config.json can ask for a model that is much larger than its weights.
+    One line of a config.json can describe a model that is much larger than its weights.
     """
     values = sum(_size(shape) for shape in shapes.values())
     most_tensors = _BUILT_PER_TENSOR * len(shapes) + _FREE_TENSORS
