@@ -1,4 +1,4 @@
-"""`e2rank demo`: a real collection through the whole system, in one command.
+"""`e2rank demo`: index, search, rerank and measure a real dataset, in one command.
 
 SciFact (5183 abstracts) ships with the package; the index is kept in the user's cache folder.
 """
@@ -24,13 +24,13 @@ from e2rank_rag.rerankers import ListwiseReranker
 from e2rank_rag.store import QdrantStore
 from e2rank_rag.terminal import printable
 
-# One that gains much, one that gains a little, one that loses.
+# One query that gains much, one that gains a little, and one that loses.
 SHOWN_QUERIES = ("644", "1", "800")
 SHOWN_HITS = 8
 
 
 def index_folder() -> Path:
-    """Where the demo keeps its index."""
+    """The folder of the demo's index."""
     return platformdirs.user_cache_path("e2rank_rag") / "demo"
 
 
@@ -43,7 +43,7 @@ def run_demo(
 ) -> None:
     """Index, search, rerank and measure, printing to the console; progress goes to stderr.
 
-    collection: another one than SciFact; of the queries of its `test` split the first are shown.
+    collection: a dataset instead of SciFact; the first queries of its `test` split are shown.
     """
     folder = index_folder() if folder is None else folder
     about = "SciFact: scientific claims against 5,183 abstracts"
@@ -95,7 +95,7 @@ def _show_queries(
 ) -> None:
     queries, qrels = collection.queries("test"), collection.qrels("test")
     retrieval = SearchPipeline(encoder, store)
-    # Indexing has held the store's record against this encoder.
+    # Indexing has compared the store's record with this encoder.
     reranker = ListwiseReranker(encoder, stored_vectors="trust")
     for id in shown:
         found = retrieval.search(queries[id], top_k=100)

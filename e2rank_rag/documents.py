@@ -1,4 +1,4 @@
-"""Documents from a file of JSON lines, as BEIR, Pyserini and our own index command read them.
+"""Documents from a file of JSON lines, in the forms of BEIR and Pyserini.
 
 One record per line: `{"_id" or "id", "text" or "content" or "contents", "title"?, "metadata" or
 "meta"?}`. Every other field goes to the document's meta.
@@ -33,7 +33,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class BadRecord:
-    """A line that is no document; `id` is None where the line does not give one."""
+    """A line that is not a document; `id` is None if the line has none."""
 
     line: int
     reason: str
@@ -41,13 +41,15 @@ class BadRecord:
 
 
 def compose_text(title: str, text: str) -> str:
-    """What is embedded and shown: title and text, joined as BEIR does."""
+    """The text that is encoded and shown: title and text, joined as in BEIR."""
     return f"{title} {text}".strip()
 
 
 def is_query(document: Document, query: str) -> bool:
-    """Whether a document is a query itself, as where queries are taken from the documents: the same
-    text, with or without a title before it, however its white space is written."""
+    """Whether a document is the query itself, as in datasets whose queries are documents.
+
+    The texts are compared with and without the title, and with any white space.
+    """
     title = document.meta.get("title")
     text = document.text.split()
     titled = compose_text(title, query) if isinstance(title, str) else query
@@ -59,17 +61,17 @@ def read_documents(
 ) -> Iterator[Document]:
     """The documents of a `.jsonl` or `.jsonl.gz` file, in file order; an empty file yields none.
 
-    The text is `compose_text(title, text)`; meta is the other fields, then `metadata` or `meta`,
-    then the title where there is one. A repeated id is not noticed here.
+    The text is `compose_text(title, text)`; meta has the other fields, then those of `metadata` or
+    `meta`, then the title if there is one. Repeated ids are not checked.
 
     Args:
         path: UTF-8, with or without a byte order mark; blank lines are skipped.
-        on_bad: called with each line that is no document, which is then left out.
+        on_bad: called with each line that is not a document, which is then left out.
 
     Raises:
-        OSError: at once, when the file is not there or is a folder.
-        ValueError: while reading: `FILE, line N: reason` for a bad line when `on_bad` is None; gzip
-            data that end early, whatever `on_bad` is.
+        OSError: at once, if the file is missing or is a folder.
+        ValueError: while reading: `FILE, line N: reason` for a bad line if `on_bad` is None, and in
+            any case for gzip data that end early.
     """
     return (document for _, document in read_numbered(path, on_bad=on_bad))
 
@@ -77,7 +79,7 @@ def read_documents(
 def read_numbered(
     path: str | Path, *, on_bad: Callable[[BadRecord], None] | None = None
 ) -> Iterator[tuple[int, Document]]:
-    """`read_documents`, each with the number of its line, from 1."""
+    """Like `read_documents`, with the line number of each document, from 1."""
     if Path(path).is_dir():
         raise IsADirectoryError(
             f"{path} is a folder; name a file of JSON lines, "
@@ -111,7 +113,7 @@ def _read(path: Path, on_bad: Callable[[BadRecord], None] | None) -> Iterator[tu
 def _document(line: bytes) -> Document:
     record = _json_object(line)
     id_field, doc_id = _id(record)
-    # Decoded UTF-8 holds no surrogate, so only a \ud... escape can bring one in.
+    # Decoded UTF-8 holds no surrogate; only a \ud... escape can.
     if b"\\ud" in line or b"\\uD" in line:
         _refuse_surrogates(record, doc_id)
     title = _string(record, "title", doc_id)
@@ -147,7 +149,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _id(record: dict[str, Any]) -> tuple[str, str]:
-    """The field the id is in, and the id."""
+    """The name of the id's field, and the id."""
     for name in _ID_FIELDS:
         value = record.get(name)
         if value is None:
@@ -187,7 +189,7 @@ def _object(record: dict[str, Any], name: str, doc_id: str) -> dict[str, Any]:
 
 
 def _refuse_surrogates(record: dict[str, Any], doc_id: str) -> None:
-    """No store and no tokenizer takes half a surrogate pair: it has no UTF-8."""
+    """Refuse half a surrogate pair, which no store and no tokenizer takes: it has no UTF-8."""
     known_id = None if _SURROGATE.search(doc_id) else doc_id
     left: list[tuple[str, Any]] = [("", record)]  # a stack: nesting may be deeper than Python's own
     while left:
@@ -212,7 +214,7 @@ def _refuse_surrogate(value: str, field: str, doc_id: str | None) -> None:
 
 
 def _fields(record: dict[str, Any]) -> str:
-    # ascii: a name may hold a lone surrogate, which no terminal or log can print.
+    # ascii(), because a name may hold a lone surrogate, which no terminal or log can print.
     return f"the record has {', '.join(map(ascii, record))}" if record else "the record is empty"
 
 

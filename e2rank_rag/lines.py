@@ -1,7 +1,7 @@
 """Text files read line by line, plain or gzip (by the name ending in `.gz`), as bytes.
 
-Lines stay bytes so that one line that is not UTF-8 is one bad line and not the end of the file, and
-so that only `\\n` ends a line: a text may hold U+2028 and the like.
+Lines stay bytes for two reasons: a line that is not UTF-8 is one bad line, not the end of the file;
+and only `\\n` ends a line, because a text may hold U+2028 and the like.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
 LINE_BYTES = 32 << 20
-"""The longest line that is read; a Qdrant server takes no larger request either."""
+"""The longest line that is read; a Qdrant server takes no larger request."""
 
 FILE_BYTES = 16 << 20
 """The longest file that is read as a whole."""
@@ -31,12 +31,12 @@ def read_lines(
     """The lines that are not blank, numbered from 1, without line ends and a leading BOM.
 
     on_long: called with the number of a line of more than `LINE_BYTES` bytes and a reason; the line
-        is left out, and never in memory as a whole.
+        is left out, and is never in memory as a whole.
 
     Raises:
-        OSError: the file is not there or cannot be read.
-        ValueError: the name ends in `.gz` and the data are not whole gzip data; a line is too long
-            and `on_long` is None.
+        OSError: the file is missing or cannot be read.
+        ValueError: the name ends in `.gz` and the data are not complete gzip data; a line is too
+            long and `on_long` is None.
     """
     number = 0
     with _open(path) as stream:
@@ -58,10 +58,10 @@ def read_lines(
 
 
 def read_raw_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
-    """All lines of a plain file as they are, with their line ends, numbered from 1.
+    """All lines of a plain file, unchanged, with their line ends, numbered from 1.
 
     Raises:
-        OSError: the file is not there or cannot be read.
+        OSError: the file is missing or cannot be read.
         ValueError: a line has more than `LINE_BYTES` bytes.
     """
     with open(path, "rb") as stream:
@@ -100,7 +100,7 @@ def count_lines(path: str | Path) -> int:
 
 
 class FileState(NamedTuple):
-    """What differs once a file was written, truncated or replaced. Times are in nanoseconds."""
+    """Differs after a file was written, truncated or replaced. Times are in nanoseconds."""
 
     device: int
     inode: int
@@ -110,14 +110,14 @@ class FileState(NamedTuple):
 
 
 def file_state(path: str | Path) -> FileState | None:
-    """The state of a file; None for a pipe or a device, which can be read once only.
+    """The state of a file; None for a pipe or a device, which can be read only once.
 
     Raises:
-        OSError: the file is not there or cannot be read.
+        OSError: the file is missing or cannot be read.
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
         return None
-    # A network file system asks its server at an open, and may answer a stat from memory.
+    # A network file system asks its server when a file is opened; a stat alone may be cached.
     with open(path, "rb") as stream:
         state = os.fstat(stream.fileno())
     return FileState(
@@ -126,9 +126,9 @@ def file_state(path: str | Path) -> FileState | None:
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write a file, gzip when its name ends in `.gz`; the same data give the same bytes."""
+    """Write a file, as gzip if its name ends in `.gz`; the same data give the same bytes."""
     target = Path(path)
-    # A gzip header holds a time and a file name unless told otherwise.
+    # By default a gzip header holds a time and a file name.
     target.write_bytes(gzip.compress(data, 9, mtime=0) if target.suffix == ".gz" else data)
 
 

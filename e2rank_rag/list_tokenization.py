@@ -1,4 +1,4 @@
-"""How a ResRank reads a list: a query's tokens and one place for the vector of each passage."""
+"""A ResRank's input: the query's tokens, and one place for the vector of each passage."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ListTokens(NamedTuple):
     """A query's tokens and one place per passage, in the order of the input.
 
     slots: 1 for the query, 2, 3, ... for the passages, 0 for tokens that are not pooled.
-    passages: whether a place is a passage's. cut: whether the query was cut.
+    passages: whether a place belongs to a passage. cut: whether the query was cut.
     """
 
     ids: list[int]
@@ -28,9 +28,9 @@ class ListTokens(NamedTuple):
 
 
 class ListTokenizer:
-    """Turns a query over a number of passages into ids. Not thread-safe.
+    """Turns a query and a number of passages into ids. Not thread-safe.
 
-    tokenizer: of the reranker's text. limit: how many positions the reranker has.
+    tokenizer: the reranker's. limit: how many positions the reranker has.
     """
 
     def __init__(self, tokenizer: TextTokenizer, layout: ResidualLayout, *, limit: int) -> None:
@@ -39,14 +39,14 @@ class ListTokenizer:
         self._limit = limit
 
     def lists(self, queries: Sequence[str], counts: Sequence[int]) -> list[ListTokens]:
-        """The input of each query over so many passages.
+        """The input of each query with its number of passages.
 
         Raises ValueError for a count of 0, and for lists that need more positions than there are.
         """
         if counts and min(counts) < 1:
             raise ValueError(f"list {list(counts).index(min(counts))} has no passages")
         closing = self._tokenizer.suffix or (self._tokenizer.pad_id,)
-        # Cut as an encoder cuts it, so that a query of any length leaves room for passages.
+        # Cut like an encoder's query, so that a query of any length leaves room for passages.
         asked = self._tokenizer.queries(queries, most=self._limit - 1 - len(closing))
         rows = []
         for query, count in zip(asked, counts, strict=True):
@@ -62,14 +62,14 @@ class ListTokenizer:
         return rows
 
     def collate(self, batch: Sequence[ListTokens]) -> dict[str, Tensor]:
-        """The tensors that `ListBackbone` reads beside the vectors, [B, L] each."""
+        """The tensors that `ListBackbone` reads in addition to the vectors, [B, L] each."""
         return collate_lists(batch, pad_id=self._tokenizer.pad_id)
 
 
 def list_tokens(
     query: Tokens, count: int, layout: ResidualLayout, *, closing: Sequence[int]
 ) -> ListTokens:
-    """The input for a query over `count` passages.
+    """The input for a query with `count` passages.
 
     closing: special tokens after the passages; the last one stands for the query if `query_vector`
         is "end".
@@ -97,8 +97,8 @@ def list_tokens(
 def collate_lists(batch: Sequence[ListTokens], *, pad_id: int) -> dict[str, Tensor]:
     """Tensors [B, L] of lists with at most K passages: ids, mask, positions, slots, passages.
 
-    A shorter list gets places for the passages that it lacks, so that every row has K of them and
-    fills every slot. Nothing attends to those places.
+    A shorter list gets empty places, so that every row has K places and fills every slot. Nothing
+    attends to the empty places.
     """
     most = max(sum(row.passages) for row in batch)
     lacking = [list(range(sum(row.passages) + 2, most + 2)) for row in batch]

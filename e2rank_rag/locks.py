@@ -1,9 +1,9 @@
-"""Locks and what they guard, across forks, copies and pickles.
+"""Locks that survive forks, copies and pickles.
 
-A forked child has one thread, the one that forked. A lock that any other thread of the parent held
-would stay locked for ever in the child, and a job that ran there would never end. So locks are new
-in the child, and jobs forgotten. A module that another thread was importing cannot be mended so: it
-stays half imported in the child. So a fork waits for models that are being opened, which imports.
+A forked child has only the thread that forked. A lock that another thread of the parent held would
+stay locked for ever in the child, and a job of such a thread would never end. So the child gets new
+locks and forgets the jobs. A module that another thread was importing would stay half imported in
+the child. Opening a model imports modules, so a fork waits until no model is being opened.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from weakref import WeakSet
 from e2rank_rag.types import T
 
 LONGEST_WAIT_S = 10.0
-"""How long a fork waits for models that are being opened. Imports take less; a download may not."""
+"""How long a fork waits for models that are being opened. Imports take less, downloads may take
+more."""
 
 
 class ForkAware:
-    """Something with an `after_fork`, which is called in a forked child before anything else."""
+    """An object whose `after_fork` is called in a forked child before anything else."""
 
     def __init__(self) -> None:
         _alive.add(self)
 
     def after_fork(self) -> None:
-        """Forget what only the parent's other threads could have finished."""
+        """Forget work that only other threads of the parent could have finished."""
         raise NotImplementedError
 
 
@@ -37,7 +38,7 @@ _alive: WeakSet[ForkAware] = WeakSet()
 
 
 class _Openings:
-    """The threads that are opening a model, and imported modules for it."""
+    """The threads that are opening a model."""
 
     def __init__(self) -> None:
         self.threads: list[int] = []
@@ -52,7 +53,7 @@ _openings = _Openings()
 
 @contextmanager
 def opening() -> Iterator[None]:
-    """Around what imports modules and opens a model: a fork in another thread waits for its end."""
+    """Wraps the opening of a model and its imports: a fork in another thread waits for the end."""
     here, now = threading.get_ident(), _openings
     with now.changed:
         now.threads.append(here)
@@ -65,7 +66,7 @@ def opening() -> Iterator[None]:
 
 
 def _before_fork() -> None:
-    # Held until the fork is over, so that no opening begins in between.
+    # Held until the fork is over, so that no model is opened in between.
     _openings.changed.acquire()
     _openings.changed.wait_for(lambda: not _openings.others(), LONGEST_WAIT_S)
 
@@ -90,7 +91,7 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 
 
 class Lock(ForkAware):
-    """A `threading.RLock` that is free in a forked child; its copies and pickles are new locks."""
+    """A `threading.RLock` that is free in a forked child. Copies and pickles are new locks."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -110,12 +111,12 @@ class Lock(ForkAware):
 
 
 class Kept(Generic[T]):
-    """One thing that is made at first use, and anew whenever what it is made of has changed.
+    """An object that is made at first use, and made again when its arguments have changed.
 
-    closes: `clear` closes the thing. One that has a successor is only dropped, since other threads
-        may be using it.
+    closes: `clear` closes the object. A replaced object is only dropped, because other threads may
+        be using it.
 
-    Copies and pickles of this begin empty: each makes a thing of its own.
+    Copies and pickles begin empty: each makes its own object.
     """
 
     def __init__(self, *, closes: bool = False) -> None:
@@ -125,12 +126,12 @@ class Kept(Generic[T]):
 
     @property
     def known(self) -> T | None:
-        """The thing that was made last, if there is one."""
+        """The object, if one was made."""
         known = self._known
         return None if known is None else known[1]
 
     def get(self, made_of: object, make: Callable[[], T]) -> T:
-        """What `make` made of values equal to these; called by one thread at a time."""
+        """The object for these arguments; `make` runs in one thread at a time."""
         known = self._known
         if known is not None and known[0] == made_of:
             return known[1]
@@ -144,12 +145,12 @@ class Kept(Generic[T]):
         return value
 
     def put(self, made_of: object, value: T) -> None:
-        """Keep a thing that was made elsewhere."""
+        """Keep an object that was made elsewhere."""
         with self._lock:
             self._known = (made_of, value)
 
     def clear(self) -> None:
-        """Give the thing up; the next `get` makes another."""
+        """Drop the object; the next `get` makes another one."""
         with self._lock:
             known, self._known = self._known, None
         thing: Any = None if known is None else known[1]
@@ -157,7 +158,7 @@ class Kept(Generic[T]):
             thing.close()
 
     def __eq__(self, other: object) -> bool:
-        """Always: two components with the same settings are equal, whatever they have opened."""
+        """True: components with the same settings are equal, whatever objects they have opened."""
         return isinstance(other, Kept)
 
     def __reduce__(self) -> tuple[Any, ...]:

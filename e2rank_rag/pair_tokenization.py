@@ -1,4 +1,4 @@
-"""How a cross-encoder turns a query and a document into ids, in training and in serving.
+"""Turns a query and a document into a cross-encoder's ids, in training and in serving.
 
 Only documents are cut. As in `tokenization`, special tokens in a text are plain text, limits are
 applied by slicing, and special ids are added by hand.
@@ -26,7 +26,7 @@ from e2rank_rag.tokenization import (
 
 
 class PairFrame(NamedTuple):
-    """Special ids before the query, between query and document, and after; and all segments."""
+    """Special ids before the query, between query and document, and after; and the segments."""
 
     before: list[int]
     between: list[int]
@@ -36,10 +36,10 @@ class PairFrame(NamedTuple):
 
 
 class PairTokenizer:
-    """Turns pairs into ids as a recipe says. Not thread-safe.
+    """Turns pairs into ids, by a recipe. Not thread-safe.
 
-    segments: whether the model has segment embeddings; without its segments a BERT would read the
-        document as a part of the query, without an error.
+    segments: whether the model has segment embeddings. Without segments, a BERT would read the
+        document as a part of the query, and no error would show it.
     padding: the id that the model ignores; a causal classifier takes its score from the last token
         before the padding. None: the tokenizer's pad token.
     """
@@ -84,8 +84,8 @@ class PairTokenizer:
 
         `slots` are pool slots for an encoder-only T5, and segments for models that read those.
 
-        Raises ValueError for an empty query, and for one that leaves a document fewer than `least`
-        tokens.
+        Raises ValueError for an empty query, and for a query that leaves fewer than `least` tokens
+        for a document.
         """
         limit, room = self.recipe.max_tokens, self.room(query)
         if room < least:
@@ -139,7 +139,7 @@ class PairTokenizer:
 
 
 def pair_frame(tokenizer: PreTrainedTokenizerBase) -> PairFrame:
-    """What this tokenizer puts around and between the texts of a pair.
+    """The special tokens that this tokenizer puts around and between the texts of a pair.
 
     Raises CheckpointError for a tokenizer that does not join two texts by special tokens.
     """

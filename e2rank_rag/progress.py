@@ -1,4 +1,4 @@
-"""How far a long run is: a bar on a terminal, a line now and then where output goes to a file."""
+"""Progress of a long job: a bar on a terminal, a line now and then if the output is a file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Rate(ProgressColumn):
 class ProgressReport:
     """`with ProgressReport("indexing", total=5183) as report: report.advance(256)`.
 
-    total: None where nobody knows. shown: False makes it silent. Writes to stderr by default.
+    total: None if unknown. shown: False makes it silent. Writes to stderr by default.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class ProgressReport:
             self._bar.stop()
 
     def advance(self, count: int) -> None:
-        """So many more are done."""
+        """Add to the number that is done."""
         self._done += count
         if self._bar is not None:
             self._bar.advance(self._bar.tasks[0].id, count)

@@ -1,4 +1,4 @@
-"""Every template string of the library, as frozen records that are saved with the model.
+"""All prompt templates of the library, as frozen records that are saved with the model.
 
 The causal templates and task instructions are those of the E2Rank release (arXiv 2510.22733,
 appendix C and the evaluation code). Its training code, evaluation code and README have three
@@ -18,7 +18,7 @@ WEB_SEARCH = "Given a web search query, retrieve relevant passages that answer t
 
 
 def fill(template: str, values: dict[str, str]) -> str:
-    """Put values into `{name}` places in one pass, so that a value with `{query}` in it stays."""
+    """Replace `{name}` by its value, in one pass: a `{query}` inside a value stays text."""
     names = "|".join(map(re.escape, values))
     return re.sub(rf"\{{({names})\}}", lambda place: values[place[1]], template)
 
@@ -155,7 +155,8 @@ def _bright(what: str, listed: str, helps: str, asked: str | None = None) -> Tas
 _MATH = "a Math problem"
 _PONY = "a question about the Pony programming language"
 
-# What is asked, in the listwise prompt; what is listed; what it helps with; the query's own words.
+# The question in the listwise prompt, the listed texts, what they help with, and the question in
+# the query's prompt.
 _BRIGHT = {
     "aops": (_MATH, "examples", "problem"),
     "biology": ("a biology post", "passages", "post", "a post"),
@@ -234,7 +235,7 @@ TASKS: dict[str, Task] = {
     ),
     **{f"bright-{name}": _bright(*words) for name, words in _BRIGHT.items()},
 }
-"""Instructions of the released evaluation, by task. Its reranking runs all used "web-search"."""
+"""Instructions of the released evaluation, by task. All its reranking used "web-search"."""
 
 SOURCE_TASKS: dict[str, Task] = {
     "msmarco": _question("a web search query", "documents", answer="answer the query"),

@@ -33,7 +33,7 @@ SCORE_TOKEN = "<extra_id_10>"
 
 
 class ListwiseBudget(BaseModel):
-    """What one listwise prompt may hold.
+    """The limits of one listwise prompt.
 
     depth: how many candidates it shows, from the first on.
     document_tokens: limit for one candidate; the candidates of a long list share the room.
@@ -50,9 +50,9 @@ class ListwiseBudget(BaseModel):
 class AdapterOf(BaseModel):
     """The base of a listwise adapter, which encodes queries and documents.
 
-    base: a hub id, a shipped model, a folder relative to the adapter's, or "." for that folder
-        itself.
-    digest: of the base's weights (`weights_digest`). The adapter fits these weights only.
+    base: a hub id, a shipped model, a folder relative to the adapter's, or "." for the adapter's
+        folder itself.
+    digest: the digest of the base's weights (`weights_digest`); the adapter fits no others.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,7 +71,7 @@ class Recipe(BaseModel):
     query_weight: `a` in `a * query + (1 - a) * listwise`, the reranking vector before feedback.
     feedback: how candidates are chosen for the prompt, and how much their mean vector counts; None:
         the prompt shows the first candidates, and no vector is added.
-    adapter: the base of a listwise adapter, which lies in the folder `listwise_adapter`; None: the
+    adapter: the base of the listwise adapter, which is in the folder `listwise_adapter`; None: the
         model has no adapter.
     """
 
@@ -107,27 +107,26 @@ class Recipe(BaseModel):
 
 
 class ResidualLayout(BaseModel):
-    """The input format of a ResRank, and what is done with its hidden states.
+    """The input format of a ResRank, and how its hidden states are used.
 
     The paper's abstract leaves these choices open; docs/resrank.md compares them.
 
     query_position: whether the query's text stands `before` or `after` the passages. In a causal
         model passages see only a query that stands before them.
-    query_vector: which hidden state stands for the query: that of the `span` of its text, pooled as
-        the backbone pools, or that of the `end` of the input, which in a causal model has seen the
-        whole list.
+    query_vector: which hidden state is the query's: the `span` of its text, pooled like the
+        backbone's texts, or the `end` of the input, where a causal model has seen the whole list.
     passage_positions: `shared`: all passages have one position, so their order does not matter;
         `ranked`: each passage has its own.
-    passage_attention: a passage attends to `all` other passages, or beside the text only to its
+    passage_attention: a passage attends to the query's text and to `all` passages, or only to its
         `own` place.
     residual: `gated` adds the hidden state times a learned number, `sum` adds the hidden state, and
         `none` takes the hidden state alone.
-    query_residual: what the query's vector begins with: the encoder's vector of the `query`; that
-        plus `feedback`, the mean of the passages' vectors, weighted by how well they match, in
-        learned proportions; or `none`.
+    query_residual: the vector to which the query's hidden state is added. `query`: the encoder's
+        vector of the query. `feedback`: that vector plus the mean of the passages' vectors,
+        weighted by how well they match, in learned proportions. `none`: no vector.
     unit_hidden: whether hidden states are scaled to unit length before they are added.
-    projection: `linear` maps vectors into the reranker and hidden states back, beginning with the
-        identity where widths are equal; `none` needs equal widths.
+    projection: `linear` maps vectors to the reranker's width and hidden states back, initially with
+        the identity if the widths are equal; `none` needs equal widths.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -145,10 +144,10 @@ class ResidualLayout(BaseModel):
 class EncoderOf(BaseModel):
     """The encoder whose vectors a ResRank reads.
 
-    base: a hub id, a shipped model, a folder relative to that of the recipe, or "." for the folder
+    base: a hub id, a shipped model, a folder relative to the recipe's folder, or "." for the folder
         `encoder` in it.
-    digest: of the encoder's weights (`weights_digest`).
-    recipe: how the encoder made the vectors; None: as the folder of `base` states.
+    digest: the digest of the encoder's weights (`weights_digest`).
+    recipe: the recipe of the vectors; None: the one in the folder of `base`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -176,8 +175,8 @@ class CrossEncoderRecipe(BaseModel):
     """Everything that turns a query and a document into a score, except the weights.
 
     structure: an encoder-decoder's score is the logit of `score_token` in the first step of the
-        decoder; an encoder's score is what a dense layer makes of one vector of the pair.
-    input: "text" is one string, by `prompt`; "segments" is the pair as the tokenizer joins it, for
+        decoder; an encoder's score comes from a dense layer over one vector of the pair.
+    input: "text" is one string from `prompt`; "segments" is the pair as the tokenizer joins it, for
         models such as BERT, whose classifier pools by itself.
     pooling: for an encoder-only T5: the first token ("cls"), or the mean of all tokens.
     max_tokens: limit for a pair, special tokens included; documents are cut there.

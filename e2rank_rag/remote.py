@@ -1,7 +1,7 @@
-"""What every call to a server keeps to: one deadline, a limit on the reply, the wait it asks for.
+"""Limits for every call to a server: one deadline, a largest reply, and the wait it asks for.
 
-httpx's timeouts are for one read each, so that a reply which drips is never late; its replies have
-no limit; and tries and waits add up.
+A timeout of httpx is for one read, so a reply that comes byte by byte is never late. httpx also
+sets no limit on a reply's size, and none on all tries and waits together.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ import httpx
 R = TypeVar("R")
 
 LONGEST_TIMEOUT_S = 2_000_000
-"""23 days; sockets take no more than 2**31 milliseconds."""
+"""23 days, because sockets take at most 2**31 milliseconds."""
 
 LONGEST_REPLY_BYTES = 128 * 2**20
-"""What one reply may hold; parsed it takes some four times as much memory."""
+"""The largest reply; after parsing it takes about four times as much memory."""
 
 
 class UnreadableReply(Exception):
-    """A reply that is not read to its end: too long, or encoded though that was not asked for."""
+    """A reply that was not read to its end: it is too long, or compressed without a request."""
 
 
 def check_timeout(seconds: Any, *, name: str) -> None:
@@ -40,10 +40,10 @@ def check_timeout(seconds: Any, *, name: str) -> None:
 
 
 def within(seconds: float | None, call: Callable[[], R]) -> R:
-    """What a blocking call returns; TimeoutError after so many seconds, None: never.
+    """The result of a blocking call; TimeoutError after so many seconds; None: no limit.
 
-    The call goes on in a thread of its own, which does not keep the process alive; what it returns
-    later is lost. Async code has `asyncio.timeout`, which ends the call.
+    After a timeout the call goes on in its own thread, which does not keep the process alive, and
+    its result is lost. Async code has `asyncio.timeout`, which ends the call.
     """
     if seconds is None:
         return call()
@@ -60,7 +60,7 @@ def within(seconds: float | None, call: Callable[[], R]) -> R:
 
 
 def asked_wait_s(retry_after: str | None) -> float:
-    """Seconds that a server asks to wait by `Retry-After`, a number or a date; 0: none."""
+    """The wait in seconds from a `Retry-After` header, a number or a date; 0 without one."""
     value = (retry_after or "").strip()
     try:
         seconds = float(value)
@@ -75,7 +75,7 @@ def reply_limits() -> dict[str, Any]:
 
 
 def async_reply_limits() -> dict[str, Any]:
-    """The same of an httpx.AsyncClient."""
+    """`event_hooks` of an httpx.AsyncClient; see `reply_limits`."""
 
     async def ask_plain(request: httpx.Request) -> None:
         _ask_plain(request)
@@ -109,7 +109,7 @@ def _limit(response: httpx.Response) -> None:
 
 
 class _Limited(httpx.SyncByteStream, httpx.AsyncByteStream):
-    """The bytes of a reply, up to the limits on their number and on the time."""
+    """The bytes of a reply, up to the limits on size and time."""
 
     def __init__(self, stream: Any, seconds: float | None) -> None:
         self._stream = stream

@@ -24,7 +24,7 @@ def headline(hit: Hit, *, width: int = TITLE_WIDTH) -> str:
 
 
 def hits_table(hits: Sequence[Hit], *, title: str) -> Table:
-    """One ranking: place, score, id and headline."""
+    """One ranking: rank, score, id and headline."""
     table = Table(
         "#", "score", "id", "document", title=Text(printable(title)), title_justify="left"
     )
@@ -47,12 +47,12 @@ def before_after_table(
     rows: int = 10,
     width: int = 120,
 ) -> Table:
-    """Candidates before and after reranking; ● marks what is relevant, arrows the moves.
+    """Candidates before and after reranking; ● marks relevant documents, arrows mark moves.
 
-    rows: how many places to show; moves are counted over all candidates.
-    width: of the terminal, in characters; headlines are shortened to fit it.
+    rows: how many ranks to show; moves are counted over all candidates.
+    width: the terminal's width in characters; headlines are shortened to fit it.
     """
-    # Borders, padding, places, two scores, moves and marks take the rest.
+    # Borders, padding, ranks, two scores, moves and marks take the rest.
     each = max(12, min(TITLE_WIDTH, (width - 38) // 2))
     table = Table(title=Text(printable(title)), title_justify="left", title_style="bold")
     for column in ("#", "retrieved", "score", "", "reranked", "score"):
@@ -73,7 +73,7 @@ def before_after_table(
 
 
 def systems_table(results: Mapping[str, SystemResult], *, title: str) -> Table:
-    """One row per system: measures in points (0 to 100) and milliseconds per query."""
+    """One row per method: measures in points (0 to 100) and milliseconds per query."""
     measures = list(next(iter(results.values())).measures)
     table = Table(
         "system",
@@ -110,7 +110,7 @@ def _move(old: int | None, new: int) -> Text:
 
 
 def verification_table(result: Verification) -> Table:
-    """Published cosines and ours, one row per run, one column per query and document."""
+    """Published cosines and ours: one row per source, one column per query and document."""
     table = Table("cosines", "q1 d1", "q1 d2", "q2 d1", "q2 d2", title="E2Rank README example")
     rows = {f"published: {name}": np.array(values) for name, values in PUBLISHED.items()}
     rows |= {"ours: plain": result.plain, "ours: listwise": result.listwise}

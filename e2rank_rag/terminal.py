@@ -1,7 +1,7 @@
-"""Text on a terminal: what comes from outside is shown escaped, so that it cannot steer it.
+"""Text on a terminal: text from outside is escaped, so that it cannot control the terminal.
 
 Documents, ids, file names, recorded model names and replies of servers may hold escape sequences
-that colour, move and overwrite, and characters that turn the direction of writing.
+that colour, move and overwrite, and characters that change the direction of writing.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def printable(text: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """`printable` for each line of a text of several."""
+    """`printable` for each line of a text."""
     return "\n".join(map(printable, text.expandtabs().split("\n")))
 
 
 def json_text(value: Any) -> str:
-    """JSON to print, indented: `json.loads` gives the value back, the rest is as `printable`."""
+    """Indented JSON to print, escaped like `printable`; `json.loads` gives the value back."""
     written = json.dumps(value, ensure_ascii=False, indent=2)
     return "".join(
         char if char == "\n" or _harmless(char) else _json_escape(char) for char in written
@@ -47,7 +47,7 @@ def json_text(value: Any) -> str:
 
 
 def say(console: Console, text: str, *, label: str = "") -> None:
-    """Print one line of words, without markup; label: stands before it, in bold red."""
+    """Print one line without markup; label: printed before it, in bold red."""
     line = printable(text)
     if len(line) > SHOWN_CHARACTERS:
         line = f"{line[:SHOWN_CHARACTERS]}… ({len(line) - SHOWN_CHARACTERS:,} characters more)"
@@ -60,7 +60,7 @@ def say(console: Console, text: str, *, label: str = "") -> None:
 
 @contextmanager
 def printable_logs() -> Iterator[None]:
-    """While it is open, log records and warnings of all libraries are printable."""
+    """In this context, log records and warnings of all libraries are printable."""
     record, formatted = logging.getLogRecordFactory(), warnings.formatwarning
     logging.setLogRecordFactory(_Record)
     warnings.formatwarning = lambda *args, **kwargs: printable_lines(formatted(*args, **kwargs))
@@ -73,7 +73,7 @@ def printable_logs() -> Iterator[None]:
 
 @contextmanager
 def printable_usage() -> Iterator[None]:
-    """While it is open, what click and typer raise has a printable message."""
+    """In this context, errors from click and typer have printable messages."""
     try:
         yield
     except Exception as error:

@@ -1,12 +1,11 @@
-"""How text becomes `(input_ids, attention_mask, pool_slots)`, in training and in serving.
+"""Turns text into `(input_ids, attention_mask, pool_slots)`, in training and in serving.
 
-`pool_slots` holds for each token 0 (not pooled) or the number of the vector that the token belongs
-to. Last token, CLS, mean of all tokens and query span are ways to fill the slots, not kinds of
-pooling.
+`pool_slots` holds for each token the number of the vector that it is pooled into, 0 for none. Last
+token, CLS, mean of all tokens and query span only differ in how they fill the slots.
 
 Text is encoded by a tokenizer that recognises neither special nor added tokens and truncates
-nothing: limits are applied by slicing, because truncation is state that threads would share.
-Special ids are added by hand.
+nothing. Limits are applied by slicing, because a tokenizer's truncation is state that threads would
+share. Special ids are added by hand.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from e2rank_rag.recipe import Recipe
 from e2rank_rag.types import PromptUsage
 
 CHARACTERS_PER_TOKEN = 32
-"""Texts with more characters than this per allowed token are cut before they are tokenised."""
+"""Texts with more characters than this per allowed token are cut before tokenising."""
 
 MIN_SHARE = 8
 """With fewer tokens per document than this, a prompt shows fewer documents instead."""
@@ -64,7 +63,7 @@ def plain_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
 
 
 class TextTokenizer:
-    """Turns queries, documents and listwise prompts into ids as a recipe says. Not thread-safe."""
+    """Turns queries, documents and listwise prompts into ids, by a recipe. Not thread-safe."""
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, plain: Tokenizer, recipe: Recipe
@@ -97,7 +96,7 @@ class TextTokenizer:
 
     @property
     def pad_id(self) -> int:
-        """The id behind shorter texts of a batch."""
+        """The id that pads shorter texts of a batch."""
         return pad_id(self._tokenizer)
 
     @property
@@ -108,7 +107,7 @@ class TextTokenizer:
     def queries(self, queries: Sequence[str], *, most: int | None = None) -> list[Tokens]:
         """Plain queries; ValueError for a query without a token.
 
-        most: a limit in tokens below the recipe's.
+        most: a limit in tokens that is lower than the recipe's.
         """
         texts = [self.recipe.prompts.query_text(query) for query in queries]
         self._refuse_empty(queries)
@@ -144,7 +143,7 @@ class TextTokenizer:
         return tokens, usage
 
     def verbatim(self, text: str) -> Tokens:
-        """A finished prompt in which special tokens are recognised; not for text of users."""
+        """A finished prompt in which special tokens are recognised; not for users' text."""
         ids = self._specials(text)
         return Tokens(ids, self._slots(len(ids)), cut=False)
 
@@ -185,7 +184,7 @@ class TextTokenizer:
         return first_ids(self._plain, texts, limit)
 
     def _span_prompt(self, query: str, documents: Sequence[str]) -> tuple[Tokens, PromptUsage]:
-        """`prefix query suffix document suffix ...`, each closed as the tokenizer does."""
+        """`prefix query suffix document suffix ...`, with the tokenizer's special ids."""
         budget = self.recipe.listwise
         limit = min(
             self.recipe.query_tokens, budget.max_tokens // 2 if documents else budget.max_tokens
@@ -230,7 +229,7 @@ class TextTokenizer:
             return self._plain.encode(turn, add_special_tokens=False).ids
 
         def room_for(count: int) -> int:
-            # The border of two texts can cost a token on either side of a document.
+            # A document can take one more token on each side where it meets another text.
             return budget.max_tokens - frame - len(turn_ids([""] * count)) - 2 * count
 
         while documents and room_for(len(documents)) < MIN_SHARE * len(documents):
@@ -249,7 +248,7 @@ class TextTokenizer:
             excess = len(ids) - budget.max_tokens
             if excess <= 0:
                 break
-            # Borders, or a template that repeats a text, took more room than was reserved.
+            # Borders, or a template that repeats a text, took more than the reserved room.
             share -= 1 + excess // (4 * len(shown))
         usage = PromptUsage(
             documents=len(shown), documents_cut=sum(cut), tokens=len(ids), query_cut=query_cut
@@ -281,7 +280,7 @@ def first_ids(plain: Tokenizer, texts: Sequence[str], limit: int) -> list[list[i
 
 
 def fair_share(lengths: Sequence[int], room: int) -> int:
-    """The largest limit per text with which all texts fit; long texts use what short ones leave."""
+    """The largest limit per text with which all texts fit; short texts leave room to long ones."""
     for index, length in enumerate(sorted(lengths)):
         share = room // (len(lengths) - index)
         if length > share:
@@ -341,8 +340,8 @@ def padded(rows: Sequence[Sequence[float]], fill: float = 0, *, dtype: torch.dty
 def batches_by_length(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
     """Indices in batches of similar length, each of at most `budget` tokens with padding.
 
-    The longest come first: too little memory is found out at once, and a progress bar's estimate is
-    not too low.
+    The longest come first, so too little memory shows at once, and a progress bar's estimate is not
+    too low.
     """
     batch: list[int] = []
     width = 0
@@ -359,7 +358,7 @@ def batches_by_length(lengths: Sequence[int], budget: int) -> Iterator[list[int]
 def checked_texts(texts: Sequence[str], kind: str) -> list[str]:
     """The texts as a list; TypeError or ValueError for one that is not a string of characters.
 
-    kind: what errors call a text.
+    kind: the word for a text in error messages.
     """
     if isinstance(texts, str):
         raise TypeError(f"expected a list of texts, got one string; write [{texts[:40]!r}]")
@@ -372,8 +371,8 @@ def checked_texts(texts: Sequence[str], kind: str) -> list[str]:
                 text.encode()
             except UnicodeEncodeError as error:
                 raise ValueError(
-                    f"{kind} {index} has a lone surrogate at character {error.start}, which is no "
-                    'text; clean it with text.encode("utf-8", "replace").decode()'
+                    f"{kind} {index} has a lone surrogate at character {error.start}, which UTF-8 "
+                    'cannot hold; clean it with text.encode("utf-8", "replace").decode()'
                 ) from None
     return texts
 

@@ -1,7 +1,7 @@
-"""Does a released E2Rank checkpoint give the published cosines? The README's example, run here.
+"""Compares a released E2Rank model with its published cosines, by the example of its README.
 
-The release publishes the scores of two queries against two documents, once with plain queries and
-once with its README's listwise template, in which documents carry the end token.
+The release publishes the scores of two queries with two documents, once for plain queries and once
+for the README's listwise template, in which documents end with the end token.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ PUBLISHED = {
     "plain, transformers": ((0.5951, 0.0304), (0.0620, 0.5627)),
     "listwise, vLLM": ((0.8517, 0.2404), (0.3310, 0.7905)),
 }
-"""Of Alibaba-NLP/E2Rank-0.6B: rows are queries, columns documents."""
+"""The published cosines of Alibaba-NLP/E2Rank-0.6B: rows are queries, columns documents."""
 
 TOLERANCE = 0.01
-"""The two published plain runs differ by up to 0.0031 from one another; bfloat16 adds its own."""
+"""Two sets of plain cosines were published, which differ by up to 0.0031; bfloat16 adds more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Verification:
 
     @property
     def largest_difference(self) -> float:
-        """From the published vLLM scores, over all eight."""
+        """The largest difference to the eight scores that were published for vLLM."""
         plain = np.abs(self.plain - np.array(PUBLISHED["plain, vLLM"]))
         listwise = np.abs(self.listwise - np.array(PUBLISHED["listwise, vLLM"]))
         return float(max(plain.max(), listwise.max()))
@@ -54,15 +54,15 @@ class Verification:
 
 
 def verify(encoder: Encoder) -> Verification:
-    """Embed the README's example with the README's template.
+    """Encode the README's example with the README's template.
 
     Raises ValueError for an encoder that does not use E2Rank's prompts.
     """
     recipe = encoder.recipe
     if recipe.prompts.query != E2RANK.query or recipe.pooling != "last":
         raise ValueError(
-            f"{encoder.name} does not encode as the released E2Rank models do (last token, "
-            "'Instruct: ... Query:'), so there is nothing published to hold it against"
+            f"{encoder.name} does not encode like the released E2Rank models (last token, "
+            "'Instruct: ... Query:'), so there are no published cosines to compare it with"
         )
     documents = encoder.encode_documents(DOCUMENTS)
     prompts = [

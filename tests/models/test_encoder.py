@@ -420,7 +420,7 @@ def test_the_bar_of_a_long_call_does_not_change_the_vectors(bert, capsys):
     ("dtype", "advice"),
     [
         ("bfloat16", 'open it with dtype="float32"'),
-        ("float32", "float32 is the widest there is: the weights are damaged"),
+        ("float32", "float32 is the widest dtype: the weights"),
     ],
 )
 def test_vectors_that_are_not_finite_are_an_error_with_advice_that_helps(folder, dtype, advice):
