@@ -77,7 +77,7 @@ def without_copies(hits: Sequence[Hit]) -> list[Hit]:
 def _with_embedding(hit: Hit, copy: Hit | None) -> Hit:
     if hit.embedding is not None or copy is None:
         return hit
-    return replace(hit, embedding=copy.embedding, source=copy.source)
+    return replace(hit, embedding=copy.embedding, source=copy.source, fingerprint=copy.fingerprint)
 
 
 def _value(score: float | None) -> float:

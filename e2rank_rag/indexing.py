@@ -270,9 +270,9 @@ def probe_foreign(encoder: TextEncoder, store: Store) -> None:
         return
     some = store.get(list(islice(store.ids(), PROBED_DOCUMENTS)), with_embeddings=True)
     hits = [
-        Hit(document, 0.0, vector, store.name)
-        for document, vector in some.values()
-        if document.text
+        Hit(known.document, 0.0, known.embedding, store.name)
+        for known in some.values()
+        if known.document.text
     ]
     CandidateVectors(encoder).attach([hits])
 

@@ -210,7 +210,7 @@ class SearchPipeline:
         plain: the query vectors of the search; None for candidates from elsewhere.
         """
         if plain is not None and not self._reads_vectors:
-            self._vectors.probe(found)
+            found = self._vectors.probe(found)
         if self.reranker is not None:
             # Two encoders with one fingerprint may have different query prompts.
             same = self._reads_vectors and self._vectors.encoder is self.encoder
@@ -268,7 +268,7 @@ class SearchPipeline:
             raise self._no_vector()
 
     def _check_store(self) -> None:
-        """Compare the store's record with the encoder; if they agree, no probe is needed."""
+        """StoredVectorMismatch where the store's record names another encoder."""
         if self._own_vectors.policy != "check":
             return
         recorded, store = self.store.fingerprint, self.store.name
@@ -284,7 +284,6 @@ class SearchPipeline:
                 f"{store} was written by another model than {model}, or with other lengths or "
                 "prompts: open that model, or index into another collection"
             )
-        self._vectors.trust(store, recorded == self._vectors.encoder.fingerprint)
 
 
 def _ids_of(queries: Sequence[str], candidates: Sequence[HitsOrIds]) -> list[str]:
@@ -355,7 +354,7 @@ def _as_hits(
         [
             Hit(stored[item].document, nan)
             if isinstance(item, str)
-            else replace(item, embedding=None)
+            else replace(item, embedding=None, source="", fingerprint=None)
             for item in items
         ]
         for items in candidates

@@ -40,9 +40,9 @@ class Hit:
     """A document with its score for one query, higher is better.
 
     embedding: float32 [dim], unit length; None if it was not read or computed yet.
-    source: where the embedding is from: the name of a store, or the fingerprint of the encoder that
-        made it. Vectors without a source may come from several stores, so each list of them is
-        probed (`stored_vectors`).
+    source: the name of the store that the embedding was read from; "" for any other embedding.
+    fingerprint: of the encoder that made the embedding, if the store's record or a probe says so.
+        Embeddings without the reranking encoder's fingerprint are probed (`e2rank_rag.vectors`).
     retrieval_score: the score before the first reranking, NaN where the candidate had none; None
         when it was not reranked.
     """
@@ -52,6 +52,7 @@ class Hit:
     embedding: Embeddings | None = field(default=None, compare=False, repr=False)
     source: str = field(default="", compare=False, repr=False)
     retrieval_score: float | None = field(default=None, compare=False)
+    fingerprint: str | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +79,14 @@ class RankingExample:
 
 
 class StoredDocument(NamedTuple):
-    """What a store holds under one id; `embedding` is None unless it was asked for."""
+    """What a store holds under one id; `embedding` is None unless it was asked for.
+
+    fingerprint: of the encoder that made the embedding; None without a record, or an embedding.
+    """
 
     document: Document
     embedding: Embeddings | None = None
+    fingerprint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

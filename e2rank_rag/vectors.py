@@ -5,13 +5,12 @@
     [hits], counts = vectors.attach([hits])   # probe these, encode the rest
 
 Many models have 384 dimensions, so another model's vectors give cosines without an error, and these
-mean nothing. So a vector is reused only if its store's record names this encoder, or after a probe:
-a few documents are encoded again and compared. No other module gives candidates their vectors.
+mean nothing. So a vector is reused only if its fingerprint is the encoder's, or after a probe: a
+few documents are encoded again and compared. No other module gives candidates their vectors.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -31,8 +30,7 @@ StoredVectors = Literal["check", "trust", "ignore"]
 probe, and "ignore" encodes every candidate again."""
 
 PROBED = 2
-"""Documents that a call compares if the store has no record of its model. Documents compared by an
-earlier call count."""
+"""Documents of one store that a call compares. Documents compared by an earlier call count."""
 
 PROBED_OF_MIXED = 3
 """Documents that a call compares in each list without a source, which may be joined from several
@@ -82,7 +80,12 @@ def with_stored(
         if known is not None and known.embedding is not None:
             embedded = known.document.text if text is None else text(known.document)
             if embedded == hit.document.text:
-                hit = replace(hit, embedding=known.embedding, source=source)
+                hit = replace(
+                    hit,
+                    embedding=known.embedding,
+                    source=source,
+                    fingerprint=known.fingerprint,
+                )
         found.append(hit)
     return found
 
@@ -92,15 +95,13 @@ class CandidateVectors:
 
     One object serves all calls of a reranker or a pipeline, because it remembers which pairs of
     text and vector it has compared. It does not remember a store, because a collection can be
-    deleted and made again, and an alias can be switched. So each call compares a few vectors,
-    unless `trust` says that the store's record names this encoder.
+    deleted and made again, and an alias can be switched.
     """
 
     def __init__(self, encoder: TextEncoder, policy: StoredVectors = "check") -> None:
         check_policy(policy)
         self.encoder = encoder
         self.policy = policy
-        self._trusted: set[str] = set()
         self._compared: set[bytes] = set()
 
     def read(
@@ -113,14 +114,12 @@ class CandidateVectors:
     ) -> list[Hit]:
         """The hits, with stored vectors where they had none; arguments as in `with_stored`.
 
-        Reads the store's record once and the documents in one request. Reads nothing under
-        "ignore", and if every hit has its vector. `attach` then checks the vectors and encodes the
-        missing ones.
+        Reads the documents in one request. Reads nothing under "ignore", and if every hit has its
+        vector. `attach` then checks the vectors and encodes the missing ones.
         """
         wanted = self._wanted(hits, ids)
         if not wanted:
             return list(hits)
-        self._trust_record(store)
         stored = store.get(wanted, with_embeddings=True)
         return with_stored(hits, stored, store.name, ids=ids, text=text)
 
@@ -136,7 +135,6 @@ class CandidateVectors:
         wanted = self._wanted(hits, ids)
         if not wanted:
             return list(hits)
-        await asyncio.to_thread(self._trust_record, store)
         stored = await store.aget(wanted, with_embeddings=True)
         return with_stored(hits, stored, store.name, ids=ids, text=text)
 
@@ -150,13 +148,13 @@ class CandidateVectors:
             lists = [[replace(hit, embedding=None) for hit in hits] for hits in lists]
         else:
             lists = [[self._usable(hit) for hit in hits] for hits in lists]
-            self.probe(lists)
+            lists = self.probe(lists)
         missing = [hit.document.text for hits in lists for hit in hits if hit.embedding is None]
         encoded = iter(self.encoder.encode_documents(missing) if missing else ())
-        made_by = self.encoder.fingerprint if missing else ""
+        made_by = self.encoder.fingerprint if missing else None
         filled = [
             [
-                replace(hit, embedding=next(encoded), source=made_by)
+                replace(hit, embedding=next(encoded), source="", fingerprint=made_by)
                 if hit.embedding is None
                 else hit
                 for hit in hits
@@ -165,14 +163,6 @@ class CandidateVectors:
         ]
         total = sum(map(len, filled))
         return filled, VectorCounts(reused=total - len(missing), encoded=len(missing))
-
-    def trust(self, source: str, trusted: bool = True) -> None:
-        """Use the vectors of this store without a probe, because its record names this encoder."""
-        (self._trusted.add if trusted else self._trusted.discard)(source)
-
-    def _trust_record(self, store: Store) -> None:
-        if self.policy == "check":
-            self.trust(store.name, store.fingerprint == self.encoder.fingerprint)
 
     def _wanted(self, hits: Sequence[Hit], ids: Sequence[str | None] | None) -> list[str]:
         """The store's ids for the hits without a vector."""
@@ -200,17 +190,21 @@ class CandidateVectors:
             )
         return hit if vector is hit.embedding else replace(hit, embedding=vector)
 
-    def probe(self, lists: Sequence[Sequence[Hit]]) -> None:
+    def probe(self, lists: Sequence[Sequence[Hit]]) -> list[list[Hit]]:
         """Encode a few documents of each source again and compare; only under "check".
 
+        Returns the hits, those with a vector marked with the encoder's fingerprint, so that they
+        are not probed again. Vectors that have it already are not probed.
         Raises StoredVectorMismatch for a vector whose cosine with the new one is below `SAME`.
         """
-        if self.policy != "check":
-            return
+        lists = [list(hits) for hits in lists]
+        if self.policy != "check" or all(hit.embedding is None for hits in lists for hit in hits):
+            return lists
+        own = self.encoder.fingerprint
         groups: dict[object, list[Hit]] = {}
         for place, hits in enumerate(lists):
             for hit in hits:
-                if hit.embedding is not None and not self._needs_no_probe(hit.source):
+                if hit.embedding is not None and hit.fingerprint != own:
                     # A list without a source may be joined from several: it is probed by itself.
                     groups.setdefault(hit.source or place, []).append(hit)
         chosen = {
@@ -218,8 +212,16 @@ class CandidateVectors:
             for group in groups.values()
             for key, hit in self._choose(group, one_store=bool(group[0].source))
         }
-        if not chosen:
-            return
+        if chosen:
+            self._encode_again(chosen)
+        if not groups:
+            return lists
+        return [
+            [hit if hit.embedding is None else replace(hit, fingerprint=own) for hit in hits]
+            for hits in lists
+        ]
+
+    def _encode_again(self, chosen: Mapping[bytes, Hit]) -> None:
         texts = [hit.document.text for hit in chosen.values()]
         fresh = self.encoder.encode_documents(texts, on_cut=_ignore_cut)
         for hit, vector in zip(chosen.values(), fresh, strict=True):
@@ -227,9 +229,6 @@ class CandidateVectors:
         if len(self._compared) > REMEMBERED_PAIRS:
             self._compared.clear()
         self._compared.update(chosen)
-
-    def _needs_no_probe(self, source: str) -> bool:
-        return source in self._trusted or source == self.encoder.fingerprint
 
     def _choose(self, hits: Sequence[Hit], *, one_store: bool) -> list[tuple[bytes, Hit]]:
         """The pairs to compare: first the one that is least similar to the mean of the list, then

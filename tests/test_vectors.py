@@ -76,11 +76,10 @@ def test_a_source_that_changed_under_a_reranker_is_refused(table):
             vectors.attach([turned])
 
 
-def test_trust_ends_when_the_record_does(table):
+def test_a_recorded_fingerprint_is_that_of_one_hit_and_of_no_store(table):
+    recorded = replace(hit("b", [1, 0, 0]), fingerprint=table.fingerprint)
     vectors = CandidateVectors(table)
-    vectors.trust("s")
-    vectors.attach([[stored("a"), hit("b", [1, 0, 0])]])
-    vectors.trust("s", False)
+    vectors.attach([[stored("a"), recorded]])
     with pytest.raises(StoredVectorMismatch):
         vectors.attach([[stored("a"), hit("b", [1, 0, 0])]])
 
@@ -125,11 +124,17 @@ def test_a_joined_list_costs_three_encodings_at_most(table):
     assert sorted(counting.documents) == sorted(texts)  # each once
 
 
-def test_a_trusted_source_is_not_probed(table):
-    vectors = CandidateVectors(table)
-    vectors.trust("s")
-    vectors.attach([[stored("a"), stored("b")]])
+def test_vectors_with_the_encoders_fingerprint_are_not_probed(table):
+    recorded = [replace(stored(id), fingerprint=table.fingerprint) for id in "ab"]
+    CandidateVectors(table).attach([recorded])
     assert table.documents == []
+
+
+def test_candidates_that_passed_a_probe_are_not_probed_again(table):
+    (hits,) = CandidateVectors(table).probe([[stored("a"), stored("b"), hit("c")]])
+    assert [h.fingerprint for h in hits] == [table.fingerprint] * 2 + [None]
+    CandidateVectors(table).probe([hits])
+    assert table.documents == ["a", "b"]
 
 
 @pytest.mark.parametrize("policy", ["trust", "ignore"])
@@ -244,7 +249,7 @@ def test_what_another_encoder_made_on_the_spot_is_probed(table):
     filled, _ = CandidateVectors(
         TableEncoder({"a": [0, 1, 0], "b": [1, 0, 0]}, fingerprint="u")
     ).attach([[hit("a"), hit("b")]])
-    with pytest.raises(StoredVectorMismatch, match="'a' in u has cosine"):
+    with pytest.raises(StoredVectorMismatch, match="'a' in the candidates has cosine"):
         CandidateVectors(table).attach(filled)
 
 

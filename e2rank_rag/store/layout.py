@@ -131,6 +131,11 @@ def check_text(text: Any, what: str) -> None:
         ) from error
 
 
+def same_meta(stored: Document, given: Document) -> bool:
+    """Whether a stored document has the meta of the given one, compared as JSON."""
+    return same_json(stored.meta, Layout().metadata(given))
+
+
 def same_json(one: Any, other: Any) -> bool:
     """Whether two values are equal as JSON, where 1 is 1.0 and true is neither."""
     if isinstance(one, bool) or isinstance(other, bool):

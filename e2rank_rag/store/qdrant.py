@@ -248,8 +248,9 @@ class QdrantStore:
         self, ids: Sequence[str], *, with_embeddings: bool = False
     ) -> dict[str, StoredDocument]:
         """The documents under these ids, in their order; unknown ids are left out."""
+        made_by = self._known_schema().fingerprint if with_embeddings and len(ids) else None
         answers = self._send_all(self._requests.retrieve(ids, vectors=with_embeddings))
-        return self._requests.stored(ids, answers)
+        return self._requests.stored(ids, answers, made_by)
 
     def ids(self) -> Iterator[str]:
         """Every document id, read page by page, in an order that means nothing."""
@@ -315,8 +316,11 @@ class QdrantStore:
     async def aget(
         self, ids: Sequence[str], *, with_embeddings: bool = False
     ) -> dict[str, StoredDocument]:
+        made_by = (
+            (await self._aknown_schema()).fingerprint if with_embeddings and len(ids) else None
+        )
         answers = await self._asend_all(self._requests.retrieve(ids, vectors=with_embeddings))
-        return self._requests.stored(ids, answers)
+        return self._requests.stored(ids, answers, made_by)
 
     async def adelete(self, ids: Sequence[str]) -> None:
         await self._asend_all(self._requests.delete(ids))

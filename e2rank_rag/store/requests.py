@@ -191,7 +191,9 @@ class CollectionRequests:
         for batch in _batches(queries, at_once, [size] * len(queries)):
             places = slice(start, start + len(batch))
             scored_with = list(rows[places]) if schema.scored_by_dot else [None] * len(batch)
-            parse = partial(self._rankings, rows=scored_with, top_k=top_k)
+            parse = partial(
+                self._rankings, rows=scored_with, top_k=top_k, fingerprint=schema.fingerprint
+            )
             requests.append(self._request("query_batch_points", {"requests": batch}, parse))
             start += len(batch)
         return requests
@@ -239,12 +241,14 @@ class CollectionRequests:
             )
         ]
 
-    def stored(self, ids: Sequence[str], answers: Iterable[Points]) -> dict[str, StoredDocument]:
+    def stored(
+        self, ids: Sequence[str], answers: Iterable[Points], fingerprint: str | None
+    ) -> dict[str, StoredDocument]:
         """The answers to `retrieve`, under the ids that were asked for and in their order."""
         points = {str(point.id): point for points in answers for point in points}
         asked = {id: points.get(str(self.layout.point_id(id))) for id in ids}
         return {
-            id: StoredDocument(self.layout.document(point), self._vector(point))
+            id: StoredDocument(self.layout.document(point), self._vector(point), fingerprint)
             for id, point in asked.items()
             if point is not None
         }
@@ -297,12 +301,17 @@ class CollectionRequests:
         return self.vector_name is None or self.layout.all_vectors or [self.vector_name]
 
     def _rankings(
-        self, answers: Sequence[Any], *, rows: Sequence[Embeddings | None], top_k: int
+        self,
+        answers: Sequence[Any],
+        *,
+        rows: Sequence[Embeddings | None],
+        top_k: int,
+        fingerprint: str | None,
     ) -> list[list[Hit]]:
         if len(answers) != len(rows):
             raise ValueError(f"{len(answers)} rankings for {len(rows)} queries")
         return [
-            self._ranking(answer, row=row, top_k=top_k)
+            self._ranking(answer, row=row, top_k=top_k, fingerprint=fingerprint)
             for answer, row in zip(answers, rows, strict=True)
         ]
 
@@ -313,22 +322,27 @@ class CollectionRequests:
         row: Embeddings | None,
         top_k: int,
         ids: Sequence[Any] | None = None,
+        fingerprint: str | None = None,
     ) -> list[Hit]:
         """row: what to score the stored vectors with, in place of Qdrant's scores. ids: of the only
         points that may be in it; None: any."""
         if len(answer.points) > top_k:
             raise ValueError(f"{len(answer.points)} points where {top_k} were asked for")
         points = each_once(answer.points) if ids is None else asked_for(answer.points, ids=ids)
-        hits = [self._hit(point, row) for point in points]
+        hits = [self._hit(point, row, fingerprint) for point in points]
         # Local mode ranks a vector of NaN first.
         return sorted(hits, key=lambda hit: -hit.score)
 
-    def _hit(self, point: Any, row: Embeddings | None) -> Hit:
+    def _hit(self, point: Any, row: Embeddings | None, fingerprint: str | None) -> Hit:
         vector, score = self._vector(point), float(point.score)
         if row is not None:
             score = 0.0 if vector is None else float(row @ vector)
         return Hit(
-            self.layout.document(point), score if isfinite(score) else 0.0, vector, self.name
+            self.layout.document(point),
+            score if isfinite(score) else 0.0,
+            vector,
+            self.name,
+            fingerprint=fingerprint,
         )
 
     def _vector(self, point: Any) -> Embeddings | None:

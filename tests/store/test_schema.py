@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 
 import numpy as np
@@ -54,6 +55,18 @@ def test_named_vectors_are_written_searched_and_read(memory):
     assert ids(hits) == ["north", "east"]
     np.testing.assert_allclose(hits[1].embedding, VECTORS[1], atol=1e-6)
     assert ids(store.rescore(VECTORS[2], ["north", "west"])) == ["west", "north"]
+
+
+@pytest.mark.parametrize("recorded", ["f1", None])
+def test_vectors_carry_the_recorded_fingerprint(memory, recorded):
+    store = QdrantStore(memory, "c")
+    store.prepare(3, fingerprint=recorded)
+    store.upsert(DOCUMENTS, VECTORS)
+    stored = store.get(["north"], with_embeddings=True)["north"]
+    again = asyncio.run(store.aget(["north"], with_embeddings=True))["north"]
+    found = store.search(QUERY, top_k=1) + asyncio.run(store.asearch(QUERY, top_k=1))
+    assert {each.fingerprint for each in [stored, again, *found]} == {recorded}
+    assert store.get(["north"])["north"].fingerprint is None
 
 
 @pytest.mark.parametrize(
