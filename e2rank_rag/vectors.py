@@ -197,9 +197,9 @@ class CandidateVectors:
         are not probed again. Vectors that have it already are not probed.
         Raises StoredVectorMismatch for a vector whose cosine with the new one is below `SAME`.
         """
-        lists = [list(hits) for hits in lists]
+        unchanged = [list(hits) for hits in lists]
         if self.policy != "check" or all(hit.embedding is None for hits in lists for hit in hits):
-            return lists
+            return unchanged
         own = self.encoder.fingerprint
         groups: dict[object, list[Hit]] = {}
         for place, hits in enumerate(lists):
@@ -215,7 +215,7 @@ class CandidateVectors:
         if chosen:
             self._encode_again(chosen)
         if not groups:
-            return lists
+            return unchanged
         return [
             [hit if hit.embedding is None else replace(hit, fingerprint=own) for hit in hits]
             for hits in lists
