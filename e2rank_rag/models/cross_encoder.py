@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from e2rank_rag.errors import CheckpointError
+from e2rank_rag.models.core import Core, ModelUser, evaluating, in_its_thread, not_finite
 from e2rank_rag.models.cpu import use_onednn
 from e2rank_rag.models.cross_encoder_folder import (
     load_cross_encoder,
@@ -28,17 +29,13 @@ from e2rank_rag.models.cross_encoder_folder import (
     reads_segments,
     save_cross_encoder,
 )
-from e2rank_rag.models.e2rank import evaluating
-from e2rank_rag.models.folders import find_model
 from e2rank_rag.models.runtime import (
-    Dtype,
     LoadKey,
-    ModelUser,
+    OpenOptions,
     Shared,
     Worker,
     acquire,
-    batch_tokens,
-    not_finite,
+    found_model,
     trying,
 )
 from e2rank_rag.models.tokenizer_files import check_ids, check_special_ids, load_tokenizer
@@ -48,13 +45,12 @@ from e2rank_rag.recipe import CrossEncoderRecipe, Structure
 from e2rank_rag.tokenization import (
     MIN_SHARE,
     Tokens,
-    batches_by_length,
     checked_texts,
     pad_id,
     plain_tokenizer,
     token_id,
 )
-from e2rank_rag.types import PairScores, PromptUsage, T
+from e2rank_rag.types import PairScores, PromptUsage
 
 
 @dataclass(kw_only=True)
@@ -64,15 +60,11 @@ class LoadedCrossEncoder(Shared):
     model: PreTrainedModel
 
 
-class PairModel:
-    """Pairs of texts to scores, without a thread. Satisfies `types.PairRanker`; not thread-safe.
-
-    The model may be in training mode and may change between calls: each call runs it without
-    dropout and without gradients.
+class PairModel(Core):
+    """Pairs of texts to scores. Satisfies `types.PairRanker`.
 
     model: from `load_cross_encoder`; it may be wrapped, for example by peft.
-    name: the model's name in error messages.
-    before_batch: called before each forward pass; it may raise to stop the call.
+    name, worker: see `Core`.
     """
 
     def __init__(
@@ -83,12 +75,11 @@ class PairModel:
         *,
         plain: Tokenizer | None = None,
         name: str = "the model",
-        before_batch: Callable[[], None] = lambda: None,
+        worker: Worker | None = None,
     ) -> None:
+        super().__init__(name, worker)
         self.model = model
         self.recipe = recipe
-        self.name = name
-        self._before_batch = before_batch
         config: Any = model.config
         self._score_id: int | None = None
         self._start_id: int | None = None
@@ -104,6 +95,7 @@ class PairModel:
             padding=config.pad_token_id if recipe.input == "segments" else None,
         )
 
+    @in_its_thread
     def score(
         self,
         queries: Sequence[str],
@@ -133,6 +125,7 @@ class PairModel:
         split = np.split(scores, ends) if lists else []
         return PairScores(split, tuple(map(_usage, lists)))
 
+    @in_its_thread
     def room(self, query: str) -> int:
         """Tokens that a query leaves for a document; ValueError for an empty query."""
         (query,) = checked_texts([query], "query")
@@ -142,29 +135,18 @@ class PairModel:
         """Scores of a batch from `PairTokenizer.collate`, float32 [B]."""
         return pair_logits(model, batch, self._score_id, self._start_id)
 
-    async def run_async(self, call: Callable[[], T]) -> T:
-        """Run the call at once: this model has no thread of its own."""
-        return call()
-
-    def close(self) -> None:
-        """Do nothing: the model belongs to the caller."""
-
     def _forward(self, pairs: Sequence[Tokens]) -> NDArray[np.float32]:
         scores = np.empty(len(pairs), dtype=np.float32)
         parameter = next(self.model.parameters())
-        budget = batch_tokens(parameter.device)
         with evaluating(self.model):
-            for rows in batches_by_length([len(pair.ids) for pair in pairs], budget):
-                self._before_batch()
-                batch = self.tokenizer.collate([pairs[row] for row in rows])
-                batch = {name: part.to(parameter.device) for name, part in batch.items()}
+            for rows, batch in self._batches(pairs, self.tokenizer.collate, parameter.device):
                 scores[rows] = self.read(self.model, batch).cpu().numpy()
         if not np.isfinite(scores).all():
             raise not_finite(f"{self.name} gave scores", parameter.dtype)
         return scores
 
 
-class CrossEncoder(ModelUser[LoadedCrossEncoder]):
+class CrossEncoder(ModelUser[LoadedCrossEncoder, PairModel], PairModel):
     """A `PairModel` in the thread of its device. Objects of one model share weights and thread.
 
     Every method may be called from any thread; `run_async` never blocks the event loop. Scores are
@@ -178,14 +160,14 @@ class CrossEncoder(ModelUser[LoadedCrossEncoder]):
     ) -> None:
         super().__init__(key, model, name=name)
         self.recipe = recipe
-        self._pairs = model.worker.run(
+        self._core = model.worker.run(
             lambda: PairModel(
                 model.model,
                 model.tokenizer,
                 recipe,
                 plain=model.plain,
                 name=name,
-                before_batch=lambda: model.worker.check_cancelled(),
+                worker=model.worker,
             )
         )
 
@@ -198,11 +180,7 @@ class CrossEncoder(ModelUser[LoadedCrossEncoder]):
         score_token: str | None = None,
         pooling: str | None = None,
         max_length: int | None = None,
-        dtype: Dtype | None = None,
-        device: str | None = None,
-        attn_implementation: str | None = None,
-        revision: str | None = None,
-        local_files_only: bool = False,
+        **options: Unpack[OpenOptions],
     ) -> Self:
         """Open a model folder or a hub id.
 
@@ -215,12 +193,12 @@ class CrossEncoder(ModelUser[LoadedCrossEncoder]):
             encoder-decoder is the paper's, "<extra_id_10>"; an encoder-only T5 pools "cls" or
             "mean".
         max_length: limit for a pair in tokens, special tokens included; by default at most 512.
-        dtype, device: as in `Encoder.from_pretrained`.
+        options: as in `Encoder.from_pretrained`.
 
         Raises CheckpointError for a folder that is missing, damaged, another system's or without a
         score; ValueError for a setting that does not fit the model.
         """
-        found = find_model(model, revision=revision, local_files_only=local_files_only)
+        found = found_model(model, options)
         folder = found.folder.resolve()
         recipe = read_cross_encoder_recipe(
             folder,
@@ -230,31 +208,9 @@ class CrossEncoder(ModelUser[LoadedCrossEncoder]):
             pooling=pooling,
             max_tokens=max_length,
         )
-        key = LoadKey.of(
-            folder,
-            dtype=dtype,
-            device=device,
-            attn_implementation=attn_implementation,
-            # A folder may be opened with two structures; loading refuses the wrong one.
-            system=f"rankt5 {recipe.structure}",
-        )
+        # A folder may be opened with two structures; loading refuses the wrong one.
+        key = LoadKey.of(folder, options, system=f"rankt5 {recipe.structure}")
         return cls(key, acquire(key, partial(_load, recipe=recipe)), recipe, found.name)
-
-    def score(
-        self,
-        queries: Sequence[str],
-        documents: Sequence[Sequence[str]],
-        *,
-        least: int = MIN_SHARE,
-    ) -> PairScores:
-        """A score for each query with each of its documents; see `PairModel.score`."""
-        worker, pairs = self.loaded.worker, self._pairs
-        return worker.run(lambda: pairs.score(queries, documents, least=least))
-
-    def room(self, query: str) -> int:
-        """Tokens that a query leaves for a document; ValueError for an empty query."""
-        worker, pairs = self.loaded.worker, self._pairs
-        return worker.run(lambda: pairs.room(query))
 
     def save(self, folder: str | Path) -> Path:
         """Write model and recipe; sentence-transformers' `CrossEncoder` can open a BERT."""
@@ -262,9 +218,6 @@ class CrossEncoder(ModelUser[LoadedCrossEncoder]):
         return loaded.worker.run(
             lambda: save_cross_encoder(folder, loaded.model, loaded.tokenizer, self.recipe)
         )
-
-    def _drop(self) -> None:
-        self._pairs = None  # type: ignore[assignment]
 
 
 RankT5 = CrossEncoder

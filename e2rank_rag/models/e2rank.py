@@ -7,19 +7,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
 
-from e2rank_rag.models.runtime import batch_tokens, not_finite
-from e2rank_rag.tokenization import TextTokenizer, Tokens, batches_by_length, checked_texts
-from e2rank_rag.types import Cut, Embeddings, ListwiseEncoding, T
+from e2rank_rag.models.core import Core, evaluating, in_its_thread, not_finite
+from e2rank_rag.models.runtime import Worker
+from e2rank_rag.tokenization import TextTokenizer, Tokens, checked_texts
+from e2rank_rag.types import Cut, Embeddings, ListwiseEncoding
 
 logger = logging.getLogger(__name__)
 
@@ -47,25 +45,6 @@ def blend(queries: Tensor, listwise: Tensor, weight: float) -> Tensor:
     if weight == 0.0:
         return listwise
     return F.normalize(weight * queries + (1.0 - weight) * listwise, dim=-1)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Run a model as in serving: without dropout and without gradients.
-
-    A model in training mode returns to training mode at the end. It runs under `no_grad`, because
-    tensors that it caches in inference mode could not be used for a gradient later.
-    """
-    if not model.training:
-        with torch.inference_mode():
-            yield
-        return
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train()
 
 
 class Backbone(nn.Module):
@@ -109,21 +88,18 @@ class RecentVectors:
             del self._vectors[next(iter(self._vectors))]
 
 
-class TextModel:
+class TextModel(Core):
     """Queries, documents and listwise prompts to unit vectors. Satisfies `types.TextEncoder`.
 
-    Vectors are float32 [n, dim], unit length, in input order. The modules may be in training mode
-    and may change between calls: each call runs them without dropout and without gradients. Not
-    thread-safe.
+    Vectors are float32 [n, dim], unit length, in input order.
 
     transformer: reads queries and documents.
     tokenizer: turns texts into tokens as its recipe says.
     listwise: reads listwise prompts; None: the transformer does. While an adapter is trained,
         `transformer` is the frozen base and `listwise` the model in training.
     fingerprint: see `TextEncoder.fingerprint`.
-    name: the model's name in error messages.
     recent: cache of query vectors, for a `transformer` that does not change.
-    before_batch: called before each forward pass; it may raise to stop the call.
+    name, worker: see `Core`.
     """
 
     def __init__(
@@ -135,40 +111,39 @@ class TextModel:
         fingerprint: str = "in training",
         name: str = "the model",
         recent: RecentVectors | None = None,
-        before_batch: Callable[[], None] = lambda: None,
+        worker: Worker | None = None,
     ) -> None:
+        super().__init__(name, worker)
         self.tokenizer = tokenizer
         self.recipe = tokenizer.recipe
         self.fingerprint = fingerprint
-        self.name = name
         self.feedback = self.recipe.feedback
         self.dim = int(self.recipe.truncate_dim or transformer.config.hidden_size)  # type: ignore[union-attr, arg-type]
         self._plain = transformer
         self._listwise = transformer if listwise is None else listwise
         self._recent = recent
-        self._before_batch = before_batch
 
-    def encode_queries(
-        self, queries: Sequence[str], *, progress: bool | None = False
-    ) -> Embeddings:
+    @in_its_thread
+    def encode_queries(self, queries: Sequence[str], *, progress: bool | None = None) -> Embeddings:
         """Plain query vectors, float32 [n, dim]. ValueError for a query without any token."""
         tokens = self.tokenizer.queries(checked_texts(queries, "query"))
         _log_cut("queries", _cut(tokens, self.recipe.query_tokens))
         return self._queries(tokens, progress=progress)
 
+    @in_its_thread
     def encode_documents(
         self,
         documents: Sequence[str],
         *,
         on_cut: Callable[[Cut], None] | None = None,
-        progress: bool | None = False,
+        progress: bool | None = None,
     ) -> Embeddings:
         """Document vectors, float32 [n, dim].
 
         Texts are cut at `recipe.document_tokens`.
 
         on_cut: called with the number of texts that were cut; None: one warning per call is logged.
-        progress: show a bar; None: on a terminal, for long calls.
+        progress: show a bar; None: for long calls of an open model, on a terminal.
         """
         tokens = self.tokenizer.documents(checked_texts(documents, "document"))
         vectors = self._forward(tokens, self._plain, progress=progress)
@@ -179,6 +154,7 @@ class TextModel:
             on_cut(cut)
         return vectors
 
+    @in_its_thread
     def encode_listwise(
         self,
         queries: Sequence[str],
@@ -223,6 +199,7 @@ class TextModel:
             vectors = blend(plain, torch.from_numpy(vectors), weight).numpy()
         return ListwiseEncoding(vectors, tuple(usage))
 
+    @in_its_thread
     def encode_verbatim(self, prompts: Sequence[str]) -> Embeddings:
         """Vectors of finished prompts, in which special tokens are recognised, float32 [n, dim].
 
@@ -231,14 +208,7 @@ class TextModel:
         tokens = [self.tokenizer.verbatim(prompt) for prompt in prompts]
         return self._forward(tokens, self._listwise)
 
-    async def run_async(self, call: Callable[[], T]) -> T:
-        """Run the call at once: this model has no thread of its own."""
-        return call()
-
-    def close(self) -> None:
-        """Do nothing: the modules belong to the caller."""
-
-    def _queries(self, tokens: Sequence[Tokens], *, progress: bool | None = False) -> Embeddings:
+    def _queries(self, tokens: Sequence[Tokens], *, progress: bool | None = None) -> Embeddings:
         """Like `_forward`, but cached queries need no forward pass."""
         if self._recent is None:
             return self._forward(tokens, self._plain, progress=progress)
@@ -258,19 +228,15 @@ class TextModel:
         return vectors
 
     def _forward(
-        self, tokens: Sequence[Tokens], transformer: nn.Module, *, progress: bool | None = False
+        self, tokens: Sequence[Tokens], transformer: nn.Module, *, progress: bool | None = None
     ) -> Embeddings:
         """Vectors of tokenised texts, in batches of similar length."""
         parameter = next(transformer.parameters())
         backbone = Backbone(transformer, truncate_dim=self.recipe.truncate_dim)
         vectors = np.empty((len(tokens), self.dim), dtype=np.float32)
-        budget = batch_tokens(parameter.device)
-        batches = list(batches_by_length([len(row.ids) for row in tokens], budget))
+        batches = self._batches(tokens, self.tokenizer.collate, parameter.device, progress=progress)
         with evaluating(transformer):
-            for rows in _tracked(batches, progress):
-                self._before_batch()
-                batch = self.tokenizer.collate([tokens[row] for row in rows])
-                batch = {name: part.to(parameter.device) for name, part in batch.items()}
+            for rows, batch in batches:
                 vectors[rows] = backbone(**batch)[:, 0].float().cpu().numpy()
         if not (np.linalg.norm(vectors, axis=1) > 0.5).all():
             raise not_finite(f"{self.name} gave vectors", parameter.dtype, "not finite or zero")
@@ -290,13 +256,3 @@ def _log_cut(kind: str, cut: Cut) -> None:
             kind,
             cut.limit,
         )
-
-
-def _tracked(batches: list[list[int]], progress: bool | None) -> Iterator[list[int]]:
-    console = Console(stderr=True)
-    long = len(batches) > 50
-    shown = (console.is_terminal and long) if progress is None else progress
-    if not shown:
-        yield from batches
-        return
-    yield from track(batches, description="encoding", console=console, transient=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, Unpack
 
 import torch
 from transformers import PreTrainedModel
@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.adapter import with_adapter
 from e2rank_rag.models.config import positions
+from e2rank_rag.models.core import ModelUser
 from e2rank_rag.models.cpu import use_onednn
 from e2rank_rag.models.e2rank import Backbone, RecentVectors, TextModel
 from e2rank_rag.models.e2rank_folder import (
@@ -28,14 +29,14 @@ from e2rank_rag.models.e2rank_folder import (
     read_recipe,
     save_checkpoint,
 )
-from e2rank_rag.models.folders import RECIPE_FILE, find_model
+from e2rank_rag.models.folders import RECIPE_FILE
 from e2rank_rag.models.runtime import (
-    Dtype,
     LoadKey,
-    ModelUser,
+    OpenOptions,
     Shared,
     Worker,
     acquire,
+    found_model,
     release,
     trying,
 )
@@ -45,8 +46,6 @@ from e2rank_rag.prompts import Prompts, Task, resolve_prompts, resolve_task
 from e2rank_rag.recipe import EncoderOf, Pooling, Recipe
 from e2rank_rag.tokenization import TextTokenizer, plain_tokenizer
 from e2rank_rag.types import Cut, Embeddings, ListwiseEncoding
-
-R = TypeVar("R")
 
 
 @dataclass(kw_only=True)
@@ -63,7 +62,7 @@ class LoadedModel(Shared):
     queries: RecentVectors = field(default_factory=lambda: RecentVectors(256))
 
 
-class Encoder(ModelUser[LoadedModel]):
+class Encoder(ModelUser[LoadedModel, TextModel], TextModel):
     """A `TextModel` in the thread of its device. Encoders of one model share weights and thread.
 
     Every method may be called from any thread; the `a...` twins never block the event loop. Vectors
@@ -81,16 +80,16 @@ class Encoder(ModelUser[LoadedModel]):
         self.hidden_size = int(model.transformer.config.hidden_size)
         self.feedback = recipe.feedback
         self.fingerprint = recipe.document_fingerprint(model.digest)
-        self._texts = TextModel(
+        self._core = TextModel(
             model.transformer,
             self.tokenizer,
             listwise=model.listwise,
             fingerprint=self.fingerprint,
             name=name,
             recent=model.queries,
-            before_batch=lambda: model.worker.check_cancelled(),
+            worker=model.worker,
         )
-        self.dim = self._texts.dim
+        self.dim = self._core.dim
 
     @classmethod
     def from_pretrained(
@@ -100,13 +99,9 @@ class Encoder(ModelUser[LoadedModel]):
         pooling: Pooling | None = None,
         prompts: Prompts | str | None = None,
         task: Task | str | None = None,
-        dtype: Dtype | None = None,
-        device: str | None = None,
-        attn_implementation: str | None = None,
         max_length: int | None = None,
         truncate_dim: int | None = None,
-        revision: str | None = None,
-        local_files_only: bool = False,
+        **options: Unpack[OpenOptions],
     ) -> Self:
         """Open a shipped model by its name, a model folder or a hub id.
 
@@ -115,14 +110,15 @@ class Encoder(ModelUser[LoadedModel]):
 
         pooling, prompts: needed only if the folder does not state them, see `read_recipe`.
         task: the instruction for causal models, one of `prompts.TASKS` or a Task.
-        dtype: float32 on a CPU and bfloat16 on CUDA by default.
-        device: "cpu", "cuda", "cuda:1", ...; by default CUDA if there is one.
         max_length: limit for queries and documents in tokens, special tokens included.
         truncate_dim: how many leading dimensions to keep (Matryoshka models).
+        options: dtype, device, attn_implementation, revision and local_files_only, see
+            `OpenOptions`.
 
         CheckpointError: the folder is missing or damaged, or states no pooling and prompts.
         """
-        found = find_model(model, revision=revision, local_files_only=local_files_only)
+        found = found_model(model, options)
+        local_files_only = options.get("local_files_only", False)
         folder, part = encoder_folder(found.folder, local_files_only=local_files_only)
         named = None if prompts is None else resolve_prompts(prompts)
         stored = None if part is None else part.recipe
@@ -130,13 +126,7 @@ class Encoder(ModelUser[LoadedModel]):
         changes = _changes(recipe, task, max_length, truncate_dim)
         recipe = Recipe.model_validate({**dict(recipe), **changes})
         weights, adapter = model_folders(folder.resolve(), recipe, local_files_only)
-        key = LoadKey.of(
-            weights,
-            dtype=dtype,
-            device=device,
-            attn_implementation=attn_implementation,
-            adapter=adapter,
-        )
+        key = LoadKey.of(weights, options, adapter=adapter)
         own = not (changes or pooling or prompts)
         loaded = _checked(key, recipe, part, name=found.name, own=own)
         return cls(key, loaded, recipe, name=found.name)
@@ -145,43 +135,6 @@ class Encoder(ModelUser[LoadedModel]):
         """The same weights under another recipe (prompts, lengths); close both when done."""
         _check_numbers(recipe, self.loaded, name=self.name)
         return Encoder(self._key, acquire(self._key, load_encoder), recipe, name=self.name)
-
-    def encode_queries(self, queries: Sequence[str], *, progress: bool | None = None) -> Embeddings:
-        """Plain query vectors, float32 [n, dim]. ValueError for a query without any token."""
-        return self._run(TextModel.encode_queries, queries, progress=progress)
-
-    def encode_documents(
-        self,
-        documents: Sequence[str],
-        *,
-        on_cut: Callable[[Cut], None] | None = None,
-        progress: bool | None = None,
-    ) -> Embeddings:
-        """Document vectors, float32 [n, dim]; see `TextModel.encode_documents`."""
-        return self._run(TextModel.encode_documents, documents, on_cut=on_cut, progress=progress)
-
-    def encode_listwise(
-        self,
-        queries: Sequence[str],
-        candidates: Sequence[Sequence[str]],
-        *,
-        depth: int | None = None,
-        query_weight: float | None = None,
-        query_vectors: Embeddings | None = None,
-    ) -> ListwiseEncoding:
-        """One vector per query that reranks its candidates; see `TextModel.encode_listwise`."""
-        return self._run(
-            TextModel.encode_listwise,
-            queries,
-            candidates,
-            depth=depth,
-            query_weight=query_weight,
-            query_vectors=query_vectors,
-        )
-
-    def encode_verbatim(self, prompts: Sequence[str]) -> Embeddings:
-        """Vectors of finished prompts, float32 [n, dim]; see `TextModel.encode_verbatim`."""
-        return self._run(TextModel.encode_verbatim, prompts)
 
     async def aencode_queries(self, queries: Sequence[str]) -> Embeddings:
         """`encode_queries` without blocking the event loop."""
@@ -213,14 +166,6 @@ class Encoder(ModelUser[LoadedModel]):
     def weights_folder(self) -> Path:
         """The folder that the weights for queries and documents were read from."""
         return self._key.folder
-
-    def _drop(self) -> None:
-        self._texts = None  # type: ignore[assignment]
-
-    def _run(self, method: Callable[..., R], *texts: Any, **options: Any) -> R:
-        """A method of the `TextModel`, in its thread."""
-        worker, model = self.loaded.worker, self._texts
-        return worker.run(lambda: method(model, *texts, **options))
 
 
 def load_encoder(key: LoadKey) -> LoadedModel:

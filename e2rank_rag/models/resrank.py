@@ -10,36 +10,37 @@ passage's text. docs/resrank.md lists what the paper's abstract states and what 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Self, Unpack
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from e2rank_rag.closing import OpenModel
 from e2rank_rag.errors import CheckpointError
-from e2rank_rag.list_tokenization import ListTokenizer, ListTokens
+from e2rank_rag.list_tokenization import ListTokenizer
 from e2rank_rag.models.config import positions
+from e2rank_rag.models.core import Core, R, evaluating, in_its_thread, not_finite
 from e2rank_rag.models.cpu import use_onednn
-from e2rank_rag.models.e2rank import evaluating
 from e2rank_rag.models.e2rank_folder import ENCODER_FOLDER
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.models.files import inside, new_files, write_json
 from e2rank_rag.models.folders import (
     RECIPE_FILE,
-    find_model,
     read_recipe_file,
     read_system,
 )
 from e2rank_rag.models.residual import ListBackbone, ResidualHead
-from e2rank_rag.models.runtime import Dtype, batch_tokens, in_passing_thread, not_finite
+from e2rank_rag.models.runtime import OpenOptions, Worker, found_model, in_passing_thread
 from e2rank_rag.prompts import Task
 from e2rank_rag.recipe import EncoderOf, ResRankRecipe
-from e2rank_rag.tokenization import TextTokenizer, batches_by_length
+from e2rank_rag.tokenization import TextTokenizer
 from e2rank_rag.types import Embeddings, PromptUsage, T, TextEncoder
 
 RERANKER_FOLDER = "reranker"
@@ -57,166 +58,12 @@ class ResidualVectors(NamedTuple):
     usage: tuple[PromptUsage, ...]
 
 
-class ListEncoder(Protocol):
-    """What a `ResidualReranker` needs."""
-
-    @property
-    def encoder(self) -> TextEncoder:
-        """The encoder that made the vectors in the lists."""
-        ...
-
-    def encode_lists(
-        self,
-        queries: Sequence[str],
-        passages: Sequence[Embeddings],
-        *,
-        query_vectors: Embeddings | None = None,
-    ) -> ResidualVectors:
-        """The vectors that rank each query's passages, given the encoder's vectors [k, dim]."""
-        ...
-
-    def close(self) -> None:
-        """Free the models, unless other objects use them."""
-        ...
-
-
-class ResRank(OpenModel):
-    """A `ListModel` in the thread of its device, with the encoder of its vectors.
-
-    encoder: indexes and retrieves; `Encoder.from_pretrained` opens it alone from the same folder.
-
-    Every method may be called from any thread. Close it, or use it as a context manager.
-    """
-
-    def __init__(
-        self,
-        encoder: Encoder,
-        reranker: Encoder,
-        head: ResidualHead,
-        recipe: ResRankRecipe,
-        *,
-        name: str,
-    ) -> None:
-        """The ResRank owns both encoders: its `close` closes them."""
-        self.name = name
-        self.encoder = encoder
-        self.recipe = recipe
-        self._reranker = reranker
-        head = head.to(reranker.device)
-        if reranker.device.type == "cpu":
-            use_onednn(head)
-        self.lists = ListModel(
-            ListBackbone(reranker.loaded.transformer, head).eval(),
-            reranker.tokenizer,
-            encoder,
-            before_batch=lambda: encoder.loaded.worker.check_cancelled(),
-        )
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        model: str | Path,
-        *,
-        encoder: Encoder | None = None,
-        task: Task | str | None = None,
-        max_length: int | None = None,
-        dtype: Dtype | None = None,
-        device: str | None = None,
-        attn_implementation: str | None = None,
-        revision: str | None = None,
-        local_files_only: bool = False,
-    ) -> Self:
-        """Open a model folder or a hub id. The arguments are those of `Encoder.from_pretrained`.
-
-        encoder: an open encoder with the weights that the ResRank was trained with; the ResRank
-            closes it. None opens one.
-        task and max_length are for the encoder only.
-
-        Raises CheckpointError for a folder without a ResRank, and if the ResRank was trained with
-        another encoder; ValueError for another open `encoder`.
-        """
-        name, folder = find_model(model, revision=revision, local_files_only=local_files_only)
-        recipe = read_resrank_recipe(folder)
-        options: dict[str, Any] = {
-            "dtype": dtype,
-            "device": device,
-            "attn_implementation": attn_implementation,
-            "local_files_only": local_files_only,
-        }
-        with ExitStack() as opened:
-            if encoder is None:
-                encoder = Encoder.from_pretrained(
-                    model, task=task, max_length=max_length, revision=revision, **options
-                )
-                opened.callback(encoder.close)
-            else:
-                _check_encoder(encoder, recipe, task=task, max_length=max_length)
-            reranker = Encoder.from_pretrained(inside(folder, RERANKER_FOLDER), **options)
-            opened.callback(reranker.close)
-            sizes = encoder.dim, reranker.hidden_size
-            head = in_passing_thread(lambda: read_head(folder, *sizes))
-            resrank = cls(encoder, reranker, head, recipe, name=name)
-            opened.pop_all()
-        return resrank
-
-    def encode_lists(
-        self,
-        queries: Sequence[str],
-        passages: Sequence[Embeddings],
-        *,
-        query_vectors: Embeddings | None = None,
-    ) -> ResidualVectors:
-        """The vectors that rank each query's passages; see `ListModel.encode_lists`."""
-        worker, lists = self.encoder.loaded.worker, self.lists
-        return worker.run(
-            lambda: lists.encode_lists(queries, passages, query_vectors=query_vectors)
-        )
-
-    async def run_async(self, call: Callable[[], T]) -> T:
-        """Run a call that uses this model without blocking the event loop."""
-        return await self.encoder.run_async(call)
-
-    def save(self, folder: str | Path) -> Path:
-        """Write encoder, reranker and head, so that the folder needs no other."""
-        folder = Path(folder)
-        self.encoder.save(inside(folder, ENCODER_FOLDER))
-        self._reranker.save(inside(folder, RERANKER_FOLDER))
-        encoder = EncoderOf(base=".", digest=self.encoder.digest)
-        head = self.lists.backbone.head
-        return save_head(folder, head, self.recipe.model_copy(update={"encoder": encoder}))
-
-    def close(self) -> None:
-        """Free both models, unless other objects use them. Safe to call twice."""
-        self.encoder.close()
-        self._reranker.close()
-        # `lists` holds the reranker's weights. Later calls get the closed encoder's error.
-        self.lists = None  # type: ignore[assignment]
-
-
-def _check_encoder(encoder: Encoder, recipe: ResRankRecipe, **settings: object) -> None:
-    """ValueError unless an open encoder has the weights that the recipe names."""
-    given = [name for name, value in settings.items() if value is not None]
-    if given:
-        raise ValueError(
-            f"{', '.join(given)} cannot be set for an encoder that is open: set it where the "
-            "encoder is opened"
-        )
-    if encoder.digest != recipe.encoder.digest:
-        raise ValueError(
-            f"the ResRank was trained with an encoder of digest {recipe.encoder.digest}, and "
-            f"{encoder.name} has {encoder.digest}: leave encoder out"
-        )
-
-
-class ListModel:
-    """Adds residuals to lists of vectors, without a thread. Satisfies `ListEncoder`.
-
-    The modules may be in training mode and may change between calls: each call runs them without
-    dropout and without gradients. Not thread-safe.
+class ListModel(Core):
+    """Adds residuals to lists of vectors.
 
     tokenizer: the reranker's, for the query's text.
     encoder: the encoder that made the vectors; it encodes queries.
-    before_batch: called before each forward pass; it may raise to stop the call.
+    name, worker: see `Core`.
     """
 
     def __init__(
@@ -225,14 +72,16 @@ class ListModel:
         tokenizer: TextTokenizer,
         encoder: TextEncoder,
         *,
-        before_batch: Callable[[], None] = lambda: None,
+        name: str = "the model",
+        worker: Worker | None = None,
     ) -> None:
+        super().__init__(name, worker)
         self.backbone = backbone
         self.encoder = encoder
         limit = positions(backbone.transformer.config)  # type: ignore[arg-type]
         self.tokenizer = ListTokenizer(tokenizer, backbone.head.layout, limit=limit)
-        self._before_batch = before_batch
 
+    @in_its_thread
     def encode_lists(
         self,
         queries: Sequence[str],
@@ -264,35 +113,139 @@ class ListModel:
         )
         better = np.empty_like(query_vectors)
         contextual: list[Embeddings] = list(given)
-        budget = batch_tokens(next(self.backbone.parameters()).device)
-        for rows in batches_by_length([len(row.ids) for row in tokens], budget):
-            self._before_batch()
-            found = self._forward(
-                [tokens[row] for row in rows], query_vectors[rows], [given[row] for row in rows]
-            )
+        device = next(self.backbone.parameters()).device
+        for rows, batch in self._batches(tokens, self.tokenizer.collate, device):
+            found = self._forward(batch, query_vectors[rows], [given[row] for row in rows])
             better[rows] = found[0]
             for row, vectors in zip(rows, found[1], strict=True):
                 contextual[row] = vectors[: len(given[row])]
         return ResidualVectors(better, contextual, usage)
 
-    def close(self) -> None:
-        """Do nothing: the modules belong to the caller."""
-
     def _forward(
-        self, tokens: Sequence[ListTokens], asked: Embeddings, passages: Sequence[Embeddings]
+        self, batch: Mapping[str, Tensor], asked: Embeddings, passages: Sequence[Embeddings]
     ) -> tuple[Embeddings, Embeddings]:
         parameter = next(self.backbone.transformer.parameters())
-        tensors = {
-            "asked": torch.from_numpy(asked),
-            "passages": pad_sequence([torch.from_numpy(each) for each in passages], True),
-            **self.tokenizer.collate(tokens),
-        }
+        padded = pad_sequence([torch.from_numpy(each) for each in passages], batch_first=True)
         with evaluating(self.backbone):
-            found = self.backbone(**{name: t.to(parameter.device) for name, t in tensors.items()})
+            found = self.backbone(
+                torch.from_numpy(asked).to(parameter.device), padded.to(parameter.device), **batch
+            )
         queries, vectors = (each.float().cpu().numpy() for each in found)
         if not np.isfinite(queries).all() or not np.isfinite(vectors).all():
             raise not_finite("the reranker gave vectors", parameter.dtype)
         return queries, vectors
+
+
+class ResRank(OpenModel, ListModel):
+    """A `ListModel` in the thread of its device, with the encoder of its vectors.
+
+    encoder: indexes and retrieves; `Encoder.from_pretrained` opens it alone from the same folder.
+
+    Every method may be called from any thread. Close it, or use it as a context manager.
+    """
+
+    encoder: Encoder
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        reranker: Encoder,
+        head: ResidualHead,
+        recipe: ResRankRecipe,
+        *,
+        name: str,
+    ) -> None:
+        """The ResRank owns both encoders: its `close` closes them."""
+        self.name = name
+        self.encoder = encoder
+        self.recipe = recipe
+        self._reranker = reranker
+        head = head.to(reranker.device)
+        if reranker.device.type == "cpu":
+            use_onednn(head)
+        self.lists = ListModel(
+            ListBackbone(reranker.loaded.transformer, head).eval(),
+            reranker.tokenizer,
+            encoder,
+            name=name,
+            worker=encoder.loaded.worker,
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path,
+        *,
+        encoder: Encoder | None = None,
+        task: Task | str | None = None,
+        max_length: int | None = None,
+        **options: Unpack[OpenOptions],
+    ) -> Self:
+        """Open a model folder or a hub id. The arguments are those of `Encoder.from_pretrained`.
+
+        encoder: an open encoder with the weights that the ResRank was trained with; the ResRank
+            closes it. None opens one.
+        task and max_length are for the encoder only.
+
+        Raises CheckpointError for a folder without a ResRank, and if the ResRank was trained with
+        another encoder; ValueError for another open `encoder`.
+        """
+        name, folder = found_model(model, options)
+        recipe = read_resrank_recipe(folder)
+        with ExitStack() as opened:
+            if encoder is None:
+                encoder = Encoder.from_pretrained(
+                    model, task=task, max_length=max_length, **options
+                )
+                opened.callback(encoder.close)
+            else:
+                _check_encoder(encoder, recipe, task=task, max_length=max_length)
+            reranker = Encoder.from_pretrained(inside(folder, RERANKER_FOLDER), **options)
+            opened.callback(reranker.close)
+            sizes = encoder.dim, reranker.hidden_size
+            head = in_passing_thread(lambda: read_head(folder, *sizes))
+            resrank = cls(encoder, reranker, head, recipe, name=name)
+            opened.pop_all()
+        return resrank
+
+    async def run_async(self, call: Callable[[], T]) -> T:
+        """Run a call that uses this model without blocking the event loop."""
+        return await self.encoder.run_async(call)
+
+    def _run(self, method: Callable[..., R], *texts: Any, **options: Any) -> R:
+        worker, lists = self.encoder.loaded.worker, self.lists
+        return worker.run(partial(method, lists, *texts, **options))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write encoder, reranker and head, so that the folder needs no other."""
+        folder = Path(folder)
+        self.encoder.save(inside(folder, ENCODER_FOLDER))
+        self._reranker.save(inside(folder, RERANKER_FOLDER))
+        encoder = EncoderOf(base=".", digest=self.encoder.digest)
+        head = self.lists.backbone.head
+        return save_head(folder, head, self.recipe.model_copy(update={"encoder": encoder}))
+
+    def close(self) -> None:
+        """Free both models, unless other objects use them. Safe to call twice."""
+        self.encoder.close()
+        self._reranker.close()
+        # `lists` holds the reranker's weights. Later calls get the closed encoder's error.
+        self.lists = None  # type: ignore[assignment]
+
+
+def _check_encoder(encoder: Encoder, recipe: ResRankRecipe, **settings: object) -> None:
+    """ValueError unless an open encoder has the weights that the recipe names."""
+    given = [name for name, value in settings.items() if value is not None]
+    if given:
+        raise ValueError(
+            f"{', '.join(given)} cannot be set for an encoder that is open: set it where the "
+            "encoder is opened"
+        )
+    if encoder.digest != recipe.encoder.digest:
+        raise ValueError(
+            f"the ResRank was trained with an encoder of digest {recipe.encoder.digest}, and "
+            f"{encoder.name} has {encoder.digest}: leave encoder out"
+        )
 
 
 def read_resrank_recipe(folder: Path) -> ResRankRecipe:

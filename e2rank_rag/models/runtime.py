@@ -15,25 +15,52 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Literal, Self, TypeVar, get_args
+from typing import Any, Literal, Self, TypedDict, TypeVar, get_args
 
 import torch
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from e2rank_rag.closing import OpenModel
 from e2rank_rag.errors import CheckpointError
 from e2rank_rag.locks import ForkAware, Lock, opening
+from e2rank_rag.models.folders import FoundModel, find_model
 from e2rank_rag.types import T
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+class OpenOptions(TypedDict, total=False):
+    """The options of every `from_pretrained`.
+
+    dtype: float32 on a CPU and bfloat16 on CUDA by default.
+    device: "cpu", "cuda", "cuda:1", ...; by default CUDA if there is one.
+    attn_implementation: "sdpa" or "eager"; by default what transformers takes.
+    revision: of a hub id: a branch, tag or commit.
+    local_files_only: whether a hub id is read from the cache of this machine only.
+    """
+
+    dtype: Dtype | None
+    device: str | None
+    attn_implementation: str | None
+    revision: str | None
+    local_files_only: bool
+
+
+def found_model(model: str | Path, options: OpenOptions) -> FoundModel:
+    """The model that these options find; TypeError for an option that there is not."""
+    for name in options:
+        if name not in OpenOptions.__annotations__:
+            known = list(OpenOptions.__annotations__)
+            raise TypeError(f"from_pretrained has no option {name!r}; models have {known}")
+    local_files_only = options.get("local_files_only", False)
+    return find_model(model, revision=options.get("revision"), local_files_only=local_files_only)
+
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
 """Most tokens in one forward pass, padding included. A longer text is a batch of its own."""
@@ -60,15 +87,6 @@ def torch_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
         raise ValueError(f"dtype must be one of {list(get_args(Dtype))}, got {dtype!r}")
     found: torch.dtype = getattr(torch, dtype)
     return found
-
-
-def not_finite(what: str, dtype: torch.dtype, how: str = "not finite") -> FloatingPointError:
-    """The error for output that cannot be ranked, with advice for the dtype."""
-    if dtype == torch.float32:
-        way = "float32 is the widest dtype: the weights or the given vectors are damaged"
-    else:
-        way = 'open it with dtype="float32"'
-    return FloatingPointError(f"{what} in {dtype} that are {how}; {way}")
 
 
 CLOSED = "this model was closed; open it again with from_pretrained"
@@ -214,17 +232,16 @@ class LoadKey:
     def of(
         cls,
         folder: Path,
+        options: OpenOptions,
         *,
-        dtype: str | None,
-        device: str | None,
-        attn_implementation: str | None,
         adapter: Path | None = None,
         system: str = "e2rank",
     ) -> Self:
-        """The key for arguments of `from_pretrained`."""
-        where = torch_device(device)
-        number, files = torch_dtype(dtype, where), stamp(folder, adapter)
-        return cls(folder, files, number, where, attn_implementation, adapter, system)
+        """The key of the weights in this folder, opened with these options."""
+        device = torch_device(options.get("device"))
+        dtype = torch_dtype(options.get("dtype"), device)
+        attention = options.get("attn_implementation")
+        return cls(folder, stamp(folder, adapter), dtype, device, attention, adapter, system)
 
 
 def stamp(*folders: Path | None) -> tuple[tuple[str, int, int], ...]:
@@ -269,7 +286,7 @@ def acquire(key: LoadKey, load: Callable[[LoadKey], M]) -> M:
                 _loaded[key] = in_passing_thread(lambda: load(key))
         found: M = _loaded[key]
         found.users += 1
-    _release_abandoned()
+    release_abandoned()
     return found
 
 
@@ -294,7 +311,8 @@ def abandon(key: LoadKey, model: Shared) -> None:
     _abandoned.append((key, model))
 
 
-def _release_abandoned() -> None:
+def release_abandoned() -> None:
+    """End the uses that were garbage-collected."""
     while True:
         try:
             use = _abandoned.popleft()
@@ -303,58 +321,9 @@ def _release_abandoned() -> None:
         release(*use)
 
 
-class ModelUser(OpenModel, Generic[M]):
-    """One use of a model in memory, which `close` ends.
-
-    A use that was garbage-collected ends when a model is next opened or closed.
-
-    digest: identifies the weights, see `weights_digest`.
-    """
-
-    def __init__(self, key: LoadKey, model: M, *, name: str) -> None:
-        self.name = name
-        self.digest = model.digest
-        self._key = key
-        self._model: M | None = model
-        self._abandoned = weakref.finalize(self, abandon, key, model)
-        self._abandoned.atexit = False
-
-    @property
-    def loaded(self) -> M:
-        """Weights, tokenizer and thread, which all users of the model share."""
-        model = self._model
-        if model is None:
-            raise RuntimeError(
-                f"{self.name} was closed; open it again with {type(self).__name__}.from_pretrained"
-            )
-        return model
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return self._key.device
-
-    async def run_async(self, call: Callable[[], T]) -> T:
-        """Run a call in this model's thread, in which the model's methods do not have to wait."""
-        return await self.loaded.worker.run_async(call)
-
-    def close(self) -> None:
-        """End this use of the model; the last one frees it. Safe to call twice."""
-        self._model = None
-        self._drop()
-        use = self._abandoned.detach()
-        if use is not None:
-            _, _, (key, model), _ = use
-            release(key, model)
-        _release_abandoned()
-
-    def _drop(self) -> None:
-        """Drop what refers to the weights, so that they can be freed."""
-
-
 def loaded_models() -> int:
     """How many models are in memory and in use."""
-    _release_abandoned()
+    release_abandoned()
     return len(_loaded)
 
 

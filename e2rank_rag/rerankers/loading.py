@@ -70,13 +70,21 @@ def load_reranker(
     return ListwiseReranker(encoder, stored_vectors=stored_vectors, **(listwise or {}))
 
 
+def option_names(kind: Any) -> list[str]:
+    """The names of the options that `from_pretrained` of a class takes."""
+    from e2rank_rag.models.runtime import OpenOptions
+
+    own = [*inspect.signature(kind.from_pretrained).parameters][1:-1]  # model first, options last
+    return [*own, *OpenOptions.__annotations__]
+
+
 def _opened(kind: Any, model: str | Path, options: Mapping[str, Any]) -> Any:
-    known = inspect.signature(kind.from_pretrained).parameters
+    known = option_names(kind)
     unknown = [name for name in options if name not in known]
     if unknown:
         raise ValueError(
             f"{kind.__name__} has no option {', '.join(map(repr, unknown))}; it has "
-            f"{', '.join(list(known)[1:])}"
+            f"{', '.join(known)}"
         )
     return kind.from_pretrained(model, **options)
 

@@ -11,7 +11,7 @@ from e2rank_rag.types import Embeddings, Hit, PromptUsage
 from e2rank_rag.vectors import StoredVectors
 
 if TYPE_CHECKING:
-    from e2rank_rag.models.resrank import ListEncoder
+    from e2rank_rag.models.resrank import ListModel
 
 
 class ResidualReranker(VectorReranker):
@@ -26,7 +26,7 @@ class ResidualReranker(VectorReranker):
 
     def __init__(
         self,
-        model: ListEncoder,
+        model: ListModel,
         *,
         window: Window | None = None,
         stored_vectors: StoredVectors = "check",
