@@ -337,7 +337,7 @@ def test_an_argument_that_no_model_takes_is_refused_and_never_written(kind, name
 
 def test_the_arguments_that_models_take_are_those_of_their_from_pretrained():
     taken = set().union(*(option_names(each) for each in (Encoder, ResRank, CrossEncoder)))
-    assert set(MODEL_ARGUMENTS) == taken - {"device", "dtype"}
+    assert set(MODEL_ARGUMENTS) == taken - {"device", "dtype", "encoder"}
 
 
 def test_a_dict_as_document_store_may_hold_paths_and_a_layout():
