@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from contextlib import aclosing
 
 import pytest
@@ -124,15 +125,36 @@ async def test_a_server_that_is_not_there_is_named():
         await complete(url)
 
 
-async def test_timeout_is_what_an_answer_may_take_with_all_its_tries():
-    for server in (
-        ChatServer(delay_s=2.0),
-        ChatServer(failing(503, 99, Retry_After="0.2")),
-        ChatServer(dripping=0.05),
+async def test_an_answer_that_never_comes_is_given_up_by_its_timeout():
+    released = threading.Event()
+
+    def never(asked):
+        assert released.wait(60.0)
+        return said("too late")
+
+    with ChatServer(never) as server:
+        with pytest.raises(Refused, match="no answer in time"):
+            await complete(server.url, timeout_s=0.2)
+        released.set()
+    assert len(server.asked) <= 1
+
+
+async def test_an_answer_that_comes_byte_by_byte_is_given_up_by_its_timeout():
+    with (
+        ChatServer(dripping=0.05) as server,
+        pytest.raises(Refused, match="no answer in time"),
     ):
-        with server, pytest.raises(Refused, match=r"no answer in time|status 503"):
-            await complete(server.url, timeout_s=0.5)
-        assert len(server.asked) <= 3
+        await complete(server.url, timeout_s=0.2)
+    assert len(server.asked) <= 1
+
+
+async def test_a_try_that_does_not_fit_into_the_timeout_is_not_made():
+    with (
+        ChatServer(failing(503, 99, Retry_After="0.4")) as server,
+        pytest.raises(Refused, match=r"no answer in time|status 503"),
+    ):
+        await complete(server.url, timeout_s=0.5)
+    assert len(server.asked) <= 2
 
 
 @pytest.mark.parametrize("timeout_s", [0, -1, float("nan")])
