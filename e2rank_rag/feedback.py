@@ -1,8 +1,8 @@
 """Pseudo-relevance feedback from a list of candidates, before a prompt reads any of them.
 
-    feedback = Feedback()
-    scores = feedback.evidence("who sang it?", texts, vectors @ query)   # per candidate
-    better = query + feedback.weight * feedback.mean(vectors, scores)
+    places, added = Feedback().choose("who sang it?", texts, vectors @ query, vectors)
+    shown = [texts[place] for place in places]   # what a prompt shows, best first
+    better = query + added
 
 The evidence for a candidate is its cosine plus its BM25 score over the candidates alone, so no
 second index is needed. The mean of the candidates' vectors, weighted by the evidence, is added to
@@ -13,6 +13,7 @@ candidates in the order of the evidence. It costs no forward pass.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Scores = NDArray[np.float32]
 Vectors = NDArray[np.float32]
+
+
+class Chosen(NamedTuple):
+    """The candidates' places, best evidence first, and what is added to the reranking vector."""
+
+    places: list[int]
+    added: Vectors
 
 
 class Feedback(BaseModel):
@@ -38,6 +46,14 @@ class Feedback(BaseModel):
     lexical_weight: float = Field(default=0.8, ge=0.0)
     temperature: float = Field(default=0.6, gt=0.0)
     weight: float = Field(default=0.5, ge=0.0)
+
+    def choose(self, query: str, texts: Sequence[str], cosines: Scores, vectors: Vectors) -> Chosen:
+        """The order of n candidates, and their mean vector times `weight`, float32 [dim].
+
+        cosines: [n], with the query. vectors: the candidates', [n, dim].
+        """
+        evidence = self.evidence(query, texts, cosines)
+        return Chosen(order(evidence), self.weight * self.mean(vectors, evidence))
 
     def evidence(self, query: str, texts: Sequence[str], cosines: Scores) -> Scores:
         """The evidence for n candidates, float32 [n], higher is better, given their cosines [n]."""

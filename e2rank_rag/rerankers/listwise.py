@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from e2rank_rag.feedback import Feedback, order
+from e2rank_rag.feedback import Feedback
 from e2rank_rag.rerankers.base import Ordered, VectorReranker
 from e2rank_rag.rerankers.ranking import Window, score_lists, slide, stacked, unit
 from e2rank_rag.types import Embeddings, Hit, PromptUsage, TextEncoder
@@ -103,14 +103,16 @@ class ListwiseReranker(VectorReranker):
             # The candidates' scores may be of any kind, such as BM25.
             assert query_vectors is not None
             scored = score_lists(lists, query_vectors)
-        evidence = [
-            feedback.evidence(query, _texts(hits), np.array([hit.score for hit in hits]))
+        chosen = [
+            feedback.choose(query, _texts(hits), np.array([h.score for h in hits]), stacked(hits))
             for query, hits in zip(queries, scored, strict=True)
         ]
-        pairs = list(zip(scored, evidence, strict=True))
-        listwise, usage = encode([_texts([hits[i] for i in order(e)]) for hits, e in pairs])
-        means = np.stack([feedback.mean(stacked(hits), e) for hits, e in pairs])
-        vectors = unit(listwise + feedback.weight * means)
+        shown = [
+            _texts([hits[place] for place in places])
+            for hits, (places, _) in zip(scored, chosen, strict=True)
+        ]
+        listwise, usage = encode(shown)
+        vectors = unit(listwise + np.stack([added for _, added in chosen]))
         return Ordered(score_lists(lists, vectors), usage, vectors)
 
     def _feedback(self) -> Feedback | None:

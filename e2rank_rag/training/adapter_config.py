@@ -17,16 +17,8 @@ def adapter_sources(
     mine: bool,
     corpus: str | Path | None,
 ) -> dict[str, Any]:
-    """What `ADAPTER_CONFIG` lacks; see `training.adapt` for the arguments.
-
-    ValueError for a corpus beside a BEIR folder, which has its own.
-    """
+    """What `ADAPTER_CONFIG` lacks; see `training.adapt` for the arguments."""
     data = Path(data)
-    if corpus is not None and data.is_dir():
-        raise ValueError(
-            f"corpus {corpus}: {data} is a BEIR folder, which has a corpus of its own; leave the "
-            "option out"
-        )
     of_file = {"mine": mine, "corpus": corpus}
     measured: list[dict[str, Any]] = []
     if dev is not None:

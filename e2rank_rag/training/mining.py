@@ -71,7 +71,6 @@ def mine_lists(
     depth: int = 100,
     first_negative: int = 0,
     add_missing: bool = True,
-    task: str | None = None,
 ) -> dict[str, RankingExample]:
     """By query id, one list per query that has a relevant document, labelled by the qrels.
 
@@ -104,7 +103,6 @@ def mine_lists(
             tuple(embedded.documents[row].text for row in kept),
             tuple(float(max(grades.get(row, 0), 0)) for row in kept),
             tuple(embedded.documents[row].id for row in kept),
-            task,
             copies=tuple(embedded.documents[row].text for row in sorted(own - grades.keys())),
         )
     return examples

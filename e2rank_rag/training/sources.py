@@ -217,8 +217,10 @@ def mined(
     *,
     add_missing: bool,
 ) -> dict[str, RankingExample]:
-    """What an encoder finds for each query, see `mining.mine_lists`, with the task and the source
-    that its example names."""
+    """By query id, the list of what an encoder retrieves, see `mining.mine_lists`.
+
+    Each has the task and the source of its example; of a BEIR folder, the task of its `source`.
+    """
     known = TextVectors(encoder.dim) if known is None else known
     texts = [document.text for document in judged.documents]
     known.encode(texts, encoder.encode_documents)
@@ -230,11 +232,11 @@ def mined(
         depth=source.depth,
         first_negative=source.first_negative,
         add_missing=add_missing,
-        task=source.task,
     )
-    for id, first in judged.first.items():
-        if id in lists:
-            lists[id] = replace(lists[id], task=first.task, source=first.source)
+    for id, example in lists.items():
+        first = judged.first.get(id)
+        task, named = (source.task, None) if first is None else (first.task, first.source)
+        lists[id] = replace(example, task=task, source=named)
     return lists
 
 

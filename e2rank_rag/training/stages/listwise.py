@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from e2rank_rag.feedback import order
 from e2rank_rag.models.e2rank import Backbone, RecentVectors, TextModel, blend
 from e2rank_rag.models.e2rank_folder import save_adapter
 from e2rank_rag.recipe import Recipe
@@ -51,17 +50,20 @@ class Listwise(VectorListStage[ListwiseConfig]):
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """The base stays open: in adapter mode it encodes queries and documents."""
+        """In joint mode the base is closed before training: a copy of its weights is trained."""
         config = self.config
         with (
-            open_base(config, self.arguments.device) as base,
-            base.with_recipe(_recipe(base.recipe, config)) as base,
+            open_base(config, self.arguments.device) as opened,
+            opened.with_recipe(_recipe(opened.recipe, config)) as base,
         ):
             tokenizers, frozen = self.read(base, frozen=config.mode == "adapter")
             self.data = ListwiseData(config, tokenizers, frozen)
             self.model = trainable_model(config, base.weights_folder)
             self.encoder = self._encoder(tokenizers[None])
             self.reranker = ListwiseReranker(self.encoder, stored_vectors="trust")
+            if frozen is None:
+                base.close()
+                opened.close()
             yield
 
     def _encoder(self, tokenizer: TextTokenizer) -> TextModel:
@@ -146,9 +148,8 @@ class ListwiseData:
             return example.documents, None
         vectors = self.frozen.documents.of(example.documents)
         (query,) = self.frozen.queries[example.task].of([example.query])
-        evidence = feedback.evidence(example.query, example.documents, vectors @ query)
-        added = feedback.weight * feedback.mean(vectors, evidence)
-        return [example.documents[place] for place in order(evidence)], added
+        places, added = feedback.choose(example.query, example.documents, vectors @ query, vectors)
+        return [example.documents[place] for place in places], added
 
 
 def listwise_loss(
