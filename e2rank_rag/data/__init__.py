@@ -1,4 +1,4 @@
-"""The collection that comes with the package, so that the demo and the tests need no network."""
+"""The dataset in the package, so that the demo and the tests need no network."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from e2rank_rag.evaluation.collections import Collection
 
 
 def shipped_collection(name: str = "scifact") -> Collection:
-    """SciFact in BEIR's layout: 5183 abstracts, splits `train` and `test`; terms in `SOURCE.md`.
+    """SciFact as a BEIR folder: 5183 abstracts, splits `train` and `test`; terms in `SOURCE.md`.
 
     Raises:
-        ValueError: a name that does not come with the package; it lists those that do.
+        ValueError: the package has no dataset of this name; the message lists the datasets.
     """
     # A wheel is always unpacked, so the resource is a real folder.
     root = Path(str(files(__name__)))

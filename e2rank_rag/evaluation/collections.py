@@ -1,4 +1,4 @@
-"""Test collections in BEIR's layout: `corpus.jsonl`, `queries.jsonl`, `qrels/SPLIT.tsv`.
+"""Datasets in BEIR folders: `corpus.jsonl`, `queries.jsonl`, `qrels/SPLIT.tsv`.
 
 Each file may be plain or `.gz`.
 """
@@ -16,17 +16,17 @@ from e2rank_rag.types import Document
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """Documents, queries and judgements in one folder; files are read anew at every call."""
+    """Documents, queries and judgements in a BEIR folder. Every call reads the files again."""
 
     name: str
     folder: Path
 
     @classmethod
     def open(cls, folder: str | Path) -> Collection:
-        """The collection of a folder that holds a corpus and queries; the name is the folder's.
+        """The dataset in a folder with a corpus and queries; its name is the folder's.
 
         Raises:
-            FileNotFoundError: no such folder, or no corpus or queries in it; lists what is there.
+            FileNotFoundError: the folder, the corpus or the queries are missing; lists the files.
         """
         path = Path(folder)
         if not path.is_dir():
@@ -53,14 +53,14 @@ class Collection:
     def queries(
         self, split: str | None = None, *, on_bad: Callable[[BadRecord], None] | None = None
     ) -> dict[str, str]:
-        """query id -> text, in file order; of a split, the queries with judgements there.
+        """query id -> text, in file order; with a split, only queries with judgements in it.
 
-        on_bad: called with each line that is no query, such as one without text or with an id that
-            was given before, which is then left out.
+        on_bad: called with each bad line, such as one without text or with a repeated id, which is
+            then left out.
 
         Raises:
-            ValueError: `FILE, line N: reason` for a bad line when `on_bad` is None; an unknown
-                split, or a query that is judged in the split and not in the file.
+            ValueError: `FILE, line N: reason` for a bad line if `on_bad` is None; an unknown split;
+                a query that is judged in the split and missing in the file.
         """
         path = _find(self.folder, "queries.jsonl")
         queries: dict[str, str] = {}
@@ -87,7 +87,7 @@ class Collection:
         """query id -> document id -> grade.
 
         Raises:
-            ValueError: no such split (it lists those there are), or a bad line.
+            ValueError: an unknown split (the message lists the splits), or a bad line.
         """
         if split not in self.splits:
             there = ", ".join(self.splits) or "no qrels/*.tsv at all"

@@ -1,7 +1,8 @@
-"""How good a run is: ir-measures' figures, on the ranking that the run really says.
+"""Measures of a run, by ir-measures, with ties in the run's order.
 
-ir-measures hands the scores to tools that break ties by document id, one way or the other, and one
-of which keeps 32 bits. So they are given places, not scores; equal scores keep the run's order.
+ir-measures passes the scores to tools that break ties by document id, some ascending and some
+descending; one of them keeps only 32 bits. So the tools get ranks instead of scores, and documents
+with equal scores keep the run's order.
 """
 
 from __future__ import annotations
@@ -34,15 +35,16 @@ _PROVIDER = ir_measures.providers.FallbackProvider(
 def evaluate(
     run: Run, qrels: Qrels, measures: Sequence[str] = DEFAULT_MEASURES
 ) -> dict[str, float]:
-    """The mean of each measure over all queries of the qrels, under the name that was asked for.
+    """The mean of each measure over all queries of the qrels, by the name given in `measures`.
 
-    A query of the qrels that the run lacks counts as 0; a query that only the run has is ignored.
-    nDCG gains are the grades themselves, not 2^grade - 1, and the discount is log2(rank + 1); a
-    grade below 0 counts as 0. The other measures take a grade of 1 and above as relevant.
+    A query of the qrels that is missing in the run counts as 0; a query that is only in the run is
+    ignored. nDCG gains are the grades themselves, not 2^grade - 1, and the discount is
+    log2(rank + 1); a grade below 0 counts as 0. For the other measures a grade of 1 and above is
+    relevant.
 
     Raises:
-        ValueError: no qrels; an unknown measure; a NaN score; a grade that is no whole number or
-            above a million.
+        ValueError: no qrels; an unknown measure; a NaN score; a grade that is not a whole number or
+            is above a million.
     """
     by_query = evaluate_by_query(run, qrels, measures)
     return {
@@ -79,13 +81,13 @@ def _whole_grades(qrels: Qrels) -> dict[str, dict[str, int]]:
         raise ValueError("the qrels are empty: a mean over no query is not defined")
     for query, grades in qrels.items():
         for doc_id, grade in grades.items():
-            # trec_eval's integers wrap around in silence, and nDCG comes out in the trillions.
+            # trec_eval's integers overflow without an error, and nDCG becomes some trillions.
             if not isinstance(grade, Integral) or grade > _LARGEST:
                 raise ValueError(
                     f"the grade of document {doc_id!r} for query {query!r} must be a whole number "
                     f"up to {_LARGEST}, got {grade!r}"
                 )
-    # Below 0 means "not judged" to trec_eval, so measures would differ in what such a grade is.
+    # For trec_eval a grade below 0 means "not judged"; for other tools it does not.
     return {
         query: {doc_id: max(int(grade), 0) for doc_id, grade in grades.items()}
         for query, grades in qrels.items()
@@ -93,7 +95,7 @@ def _whole_grades(qrels: Qrels) -> dict[str, dict[str, int]]:
 
 
 def parse_measures(measures: Sequence[str]) -> dict[str, Measure]:
-    """Each name with the measure that it is; ValueError for one that is none."""
+    """The measures by name; ValueError for an unknown name."""
     if isinstance(measures, str) or not measures:
         raise ValueError(f"measures must be a list of names, got {measures!r}; {_ACCEPTED}")
     return {name: _parse_measure(name) for name in measures}
@@ -112,7 +114,7 @@ def _parse_measure(name: str) -> Measure:
 
 
 def _has_sane_parameters(measure: Measure) -> bool:
-    """The C code behind ends the process on a cutoff of 0, so nothing odd may reach it."""
+    """Whether cutoff and rel are valid: trec_eval's C code ends the process on a cutoff of 0."""
     limits = [measure.params[name] for name in ("cutoff", "rel") if name in measure.params]
     gains = measure.params.get("gains", {})
     return all(type(limit) is int and 1 <= limit <= _LARGEST for limit in limits) and all(

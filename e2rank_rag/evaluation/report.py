@@ -28,10 +28,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Experiment:
-    """Queries and judgements of a split; with `candidates`, a ranking from elsewhere per query.
+    """Queries and judgements of a split; with `candidates`, also a ranking to rerank per query.
 
-    unread: judged queries that could not be read. They are in the qrels and not in the queries, so
-        they rank nothing and count as zero.
+    unread: judged queries that could not be read. They are in the qrels but not in the queries, so
+        they have no ranking and count as zero.
     """
 
     collection: Collection
@@ -53,11 +53,10 @@ class Experiment:
     ) -> Self:
         """A BEIR folder, with candidates from a TREC run and judgements from a file if given.
 
-        on_bad: called with each line of the queries that is none; where it is judged, it is in
-            `unread`.
+        on_bad: called with each bad line of the queries; if its query is judged, it is in `unread`.
 
-        Raises ValueError for judged queries that the folder lacks and files that are not readable,
-        a bad line of the queries among them when `on_bad` is None.
+        Raises ValueError for judged queries that are missing in the folder, for unreadable files,
+        and, if `on_bad` is None, for a bad line of the queries.
         """
         collection = Collection.open(folder)
         judged = collection.qrels(split) if qrels is None else read_qrels(qrels)
@@ -71,7 +70,7 @@ class Experiment:
         queries = collection.queries(on_bad=None if on_bad is None else skip)
         unread = tuple(query for query in judged if query not in queries)
         unexplained = set(unread) - {record.id for record in bad}
-        # A bad line that gives no id may be any of them.
+        # A bad line without an id may be any of the missing queries.
         if len(unexplained) > sum(record.id is None for record in bad):
             first = next(query for query in judged if query in unexplained)
             raise ValueError(
@@ -92,7 +91,7 @@ class Experiment:
         return self.collection.name
 
     def documents(self) -> Iterator[Document]:
-        """The corpus, or, with candidates, those documents of it. Bad records are logged."""
+        """The documents of the corpus; with candidates, only these. Bad records are logged."""
         documents = self.collection.documents(on_bad=_log_bad)
         if self.candidates is None:
             yield from documents
@@ -109,11 +108,10 @@ class Experiment:
             )
 
     def check_outputs(self, json_file: Path | None, run_dir: Path | None) -> None:
-        """Make the folders for `write_json` and `write_runs`; for the latter, read the corpus for
-        its ids.
+        """Make the folders for `write_json` and `write_runs`, and check the ids for `write_runs`.
 
-        Raises, before hours of measuring: OSError where nothing can be written there, ValueError
-        for an id of a query or document that a TREC run cannot hold.
+        Raises before hours of measuring: OSError if a file cannot be written, ValueError for an id
+        that a TREC run cannot hold.
         """
         for folder in (run_dir, None if json_file is None else json_file.parent):
             if folder is not None:
@@ -140,9 +138,9 @@ class Experiment:
         reranker: str | None = None,
     ) -> None:
         """`{collection, split, model, systems: {name: {measure: fraction, seconds_per_query}}}`,
-        with `reranker` behind the model where there was one of its own, and
-        `own_documents_left_out`, a number of queries, where there are some (see
-        `systems.own_documents`), and `unread_queries`, their ids, which count as zero."""
+        and, if they apply: `reranker`, a separate reranker; `own_documents_left_out`, a number of
+        queries (see `systems.own_documents`); `unread_queries`, the ids of queries that count as
+        zero."""
         systems = {
             name: {**result.measures, "seconds_per_query": result.seconds_per_query}
             for name, result in results.items()
@@ -161,7 +159,7 @@ class Experiment:
         path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
     def write_runs(self, folder: Path, results: Mapping[str, SystemResult]) -> None:
-        """A TREC run per system, `COLLECTION.SPLIT.SYSTEM.trec`; scores there are places."""
+        """A TREC run per method, `COLLECTION.SPLIT.SYSTEM.trec`; its scores only give the order."""
         folder.mkdir(parents=True, exist_ok=True)
         for name, result in results.items():
             path = folder / f"{self.name}.{self.split}.{name}.trec"
@@ -199,5 +197,5 @@ def _log_bad(bad: BadRecord) -> None:
 
 
 def _log_unfit(bad: BadRecord) -> None:
-    # Counted over the documents that could be read, so this is not the number of a line.
+    # `bad.line` counts the documents that could be read, so it is not a line number.
     logger.warning("left out document %d: %s", bad.line, bad.reason)

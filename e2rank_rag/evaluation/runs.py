@@ -1,7 +1,7 @@
-"""Runs and qrels: the records of an evaluation, and the files they are kept in (plain or `.gz`).
+"""Runs and qrels, and their files (plain or `.gz`).
 
-A run holds a score per query and document, qrels a grade. The order of a run is by score, best
-first; documents with equal scores keep the order in which the mapping gives them.
+A run holds a score per query and document, qrels a grade. A run is ordered by score, best first;
+documents with equal scores keep the order of the mapping.
 
 `ir_measures.read_trec_run` and `read_trec_qrels` are not used: their errors name no line, they
 drop the rank column, which orders ties, they accept NaN and repeated documents, and they do not
@@ -25,13 +25,13 @@ Qrels = Mapping[str, Mapping[str, int]]
 
 
 def run_from_rankings(rankings: Mapping[str, Sequence[Hit]]) -> dict[str, dict[str, float]]:
-    """A run that says the order given, and only that: of n hits the first scores n, the last 1.
+    """A run with the order of the rankings: the first of n hits scores n, the last 1.
 
-    The scores of the hits are not used: tools that read runs sort by score and break ties by
-    document id, some after rounding to 32 bits, so (nearly) equal scores would lose the ranking.
+    The hits' scores are not used. Tools that read runs sort by score and break ties by document id,
+    some after rounding to 32 bits, so equal or nearly equal scores would change the ranking.
 
     Raises:
-        ValueError: a document twice in one ranking.
+        ValueError: a repeated document in one ranking.
     """
     run: dict[str, dict[str, float]] = {}
     for query_id, hits in rankings.items():
@@ -58,11 +58,11 @@ def ranked_ids(query_id: str, scores: Mapping[str, float]) -> list[str]:
 def write_run(run: Run, path: str | Path, *, tag: str = "e2rank") -> None:
     """Write TREC's six columns, `query Q0 document rank score tag`, ranks from 1.
 
-    A query without documents leaves no line, since TREC has no way to say it.
+    A query without documents has no line, because TREC's format cannot express it.
 
-    Raises:
+    Raises, before anything is written:
         ValueError: a NaN score; an id or tag that is empty or holds white space, which separates
-            TREC's columns. Nothing is written then.
+            TREC's columns.
     """
     check_column(tag, "the tag")
     lines = []
@@ -78,8 +78,8 @@ def read_run(path: str | Path) -> dict[str, dict[str, float]]:
     """Read TREC's six columns; documents come by score, best first, ties by the rank column.
 
     Raises:
-        ValueError: `FILE, line N: ...` for a wrong number of columns, a score or rank that is no
-            number, a document that the query has already.
+        ValueError: `FILE, line N: ...` for a wrong number of columns, a score or rank that is not a
+            number, or a repeated document of a query.
     """
     ranks: dict[str, dict[str, tuple[float, int]]] = {}
     for number, line in read_lines(path):
@@ -99,14 +99,15 @@ def read_run(path: str | Path) -> dict[str, dict[str, float]]:
 
 
 def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
-    """Read BEIR's `query-id <tab> corpus-id <tab> score`, header or not, or TREC's four columns.
+    """Read BEIR's `query-id <tab> corpus-id <tab> score`, with or without a header, or TREC's four
+    columns.
 
-    Which of the two is settled by the first line. A pair that is judged twice has its last grade,
+    The first line decides which of the two it is. A pair that is judged twice has its last grade,
     as in BEIR.
 
     Raises:
-        ValueError: `FILE, line N: ...` for a wrong number of columns or a grade that is no whole
-            number.
+        ValueError: `FILE, line N: ...` for a wrong number of columns, or a grade that is not a
+            whole number.
     """
     qrels: dict[str, dict[str, int]] = {}
     tabs: bool | None = None
@@ -171,7 +172,7 @@ def _whole(text: str, name: str) -> int:
 
 
 def check_column(value: str, name: str) -> None:
-    """ValueError where a value cannot stand in a column of a TREC run."""
+    """ValueError if a value cannot be in a column of a TREC run."""
     if value.encode().split() != [value.encode()]:
         raise ValueError(
             f"{name} is {value!r}; a TREC run separates its columns by white space, so what stands "

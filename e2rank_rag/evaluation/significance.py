@@ -1,11 +1,11 @@
-"""Whether two systems differ by more than chance, from their values per query.
+"""Whether two methods differ by more than chance, from their values per query.
 
     by_query = [evaluate_by_query(run, qrels) for run in runs]
     one, other = ({q: values["nDCG@10"] for q, values in of.items()} for of in by_query)
     p = paired_randomization_test(one, other)
 
-The randomisation test assumes nothing of how the values are distributed (Smucker et al., CIKM
-2007). Where several pairs of systems are tested, `holm_correction` makes up for it.
+The randomisation test makes no assumption about the distribution of the values (Smucker et al.,
+CIKM 2007). If several pairs of methods are tested, correct the p-values with `holm_correction`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import permutation_test
 
-# Random signs held at a time: some 100 MB, whatever the number of queries.
+# Random signs in memory at a time: about 100 MB for any number of queries.
 _SIGNS_AT_ONCE = 2_000_000
 
 
@@ -29,15 +29,16 @@ def paired_randomization_test(
 ) -> float:
     """The two-sided p-value of Fisher's randomisation test for the mean of a - b being 0.
 
-    Had both systems been the same, each query's difference would be as likely with the other sign.
-    p is the share of sign patterns whose mean is at least as far from 0 as the mean found: among
-    `rounds` random ones and the one found, or among all 2^n of the n queries that differ where
-    these are no more than `rounds`.
+    If both methods were the same, each query's difference would be equally likely with the other
+    sign. p is the share of sign patterns whose mean is at least as far from 0 as the observed mean.
+    If the n queries that differ have at most `rounds` patterns (2^n), all are counted; otherwise
+    the observed one and `rounds` random ones.
 
     a, b: query id -> value, such as one measure of `evaluate_by_query`; the same queries in both.
 
     Raises:
-        ValueError: no queries, or not the same; a value that is NaN or infinite; rounds below 1.
+        ValueError: no queries, or different queries; a value that is NaN or infinite; rounds below
+            1.
     """
     if not a or a.keys() != b.keys():
         odd = sorted(a.keys() ^ b.keys())
@@ -51,7 +52,7 @@ def paired_randomization_test(
     if not np.isfinite(differences).all():
         worst = list(a)[int(np.isfinite(differences).argmin())]
         raise ValueError(f"the values of query {worst!r} are {a[worst]} and {b[worst]}: no number")
-    # A query on which both are the same has the same part, none, in every sign pattern.
+    # A query on which both are equal changes no pattern's mean.
     differences = differences[differences != 0]
     if differences.size < 2:
         return 1.0  # one alone is as far from 0 with either sign
@@ -78,8 +79,8 @@ def holm_correction(p_values: Mapping[str, float]) -> dict[str, float]:
     """p-values of several tests, adjusted to be compared with one level for all (Holm 1979).
 
     The chance that any true null hypothesis is rejected at that level is then at most the level,
-    however the tests depend on each other. The smallest of m values is multiplied by m, the next by
-    m - 1, and so on; none comes out smaller than one before it, nor above 1. Keys keep their order.
+    even for dependent tests. The smallest of m values is multiplied by m, the next by m - 1, and so
+    on; no result is smaller than the one before it, or above 1. Keys keep their order.
 
     Raises:
         ValueError: a value that is not between 0 and 1.

@@ -1,4 +1,4 @@
-"""Where documents and their vectors live. Nothing here loads qdrant-client before it is used."""
+"""The store of documents and their vectors. qdrant-client is loaded at first use."""
 
 from __future__ import annotations
 

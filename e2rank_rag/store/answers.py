@@ -1,6 +1,6 @@
-"""A request to Qdrant, and what its answer must hold.
+"""A request to Qdrant, and the checks of its answer.
 
-The functions raise ValueError for any other answer; the connection makes it a StoreError.
+The functions raise ValueError for an invalid answer; the connection makes it a StoreError.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class Request(Generic[R]):
 def done(answer: Any) -> None:
     """Raise ValueError unless the answer is True."""
     if answer is not True:
-        raise ValueError(f"{answer!r} where it is True once that is done")
+        raise ValueError(f"{answer!r}, expected True")
 
 
 def written(answer: Any) -> None:
     """Raise ValueError unless the update was completed, or acknowledged."""
-    # Acknowledged is what a cluster may say: it is on record, and will be seen a moment later.
+    # A cluster may answer "acknowledged": the update is logged, and visible a moment later.
     if answer.status not in (models.UpdateStatus.COMPLETED, models.UpdateStatus.ACKNOWLEDGED):
         raise ValueError(f"the operation is {answer.status.value}, not completed")
 
@@ -56,21 +56,21 @@ def counted(answer: Any) -> int:
 
 
 def each_once(points: Points) -> Points:
-    """The points; ValueError if one is there twice."""
+    """The points; ValueError for a repeated point."""
     if len({str(point.id) for point in points}) < len(points):
         raise ValueError("one point is there twice")
     return points
 
 
 def asked_for(points: Points, *, ids: Sequence[Any]) -> Points:
-    """The points; ValueError for one whose id is not in `ids`, and for one that is there twice."""
+    """The points; ValueError for a point whose id is not in `ids`, and for a repeated point."""
     if not {str(point.id) for point in points} <= set(map(str, ids)):
-        raise ValueError("a point is there that was not asked for")
+        raise ValueError("the answer has a point that was not requested")
     return each_once(points)
 
 
 def others(points: Points, *, ids: Sequence[Any]) -> Points:
-    """As `asked_for`, with named vectors only."""
+    """Like `asked_for`, for points with named vectors only."""
     if any(point.vector and not isinstance(point.vector, dict) for point in points):
-        raise ValueError("a vector is there that was not asked for")
+        raise ValueError("the answer has a vector that was not requested")
     return asked_for(points, ids=ids)

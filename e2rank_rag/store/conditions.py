@@ -1,8 +1,8 @@
 """Conditions on one payload field, with the same answer from a server and from local mode.
 
-Each takes the field's path in the payload and, for errors, its name in the filter. Numbers compare
-as JSON's: 10 equals 10.0, and true is no number. On a field that is a list, one matching element is
-enough.
+Each function takes the field's path in the payload and, for errors, its name in the filter. Numbers
+compare as in JSON: 10 equals 10.0, and true is not a number. On a field that is a list, one
+matching element is enough.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from qdrant_client import models
 from e2rank_rag.store.layout import INT64_LIMIT, check_text
 
 NOTHING = models.HasIdCondition(has_id=[])
-"""What no document meets."""
+"""A condition that no document meets."""
 
 EVERYTHING = models.Filter(must_not=[NOTHING])
-"""What every document meets."""
+"""A condition that every document meets."""
 
-# In a range a server compares integers as doubles, which are exact below this.
+# In a range, a server compares integers as doubles, which are exact below this number.
 EXACT = 2**53
 # Into how many parts each level of a long list of numbers is divided.
 PARTS = 8
 
-# What Qdrant's path parser takes without quotes.
+# Keys that Qdrant's path parser takes without quotes.
 BARE_SEGMENT = re.compile(r"[\w-]+", re.ASCII)
 
 
 def path_of(segments: Iterable[str], name: str) -> str:
-    """The path that reaches a value by these keys, one below the other."""
+    """The path to a value under these nested keys."""
     check_text(name, f"filter {name!r}")
     parts = []
     for segment in segments:
@@ -46,14 +46,14 @@ def path_of(segments: Iterable[str], name: str) -> str:
 
 
 def is_number(value: Any) -> TypeGuard[int | float]:
-    """Whether a value is a finite JSON number; a bool is none."""
+    """Whether a value is a finite JSON number, and not a bool."""
     if isinstance(value, float):
         return isfinite(value)
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def equals(path: str, name: str, value: str | bool | int | float) -> models.Condition:
-    """Equal to a str, a bool or a finite number, whether that is stored as 10 or as 10.0."""
+    """Equal to a str, a bool or a finite number; 10 also matches a stored 10.0."""
     if isinstance(value, str):
         check_text(value, f"filter {name!r} is {value!r}, which")
     if isinstance(value, str | bool):
@@ -65,7 +65,7 @@ def equals(path: str, name: str, value: str | bool | int | float) -> models.Cond
         return _double(path, integer)
     if not -INT64_LIMIT <= integer < INT64_LIMIT:
         if isinstance(value, float):
-            return _double(path, value)  # no stored integer is as large
+            return _double(path, value)  # stored integers are smaller
         raise ValueError(f"filter {name!r} is {value}: Qdrant holds integers of 64 bits only")
     same = models.FieldCondition(key=path, match=models.MatchValue(value=integer))
     if float(integer) != integer:
@@ -79,7 +79,7 @@ def equals(path: str, name: str, value: str | bool | int | float) -> models.Cond
 def equals_one(
     path: str, name: str, values: Iterable[str | bool | int | float]
 ) -> list[models.Condition]:
-    """What a field that equals one of the values meets one of; none where there are no values."""
+    """Conditions of which a field that equals one of the values meets one; empty for no values."""
     values = list(values)
     texts = [value for value in values if isinstance(value, str)]
     for text in texts:
@@ -95,10 +95,10 @@ def equals_one(
 def within(path: str, name: str, bounds: Mapping[str, int | float]) -> models.FieldCondition:
     """A number within finite bounds: keys "gt", "gte", "lt", "lte".
 
-    ValueError for a bound where integers lie closer together than doubles.
+    ValueError for a bound above which doubles cannot represent every integer.
     """
     for bound in bounds.values():
-        # No stored integer is as large as the floats above 64 bits.
+        # Stored integers are smaller than the floats above 64 bits.
         if abs(bound) >= EXACT and (isinstance(bound, int) or abs(bound) <= INT64_LIMIT):
             raise ValueError(
                 f"filter {name!r} has the bound {bound}: Qdrant compares numbers as doubles, "
@@ -122,22 +122,22 @@ def has_no_value(path: str) -> models.IsEmptyCondition:
 
 
 def is_no_list(path: str) -> models.IsEmptyCondition:
-    """No list with a value in it, so that another condition is on the field's own value."""
+    """Not a list with elements: combined with it, a condition is about the field's own value."""
     return has_no_value(f"{path}[]")
 
 
 def negated(condition: models.Condition) -> models.Filter:
-    """What does not meet a condition."""
+    """The negation of a condition."""
     return models.Filter(must_not=[condition])
 
 
 def all_of(conditions: Sequence[models.Condition]) -> models.Condition:
-    """All of them, those within another `all_of` too: servers take some 40 levels."""
+    """The conjunction, with nested `all_of` flattened, because servers take some 40 levels."""
     return _joined(conditions, "must") if conditions else EVERYTHING
 
 
 def any_of(conditions: Sequence[models.Condition]) -> models.Condition:
-    """One of them at least; `NOTHING` where there are none, which Qdrant reads as no condition."""
+    """The disjunction; `NOTHING` for no conditions, which Qdrant would read as no filter."""
     return _joined(conditions, "should") if conditions else NOTHING
 
 
@@ -154,13 +154,13 @@ def _joined(
 
 
 def _double(path: str, value: int | float) -> models.FieldCondition:
-    # Qdrant matches no floats: a closed range of one value says the same.
+    # Qdrant cannot match floats; a closed range of one value does the same.
     number = float(value)
     return models.FieldCondition(key=path, range=models.Range(gte=number, lte=number))
 
 
 def _one_of_doubles(path: str, ordered: Sequence[int | float]) -> models.Condition:
-    """One of some numbers. Ranges divide them, since a point may be compared with thousands."""
+    """One of several numbers, divided into ranges, so that a point is compared with few of them."""
     if len(ordered) == 1:
         return _double(path, ordered[0])
     size = -(-len(ordered) // PARTS)

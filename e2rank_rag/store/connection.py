@@ -1,9 +1,9 @@
-"""Sending Qdrant one request, synchronously or not, and saying in plain words what went wrong.
+"""Sends requests to Qdrant, synchronously or asynchronously, and explains errors.
 
-A request is built once and its answer parsed once, for both ways of sending it. A server gets true
-async calls and retries of what is transient; a local client gets one lock (see `local_guard`), and
-async calls run its synchronous ones in a thread: an AsyncQdrantClient on ":memory:" would open an
-empty store, and one on a folder would find it locked.
+Both ways share the code that builds a request and parses its answer. On a server, async calls are
+really async, and transient errors are retried. A local client has one lock (see `local_guard`), and
+async calls run its synchronous methods in a thread: an AsyncQdrantClient on ":memory:" would open
+an empty store, and one on a folder would find it locked.
 """
 
 from __future__ import annotations
@@ -59,16 +59,16 @@ LONGEST_WAIT_S = 5.0
 
 
 class Connection(ForkAware):
-    """One client, and what belongs to it.
+    """One client, with its lock, retries and settings.
 
-    client: one that is open, or the settings of one (`QdrantClient.init_options`) for a server or
-        a folder, which is then opened at first use.
-    owned: close the client with this connection, and with the last one that owns it.
+    client: an open client, or the settings (`QdrantClient.init_options`) of a client for a server
+        or a folder, which is then opened at first use.
+    owned: close the client when the last connection that owns it is closed.
 
-    A copy shares the client of a local mode, which is the only one that can see those documents,
-    and opens a server anew; closing one leaves the other open. A pickle holds the settings, the
-    API key among them. A forked child opens a server anew: two processes that read from one socket
-    would get each other's answers.
+    In local mode a copy shares the client, because no other client can see those documents; on a
+    server it opens its own. Closing one leaves the other open. A pickle holds the settings, the API
+    key included. A forked child opens its own client for a server, because two processes that read
+    from one socket would get each other's answers.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Connection(ForkAware):
 
     @property
     def client(self) -> QdrantClient:
-        """The client; it is opened where only its settings are known yet."""
+        """The client; if only its settings were given, the first use opens it."""
         with self._opening:
             if self._client is None:
                 self._client = _opened(self._options)
@@ -110,12 +110,12 @@ class Connection(ForkAware):
 
     @property
     def options(self) -> Mapping[str, Any]:
-        """What the client is, or will be, opened with."""
+        """The settings with which the client is opened."""
         return self._options
 
     @property
     def async_settings(self) -> list[str]:
-        """Names of the settings in which the given async_client is not as the client."""
+        """Names of the settings in which the given async_client differs from the client."""
         if self._async_client is None:
             return []
         defaults = {
@@ -127,9 +127,9 @@ class Connection(ForkAware):
         return sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
 
     def send(self, request: Request[R]) -> R:
-        """StoreError where Qdrant refuses, is not there, or answers what cannot be read.
+        """The result; StoreError if Qdrant refuses, is unreachable, or its answer is unreadable.
 
-        A server has the `timeout` of its client for all of it, retries and waits included.
+        The client's `timeout` is the limit for a request to a server, retries and waits included.
         """
         self._refuse_closed()
         tries = Tries(self._timeout_s)
@@ -140,7 +140,7 @@ class Connection(ForkAware):
         return self._parsed(request, answer)
 
     async def asend(self, request: Request[R]) -> R:
-        """As `send`, without blocking the event loop."""
+        """`send` without blocking the event loop."""
         self._refuse_closed()
         client = self._async()
         if client is None:
@@ -169,7 +169,7 @@ class Connection(ForkAware):
                 client.close()
 
     async def aclose(self) -> None:
-        """As `close`, and with it the async client of the running event loop."""
+        """`close`, also for the async client of the running event loop."""
         client = self._per_loop.pop(asyncio.get_running_loop(), None)
         if client is not None:
             await client.close()
@@ -210,7 +210,7 @@ class Connection(ForkAware):
         return Connection, (settings,)
 
     def _settings(self) -> dict[str, Any]:
-        """What the same place is opened with from any working directory."""
+        """The settings, valid in any working directory."""
         options = dict(self._options)
         if options.get("path") is not None:
             options["path"] = str(Path(options["path"]).expanduser().absolute())
@@ -247,7 +247,7 @@ class Connection(ForkAware):
 
     @property
     def _timeout_s(self) -> float | None:
-        """What one call may take; None in local mode, and where a client was given without it."""
+        """The limit for one call in seconds; None in local mode and for a client without one."""
         timeout: float | None = self._options.get("timeout")
         return None if self.local else timeout
 
@@ -288,12 +288,12 @@ class Connection(ForkAware):
 
 
 def is_local(options: Mapping[str, Any]) -> bool:
-    """Whether a client of these settings computes in this process, over memory or a folder."""
+    """Whether a client with these settings is in local mode, in memory or in a folder."""
     return options.get("location") == MEMORY or options.get("path") is not None
 
 
 def whereabouts(options: Mapping[str, Any], client: QdrantClient | None) -> str:
-    """The place as a phrase; every in-memory client has a number of its own."""
+    """The place as a phrase; every in-memory client has its own number."""
     if options.get("path") is not None:
         return f"in folder {options['path']}"
     if options.get("location") == MEMORY:
@@ -301,13 +301,13 @@ def whereabouts(options: Mapping[str, Any], client: QdrantClient | None) -> str:
     url = options.get("url") or options.get("location")
     if url is None:
         url = f"{options.get('host') or 'localhost'}:{options.get('port')}"
-    # Credentials stay out of messages: those before the host, and a key in a query.
+    # Messages must not show credentials: user and password before the host, or a key in a query.
     scheme, slashes, rest = url.rpartition("://")
     return f"at {scheme}{slashes}{re.split('[?#]', rest.rpartition('@')[2])[0]}"
 
 
 class _Shared:
-    """What connections over one client share. owners: the last one to close closes the client."""
+    """Shared by the connections over one client. The last owner to close closes the client."""
 
     def __init__(self) -> None:
         self.number = next(_next_number)
@@ -333,7 +333,7 @@ def _opened(options: Mapping[str, Any]) -> QdrantClient:
 
 
 class Tries:
-    """The tries of one call. count: made so far; seconds: for all of them, None where any."""
+    """The tries of one call. count: tries so far. seconds: limit for all; None: no limit."""
 
     def __init__(self, seconds: float | None) -> None:
         self.seconds = seconds
@@ -341,13 +341,13 @@ class Tries:
         self._started = monotonic()
 
     def seconds_left(self) -> float | None:
-        """None where there is no limit."""
+        """The seconds that remain; None without a limit."""
         if self.seconds is None:
             return None
         return max(0.0, self.seconds - (monotonic() - self._started))
 
     def policy(self) -> dict[str, Any]:
-        """Of tenacity's `Retrying` and `AsyncRetrying`."""
+        """The arguments of tenacity's `Retrying` and `AsyncRetrying`."""
         stop: stop_base = stop_after_attempt(TRIES)
         if self.seconds is not None:
             stop = stop | stop_before_delay(self.seconds)

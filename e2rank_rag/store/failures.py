@@ -1,4 +1,4 @@
-"""What Qdrant's exceptions mean: another try, a missing collection, or an error to explain."""
+"""Classifies Qdrant's exceptions: transient, a missing collection, or an error to explain."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ FAILURES = (
     OSError,
     sqlite3.Error,  # a folder
 )
-"""What a request can raise that is about the store and not a mistake in this library."""
+"""Errors of a request that are about the store, not about a mistake in this library."""
 
 MALFORMED = (AssertionError, LookupError, TypeError, AttributeError, RecursionError)
-"""What the client raises, or reading its answer, where a reply is not of Qdrant's form."""
+"""Errors for a reply that is not in Qdrant's form."""
 
 TRANSIENT_STATUS = (429, 502, 503, 504)
 TRANSIENT_CODES = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
@@ -41,12 +41,12 @@ REFUSED_KEY_STATUS = (401, 403)
 TOO_LARGE_STATUS = 413
 SHOWN_CHARACTERS = 500
 
-# The client takes a number of seconds only; of a date it keeps this message.
+# The client accepts only a number of seconds; for a date it raises this message.
 NO_INTEGER = "Retry-After header value is not a valid integer: "
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same request may succeed a moment later. Requests here can all be repeated."""
+    """Whether the same request may succeed a moment later. All requests here can be repeated."""
     if _retry_after(error) is not None:
         return True
     if isinstance(error, UnexpectedResponse):
@@ -59,12 +59,12 @@ def is_transient(error: BaseException) -> bool:
 
 
 def wait_asked_by(error: BaseException | None) -> float:
-    """Seconds that a busy server asked to wait; 0 where it did not say."""
+    """Seconds that a busy server asked to wait; 0 if it did not say."""
     return asked_wait_s(None if error is None else _retry_after(error))
 
 
 def says_missing(error: BaseException) -> bool:
-    """Whether the collection is not there; a missing point is another matter."""
+    """Whether the collection is missing; False for a missing point."""
     missing = (
         (isinstance(error, UnexpectedResponse) and error.status_code == 404)
         or (isinstance(error, grpc.RpcError) and _grpc_code(error) == grpc.StatusCode.NOT_FOUND)
@@ -75,9 +75,9 @@ def says_missing(error: BaseException) -> bool:
 
 
 def explain(error: BaseException, where: str, *, tries: int, seconds: float | None) -> StoreError:
-    """The same in words: which store, what it said, what to do where that is known.
+    """The error in words: which store, its message, and what to do if that is known.
 
-    tries: how many were made. seconds: that they had together; None: no limit.
+    tries: how many were made. seconds: the limit for all of them together; None: no limit.
     """
     after = f" after {tries} tries" if tries > 1 and is_transient(error) else ""
     source = error.source if isinstance(error, ResponseHandlingException) else None
@@ -125,7 +125,7 @@ def _is_late(error: BaseException, source: Any) -> bool:
 
 
 def _retry_after(error: BaseException) -> str | None:
-    """What a busy server says of the next try."""
+    """The `Retry-After` of a busy server's answer."""
     if isinstance(error, ResourceExhaustedResponse):
         return str(error.retry_after_s)
     if isinstance(error, QdrantException) and str(error).startswith(NO_INTEGER):

@@ -26,10 +26,10 @@ def to_qdrant_filter(
 ) -> models.Filter | None:
     """Qdrant's form of `{"year": 2024, "tag": ["a", "b"], "score": {"gte": 0.5}}`.
 
-    All conditions must hold. Keys name meta fields, a dot reaches a nested one. On a field that is
-    a list, one matching element is enough. 10 and 10.0 are the same number, True and 1 are not.
-    Dates without a time zone count as UTC. A native filter passes through, its keys as they are;
-    None and {} mean no filter. ValueError otherwise, for Haystack's form of a filter too.
+    All conditions must hold. Keys name meta fields; a dot names a nested one. On a field that is a
+    list, one matching element is enough. 10 and 10.0 are equal, True and 1 are not. Dates without a
+    time zone count as UTC. A native filter is returned unchanged; None and {} mean no filter.
+    ValueError for anything else, Haystack's filters included.
     """
     if filter is None or isinstance(filter, models.Filter):
         return filter

@@ -1,7 +1,6 @@
-"""A Qdrant folder keeps its points as pickles, and a pickle can run code: all are looked at first.
+"""Checks the pickles in a Qdrant folder before Qdrant opens it, because a pickle can run code.
 
-Qdrant writes records of its own with plain values. Whatever else a pickle names is refused before
-Qdrant opens the folder.
+Qdrant pickles its own records with plain values. A pickle that names anything else is refused.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _RECORDS = "qdrant_client.http.models.models"
 _ALLOWED = {
     (_RECORDS, "PointStruct"),
     (_RECORDS, "SparseVector"),
-    # What a payload may hold beside JSON in folders of older clients.
+    # In folders of older clients a payload may hold these in addition to JSON.
     ("datetime", "date"),
     ("datetime", "datetime"),
     ("datetime", "time"),
@@ -36,7 +35,7 @@ _LEGACY = "storage.dbm"
 
 
 def check_folder(folder: Path) -> None:
-    """StoreError where opening the folder could run code; other damage is left to the opening.
+    """StoreError if opening the folder could run code; other damage shows when it is opened.
 
     Raises:
         OSError, ValueError, sqlite3.Error, pickle.UnpicklingError: it cannot be read.
@@ -49,7 +48,7 @@ def check_folder(folder: Path) -> None:
 
 
 def _storages(folder: Path) -> Iterator[Path]:
-    """The files that Qdrant may read: of the collections on record, and any other beside them."""
+    """The files that Qdrant may read: those of the recorded collections, and any others there."""
     base = folder / "collection"
     places = {path.parent for path in base.rglob("storage.*")}
     record = folder / "meta.json"
@@ -73,7 +72,7 @@ def _recorded(record: Path) -> list[str]:
 
 
 def _check_table(connection: sqlite3.Connection, storage: Path) -> None:
-    """A view or a virtual table could give Qdrant other points than it gave here."""
+    """Refuse a view or a virtual table, which could give Qdrant other points than it gave here."""
     found = connection.execute(
         "SELECT type, sql FROM sqlite_master WHERE name = 'points' COLLATE NOCASE"
     ).fetchall()

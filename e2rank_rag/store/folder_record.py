@@ -1,7 +1,8 @@
-"""Whether a Qdrant folder holds all that it says it holds, and nothing beside.
+"""Checks that a Qdrant folder holds exactly what its record says.
 
-Qdrant opens what is left: a collection whose points are gone as an empty one, a folder whose record
-is gone as a new one, and a new collection with the points that lie in its place.
+Qdrant does not notice a loss. It opens a collection without its points as an empty one, and a
+folder without its record as a new one. A new collection gets the points of an old one that are
+still in its place.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ STORAGE = "storage.sqlite"
 
 
 def check_complete(folder: Path) -> None:
-    """StoreError where a collection on record has no points file, or a points file no record."""
+    """StoreError if a recorded collection has no points file, or a points file has no record."""
     collections = _recorded(folder / RECORD)
     places = {(folder / "collection" / name).resolve(): name for name in collections}
     for place, name in places.items():
@@ -41,7 +42,7 @@ def check_complete(folder: Path) -> None:
 
 
 def refuse_left_over(folder: Path, collection: str) -> None:
-    """StoreError where a collection that is to be created would begin with documents."""
+    """StoreError if a new collection would begin with an old one's documents."""
     storage = folder / "collection" / collection / STORAGE
     left = _count(storage) if storage.is_file() else 0
     if left:
@@ -53,7 +54,7 @@ def refuse_left_over(folder: Path, collection: str) -> None:
 
 
 def _recorded(record: Path) -> Mapping[str, Any]:
-    """The collections on record, each with its configuration."""
+    """The recorded collections, each with its configuration."""
     if not record.exists():
         return {}
     try:

@@ -1,7 +1,7 @@
-"""What a point holds: document to point id and payload, and back.
+"""The layout of a point: converts a document to point id and payload, and back.
 
-The default is Haystack's: the id of a point is `uuid5` of the document's id, the payload is exactly
-`{id, content, meta}`. One key more would turn up in the meta of the documents that Haystack reads.
+The default is Haystack's: the id of a point is `uuid5` of the document's id, and the payload is
+exactly `{id, content, meta}`. Haystack would show any other key in the meta of its documents.
 """
 
 from __future__ import annotations
@@ -18,17 +18,16 @@ from e2rank_rag.types import Document
 HAYSTACK_NAMESPACE = uuid.UUID("3896d314-1e95-4a3a-b45a-945f9f0b541d")
 UINT64_LIMIT = 2**64
 INT64_LIMIT = 2**63
-# What qdrant-client takes; a UUID is always given as text here.
+# The ids that qdrant-client takes; a UUID is always a string here.
 PointId = int | str | uuid.UUID
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Names of the payload keys, and where the id of a document is.
+    """The payload keys, and the place of a document's id.
 
-    id_key: payload key of the document's id; the point id is made from it by `uuid5`, so a
-        collection whose point ids were chosen otherwise cannot be read by id with it. None: the
-        point id itself, as text, is the document's id.
+    id_key: payload key of the document's id. The point id is its `uuid5`, so a collection with
+        other point ids cannot be read by id. None: the point id, as text, is the document's id.
     """
 
     id_key: str | None = "id"
@@ -36,13 +35,13 @@ class Layout:
     metadata_key: str = "meta"
 
     all_vectors: ClassVar[bool] = False
-    """Whether `document` reads other vectors of a point than the one that is searched."""
+    """Whether `document` needs all vectors of a point, not only the searched one."""
 
     def point_id(self, id: str) -> PointId:
-        """The id of the point of a document.
+        """The point id of a document.
 
-        ValueError where point ids are document ids and this one is neither a UUID nor an integer
-        of 64 bits, the two that Qdrant takes.
+        ValueError if point ids are document ids, and this one is neither a UUID nor an integer of
+        64 bits, which are the only ids that Qdrant takes.
         """
         check_text(id, f"the document id {id!r}")
         if self.id_key is not None:
@@ -59,7 +58,7 @@ class Layout:
             ) from error
 
     def payload(self, document: Document) -> dict[str, Any]:
-        """JSON values only; ValueError naming the document otherwise."""
+        """The payload, as JSON values; ValueError, naming the document, for other values."""
         where = f"document {document.id!r}"
         check_text(document.text, f"the text of {where}")
         payload: dict[str, Any] = {} if self.id_key is None else {self.id_key: document.id}
@@ -68,7 +67,7 @@ class Layout:
         return payload
 
     def metadata(self, document: Document) -> dict[str, Any]:
-        """The meta of a document as plain JSON values; ValueError naming what is none."""
+        """A document's meta as JSON values; ValueError, naming the field, for other values."""
         if not isinstance(document.meta, Mapping):
             raise ValueError(
                 f"the meta of document {document.id!r} is {type(document.meta).__name__}, "
@@ -80,7 +79,7 @@ class Layout:
         }
 
     def document(self, point: Any) -> Document:
-        """Of a point with its payload; StoreError where the keys are not this layout's."""
+        """The document of a point with its payload; StoreError for another layout's keys."""
         payload = point.payload or {}
         if self.content_key not in payload:
             raise StoreError(
@@ -101,7 +100,7 @@ class Layout:
         return Document(id=id, text=text, meta=meta)
 
     def document_id(self, point: Any) -> str:
-        """Of a point that came with at least the id in its payload."""
+        """The document id of a point; its payload must hold at least the id."""
         if self.id_key is None:
             return str(point.id)
         id = (point.payload or {}).get(self.id_key)
@@ -114,11 +113,11 @@ class Layout:
 
 
 LANGCHAIN_LAYOUT = Layout(id_key=None, content_key="page_content", metadata_key="metadata")
-"""What langchain-qdrant writes by default."""
+"""The default layout of langchain-qdrant."""
 
 
 def check_text(text: Any, what: str) -> None:
-    """ValueError unless `text` is a str that UTF-8 can say."""
+    """ValueError unless `text` is a str that UTF-8 can encode."""
     if not isinstance(text, str):
         raise ValueError(f"{what} is {type(text).__name__}, not str")
     try:
@@ -137,7 +136,7 @@ def same_meta(stored: Document, given: Document) -> bool:
 
 
 def same_json(one: Any, other: Any) -> bool:
-    """Whether two values are equal as JSON, where 1 is 1.0 and true is neither."""
+    """Whether two values are equal as JSON: 1 equals 1.0, and true equals neither."""
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
     if isinstance(one, Mapping) and isinstance(other, Mapping):
@@ -157,7 +156,7 @@ def _checked_key(key: Any, id: str) -> str:
 
 
 def _plain(value: Any, path: str, id: str) -> Any:
-    """The value with nothing but dict, list, str, int, float, bool and None in it."""
+    """The value, made of dict, list, str, int, float, bool and None only."""
     kind = type(value)
     if value is None or kind is bool:
         return value

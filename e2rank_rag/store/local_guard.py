@@ -1,8 +1,8 @@
-"""One call at a time on a local client, whoever makes it.
+"""Allows one call at a time on a local client, from this library and from others.
 
-Local mode is plain Python over lists and one SQLite connection. A client is shared with other
-components, Haystack's document store or LangChain's, which write through it from their own threads:
-so what is guarded is what the client delegates to, and not only the calls of this library.
+Local mode is Python code over lists and one SQLite connection. Haystack's and LangChain's stores
+may write through the same client from their own threads. So the lock is in the object that the
+client delegates to, and guards their calls too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class GuardedLocal(QdrantLocal):
 
 
 def guard(client: QdrantClient) -> Any:
-    """Guard a local client from now on, and return its re-entrant lock; twice is the same."""
+    """Guard a local client, and return its re-entrant lock. Safe to call twice."""
     backend: Any = client._client
     if type(backend) is QdrantLocal:
         with _lock_of(backend):

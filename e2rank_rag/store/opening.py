@@ -1,4 +1,4 @@
-"""Opening Qdrant by location: in memory, a folder, or a server's URL."""
+"""Opens Qdrant by location: in memory, a folder, or a server's URL."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ _opening = Lock()
 
 @dataclass(eq=False)
 class _Folder:
-    """What the clients of one folder share. users: the ids of those that are open."""
+    """Shared by the clients of one folder. users: the ids of the open clients."""
 
     backend: Any
     process: int = field(default_factory=os.getpid)
     users: set[int] = field(default_factory=set)
 
     def is_at(self, folder: Path) -> bool:
-        """Not where that was deleted or moved since, nor in a forked child, which has a copy."""
+        """False if the folder was deleted or moved, and in a forked child, which has a copy."""
         with suppress(OSError):
             ours, theirs = os.fstat(self.backend._flock_file.fileno()), os.stat(folder / LOCK_FILE)
             return (
@@ -63,8 +63,8 @@ _folders: list[_Folder] = []
 
 
 class FolderClient(QdrantClient):
-    """A client of a folder. Qdrant opens a folder once: the clients of one process share what the
-    first of them read, and the last to close closes it."""
+    """A client of a folder. Qdrant can open a folder once, so the clients of a process share what
+    the first one has read, and the last one to close closes it."""
 
     def __init__(self, folder: Path) -> None:
         with _opening:
@@ -92,7 +92,7 @@ class FolderClient(QdrantClient):
         return _folders[-1]
 
     def close(self, grpc_grace: float | None = None, **kwargs: Any) -> None:
-        """Leave the folder; a second call does nothing."""
+        """Close this client of the folder; a second call does nothing."""
         with _opening:
             self._leave()
 
@@ -114,10 +114,10 @@ class FolderClient(QdrantClient):
 def open_client(
     location: str | Path, *, api_key: str | None, prefer_grpc: bool, timeout: float
 ) -> QdrantClient:
-    """A client for `location`; ValueError where it is none, StoreError where it will not open.
+    """A client for `location`; ValueError for an invalid one, StoreError if it cannot be opened.
 
-    A server is not contacted yet. A folder is read into memory as a whole, once for all clients of
-    this process; StoreError where it holds a pickle that could run code.
+    A server is not contacted yet. A folder is read into memory completely, once for all clients of
+    this process; StoreError if it holds a pickle that could run code.
     """
     place = str(location)
     kind = kind_of(location)
@@ -128,7 +128,7 @@ def open_client(
                 "url": place,
                 "api_key": api_key,
                 "prefer_grpc": prefer_grpc,
-                # threading takes no other number
+                # the only number that threading accepts
                 "timeout": timeout if isinstance(timeout, int) else float(timeout),
             }
         )
@@ -140,7 +140,7 @@ def open_client(
 
 
 def kind_of(location: str | Path) -> Literal["server", "memory", "folder"]:
-    """What a location names; ValueError where it is empty or looks like an address and is none.
+    """The kind of a location; ValueError if it is empty or looks like a wrong address.
 
     A `Path` is always a folder.
     """
@@ -184,7 +184,7 @@ def _open_folder(folder: Path) -> QdrantClient:
 
 
 def _refuse_locked(folder: Path) -> None:
-    """Ask for the lock first: the client reads all points before it asks."""
+    """StoreError if the folder is locked. The client itself checks it after reading all points."""
     if folder.is_file():
         raise NotADirectoryError(errno.ENOTDIR, "a file, not a folder", str(folder))
     # portalocker looks for a writable directory when it is imported, so not at the top.
@@ -212,9 +212,9 @@ def _locked(folder: Path) -> StoreError:
 
 @contextmanager
 def size_warning_silenced() -> Iterator[None]:
-    """No warning that more than 20 000 points are many for local mode: the documentation says when
-    to move to a server, and the warning cannot be answered from here. All others stay."""
-    # catch_warnings changes the filters of the whole process: one thread at a time.
+    """Silence the warning that more than 20 000 points are many for local mode. The documentation
+    says when to move to a server. Other warnings stay."""
+    # catch_warnings changes the filters of the whole process, so one thread at a time.
     with _warnings_lock, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Local mode is not recommended")
         yield

@@ -6,7 +6,7 @@
     hits = store.search(encoder.encode_queries(["storm in the north"])[0], top_k=10)
 
 qdrant-haystack reads, overwrites and deletes the same points; langchain-qdrant reads them.
-Local mode computes in Python over every point: it is for up to some 20,000 of them.
+Local mode is Python code that reads every point; use it for up to about 20,000 documents.
 """
 
 from __future__ import annotations
@@ -44,18 +44,17 @@ SET_BY_PREPARE = ("collection_name", "vectors_config", "metadata")
 class QdrantStore:
     """A collection of a Qdrant client, as `e2rank_rag.types.Store`.
 
-    client: anything already opened; it is not closed with the store. Or the arguments of a
-        QdrantClient, which is then opened at first use and closed with the store. With
-        `async_client` on the same server the async methods use that, otherwise they run in a
-        thread.
+    client: an open client, which is not closed with the store; or the arguments of a QdrantClient,
+        which is then opened at first use and closed with the store.
+    async_client: on the same server, for the async methods; without it they run in a thread.
     layout: where a point keeps id, text and meta.
-    vector_name: of a collection whose vectors have names.
+    vector_name: the name of the vector, in a collection whose vectors have names.
     collection_options: arguments of QdrantClient.create_collection for a new collection, such as
         hnsw_config, quantization_config, shard_number.
 
-    A copy shares the client in local mode and opens a server again; closing one leaves the other
-    open. A pickle opens folder or server again at first use, and holds the API key. A store in
-    memory, or one whose `async_client` has other settings, cannot be pickled.
+    In local mode a copy shares the client; on a server it opens its own. Closing one leaves the
+    other open. A pickle opens folder or server again at first use, and holds the API key. A store
+    in memory cannot be pickled, nor one whose `async_client` has other settings.
 
     Scores are cosines. (A collection with the distance Dot chooses its `top_k` by dot products,
     which are the same if the stored vectors have unit length.)
@@ -101,10 +100,10 @@ class QdrantStore:
 
         location: ":memory:", a folder, or the URL of a server.
         timeout: seconds for one request to a server, with its retries and their waits.
-        layout, vector_name, collection_options: as for `QdrantStore`.
+        layout, vector_name, collection_options: see `QdrantStore`.
 
-        StoreError for a folder that is locked, read-only or not a folder, and for one with a pickle
-        that Qdrant did not write and that could run code.
+        StoreError if the folder is locked, read-only or not a folder, or holds a pickle that Qdrant
+        did not write and that could run code.
         """
         client = open_client(location, api_key=api_key, prefer_grpc=prefer_grpc, timeout=timeout)
         store = cls(
@@ -118,7 +117,7 @@ class QdrantStore:
         return store
 
     def with_layout(self, layout: Layout) -> QdrantStore:
-        """This store, its points read by another layout; closing one closes both."""
+        """This store with another layout; closing one closes both."""
         store = object.__new__(type(self))
         vars(store).update(vars(self), layout=layout)
         store._connect(self._connection)
@@ -126,32 +125,32 @@ class QdrantStore:
 
     @property
     def client(self) -> QdrantClient:
-        """To share with other stores and tools."""
+        """The client, to share with other stores and tools."""
         return self._connection.client
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The arguments of its QdrantClient, an API key among them."""
+        """The arguments of its QdrantClient, the API key included."""
         return self._connection.options
 
     @property
     def async_settings(self) -> list[str]:
-        """Names of the settings in which a given `async_client` is not as the client."""
+        """Names of the settings in which a given `async_client` differs from the client."""
         return self._connection.async_settings
 
     @property
     def name(self) -> str:
-        """Which collection and where, as in `collection 'news' at http://localhost:6333`."""
+        """Collection and place, such as `collection 'news' at http://localhost:6333`."""
         return f"collection {self.collection!r} {self._connection.where}"
 
     @property
     def exists(self) -> bool:
-        """Whether the collection is there, on a server up to `SCHEMA_AGE_S` seconds ago."""
+        """Whether the collection exists; on a server the answer is up to `SCHEMA_AGE_S` s old."""
         return self._fresh_schema() is not None or self._is_there()
 
     @property
     def dim(self) -> int:
-        """Length of the vectors; CollectionMissing (a StoreError) where there is no collection."""
+        """The dimension of the vectors; CollectionMissing (a StoreError) without a collection."""
         return self._known_schema().dim
 
     @property
@@ -162,18 +161,18 @@ class QdrantStore:
 
     @property
     def model(self) -> str | None:
-        """Name of the model that wrote the vectors; None where nobody recorded it."""
+        """Name of the model that wrote the vectors; None if it was not recorded."""
         schema = self._schema_if_there()
         return None if schema is None else schema.model
 
     def prepare(
         self, dim: int, *, fingerprint: str | None = None, model: str | None = None
     ) -> None:
-        """Create the collection, or make sure that the one that is there can take these vectors.
+        """Create the collection, or check that the existing one can take these vectors.
 
-        The fingerprint is recorded in a new or empty collection; one that others filled is left as
-        it is. StoreError for another dimension or kind of vector, StoredVectorMismatch for another
-        fingerprint.
+        The fingerprint is recorded in a new or empty collection; a filled collection without a
+        record stays without one. StoreError for another dimension or kind of vector,
+        StoredVectorMismatch for another fingerprint.
         """
         if dim < 1:
             raise ValueError(f"dim must be > 0, got {dim}")
@@ -191,17 +190,17 @@ class QdrantStore:
         self._known.agree(fingerprint, schema)
 
     def check(self, documents: Sequence[Document]) -> None:
-        """ValueError as `upsert` raises it, for documents that will be written in several calls."""
+        """Raise the ValueErrors of `upsert`, for documents to be written in several calls."""
         self._requests.check(documents)
 
     def upsert(self, documents: Sequence[Document], embeddings: Embeddings) -> None:
-        """Write documents with their vectors [n, dim]; those with a known id are replaced.
+        """Write documents with their vectors [n, dim], in place of documents with the same ids.
 
-        Of a replaced document, its other vectors and payload under other keys are kept.
+        A replaced document keeps its other vectors, and its payload under other keys.
 
-        ValueError naming the document, before anything is written, for an id given twice, a text
-        or meta that JSON cannot hold, and a vector that is not finite or zero. StoredVectorMismatch
-        where the collection is for another model since `prepare`.
+        Raises before anything is written: ValueError, naming the document, for a repeated id, a
+        text or meta that JSON cannot hold, and a vector that is not finite or zero;
+        StoredVectorMismatch if the collection has another model's record since `prepare`.
         """
         if len(documents) or len(embeddings):
             schema = self._as_agreed(self._connection.send(self._requests.schema()))
@@ -211,9 +210,9 @@ class QdrantStore:
             self._send_all(self._requests.upsert(points, kept))
 
     def update_meta(self, documents: Sequence[Document]) -> None:
-        """Replace the meta of documents that are there; text and vector stay as they are.
+        """Replace the meta of stored documents; text and vector do not change.
 
-        StoreError naming those that are not there, before anything is written.
+        StoreError, naming missing documents, before anything is written.
         """
         updates = self._requests.update_meta(documents)
         lookups = self._requests.retrieve([d.id for d in documents], payload=False)
@@ -229,15 +228,15 @@ class QdrantStore:
     def search_batch(
         self, embeddings: Embeddings, *, top_k: int, filter: Filter | models.Filter | None = None
     ) -> list[list[Hit]]:
-        """`search` for every row of [n, dim], in one request or, for large answers, a few."""
+        """`search` for every row of [n, dim]: one request, or a few if the answers are large."""
         schema = self._known_schema()
         requests = self._requests.search(embeddings, top_k=top_k, filter=filter, schema=schema)
         return [hits for rankings in self._send_all(requests) for hits in rankings]
 
     def rescore(self, embedding: Embeddings, ids: Sequence[str]) -> list[Hit]:
-        """These documents scored against a vector [dim], best first; unknown ids are left out.
+        """These documents with cosines to a vector [dim], best first; unknown ids are left out.
 
-        One request that moves no vectors: `Hit.embedding` is None.
+        One request that transfers no vectors: `Hit.embedding` is None.
         """
         if not len(ids):
             return []
@@ -247,13 +246,13 @@ class QdrantStore:
     def get(
         self, ids: Sequence[str], *, with_embeddings: bool = False
     ) -> dict[str, StoredDocument]:
-        """The documents under these ids, in their order; unknown ids are left out."""
+        """The documents with these ids, in this order; unknown ids are left out."""
         made_by = self._known_schema().fingerprint if with_embeddings and len(ids) else None
         answers = self._send_all(self._requests.retrieve(ids, vectors=with_embeddings))
         return self._requests.stored(ids, answers, made_by)
 
     def ids(self) -> Iterator[str]:
-        """Every document id, read page by page, in an order that means nothing."""
+        """All document ids, read page by page, in no particular order."""
         offset: Any = None
         while True:
             page, offset = self._connection.send(self._requests.scroll(offset))
@@ -266,7 +265,7 @@ class QdrantStore:
         self._send_all(self._requests.delete(ids))
 
     def count(self, filter: Filter | models.Filter | None = None) -> int:
-        """How many documents there are, exactly."""
+        """The exact number of documents."""
         return self._connection.send(self._requests.count(filter))
 
     def close(self) -> None:
@@ -280,10 +279,10 @@ class QdrantStore:
         await asyncio.to_thread(self.prepare, dim, fingerprint=fingerprint, model=model)
 
     async def aupsert(self, documents: Sequence[Document], embeddings: Embeddings) -> None:
-        """`upsert` without blocking the event loop; so are the methods below."""
+        """`upsert` without blocking the event loop."""
         if len(documents) or len(embeddings):
             schema = self._as_agreed(await self._connection.asend(self._requests.schema()))
-            # To check and convert a large batch takes longer than an event loop should wait.
+            # Checking and converting a large batch takes longer than an event loop should wait.
             points = await asyncio.to_thread(self._requests.points, documents, embeddings, schema)
             kept = await self._asend_all(self._requests.kept(points, schema))
             self._tell_of_kept(kept, schema)
@@ -329,7 +328,7 @@ class QdrantStore:
         return await self._connection.asend(self._requests.count(filter))
 
     async def aclose(self) -> None:
-        """As `close`, and with it the async client of the running event loop."""
+        """`close`, also for the async client of the running event loop."""
         await self._connection.aclose()
 
     def __copy__(self) -> QdrantStore:
@@ -349,7 +348,7 @@ class QdrantStore:
         try:
             self._connection.send(self._requests.create(dim, metadata, self.collection_options))
         except StoreError:
-            # Another process was faster, or a retried request had succeeded after all.
+            # Another process was faster, or the first try of a repeated request had succeeded.
             if not self._is_there():
                 raise
 

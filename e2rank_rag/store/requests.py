@@ -1,6 +1,6 @@
-"""What QdrantStore asks of one collection: each request with the meaning of its answer.
+"""The requests of QdrantStore to one collection, and how their answers are read.
 
-Nothing here sends anything, so the synchronous and the async methods share all of it.
+Nothing here sends a request, so synchronous and async methods share all of it.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ T = TypeVar("T")
 
 POINTS_PER_REQUEST = 256
 IDS_PER_REQUEST = 1000
-# Others' vectors may be one per token.
+# Other tools may keep one vector per token.
 OTHER_VECTORS_PER_REQUEST = 32
-# A server takes 32 MB, and slow links time out on far less.
+# A server takes 32 MB, but slow links time out at much less.
 BYTES_PER_REQUEST = 4_000_000
 BYTES_PER_NUMBER = 20
 BYTES_PER_OPERATION = 100
-# Of the vectors in one answer: some 20 MB of JSON.
+# Vectors in one answer, about 20 MB of JSON.
 NUMBERS_PER_ANSWER = 1_000_000
 
 
@@ -55,8 +55,8 @@ NUMBERS_PER_ANSWER = 1_000_000
 class CollectionRequests:
     """Requests to one collection.
 
-    name: as error messages name it. exact: whether `search_params` may be sent, which local mode
-    answers with a warning.
+    name: the collection's name in error messages. exact: whether `search_params` may be sent; local
+    mode answers them with a warning.
     """
 
     collection: str
@@ -84,7 +84,7 @@ class CollectionRequests:
         return self._request("get_collection", {}, parse)
 
     def check(self, documents: Sequence[Document]) -> None:
-        """ValueError naming the document for what `upsert` cannot write, whatever its vector."""
+        """ValueError, naming the document, for a document that `upsert` cannot write."""
         _unique_ids(documents)
         for document in documents:
             self.layout.payload(document)
@@ -93,7 +93,7 @@ class CollectionRequests:
     def points(
         self, documents: Sequence[Document], embeddings: Embeddings, schema: Schema
     ) -> list[models.PointStruct]:
-        """Documents as points, all of them checked."""
+        """Documents as points, after checking all of them."""
         ids = _unique_ids(documents)
         payloads = [self.layout.payload(document) for document in documents]
         rows = unit_rows(embeddings, dim=schema.dim, labels=ids)
@@ -105,7 +105,7 @@ class CollectionRequests:
         ]
 
     def kept(self, points: Sequence[models.PointStruct], schema: Schema) -> list[Request[Points]]:
-        """What others keep on these points: vectors beside ours, and payload under other keys."""
+        """Requests for the other vectors of these points and their payload under other keys."""
         ours = [_as_path(key) for key in self._payload_keys()]
         options = {
             "with_payload": models.PayloadSelectorExclude(exclude=ours),
@@ -169,7 +169,7 @@ class CollectionRequests:
         filter: Filter | models.Filter | None,
         schema: Schema,
     ) -> list[Request[list[list[Hit]]]]:
-        """One request for all rows, or a few where the answer would be large."""
+        """One request for all rows, or a few if the answer would be large."""
         if top_k < 1:
             raise ValueError(f"top_k must be > 0, got {top_k}")
         native = to_qdrant_filter(filter, self.layout.metadata_key)
@@ -210,7 +210,7 @@ class CollectionRequests:
             "with_vectors": self._with_vectors() if schema.scored_by_dot else False,
         }
         if self.exact:
-            # An approximate index might leave some of them out.
+            # An approximate index might miss some of these ids.
             arguments["search_params"] = models.SearchParams(exact=True)
         row_or_none = row if schema.scored_by_dot else None
         return [
@@ -244,7 +244,7 @@ class CollectionRequests:
     def stored(
         self, ids: Sequence[str], answers: Iterable[Points], fingerprint: str | None
     ) -> dict[str, StoredDocument]:
-        """The answers to `retrieve`, under the ids that were asked for and in their order."""
+        """The answers to `retrieve`, by the requested ids and in their order."""
         points = {str(point.id): point for points in answers for point in points}
         asked = {id: points.get(str(self.layout.point_id(id))) for id in ids}
         return {
@@ -254,7 +254,7 @@ class CollectionRequests:
         }
 
     def refuse_absent(self, documents: Sequence[Document], answers: Iterable[Points]) -> None:
-        """StoreError naming the documents that the answers to `retrieve` do not hold."""
+        """StoreError, naming the documents that the answers to `retrieve` lack."""
         there = {str(point.id) for points in answers for point in points}
         absent = [d.id for d in documents if str(self.layout.point_id(d.id)) not in there]
         if absent:
@@ -264,7 +264,7 @@ class CollectionRequests:
             )
 
     def scroll(self, offset: Any) -> Request[tuple[list[str], Any]]:
-        """A page of document ids, and where the next one begins (None: nowhere)."""
+        """A page of document ids, and the offset of the next page (None: this is the last one)."""
         key = self.layout.id_key
         arguments = {
             "limit": IDS_PER_REQUEST,
@@ -324,8 +324,8 @@ class CollectionRequests:
         ids: Sequence[Any] | None = None,
         fingerprint: str | None = None,
     ) -> list[Hit]:
-        """row: what to score the stored vectors with, in place of Qdrant's scores. ids: of the only
-        points that may be in it; None: any."""
+        """row: a vector to score the stored vectors with, instead of Qdrant's scores. ids: the only
+        points that the answer may hold; None: any."""
         if len(answer.points) > top_k:
             raise ValueError(f"{len(answer.points)} points where {top_k} were asked for")
         points = each_once(answer.points) if ids is None else asked_for(answer.points, ids=ids)
@@ -387,7 +387,7 @@ def _unique_ids(documents: Sequence[Document]) -> list[str]:
 def _batches(
     items: Sequence[T], at_most: int, sizes: Sequence[int] | None = None
 ) -> Iterator[list[T]]:
-    """Batches of so many items, and of so many bytes where the items' sizes are given."""
+    """Batches with limits on the number of items and, if sizes are given, on their bytes."""
     batch: list[T] = []
     total = 0
     for item, size in zip(items, sizes or [0] * len(items), strict=True):

@@ -1,4 +1,4 @@
-"""What a collection is made for, and whether a model's vectors belong in it."""
+"""The schema of a collection, and whether a model's vectors fit it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ SCORED_AS_COSINES = (models.Distance.COSINE, models.Distance.DOT)
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """Of one dense vector of a collection; fingerprint and model are None where nobody recorded
-    them.
+    """One dense vector of a collection; fingerprint and model are None if they were not recorded.
 
-    other_vectors: names of the vectors, dense and sparse, that points may have beside it.
+    other_vectors: names of the other vectors, dense and sparse, that points may have.
     """
 
     dim: int
@@ -53,13 +52,13 @@ class Schema:
         )
 
     def with_record(self, fingerprint: str | None, model: str | None) -> dict[str, Any]:
-        """The collection's metadata with our record in it; what others keep there stays."""
+        """The collection's metadata with this record; other tools' entries stay."""
         record = {"fingerprint": fingerprint, "model": model, "dim": self.dim}
         return {**self.metadata, METADATA_KEY: record}
 
 
 def read_schema(info: models.CollectionInfo, *, vector_name: str | None, name: str) -> Schema:
-    """StoreError where the collection has no vector that a cosine can be taken with."""
+    """The schema of a collection; StoreError if it has no vector to compute cosines with."""
     params = _vector_params(info.config.params, vector_name, name)
     if params.size < 1:
         raise StoreError(f"{name} says that its vectors have {params.size} dimensions")

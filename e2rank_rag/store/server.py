@@ -1,4 +1,4 @@
-"""Clients of a Qdrant server that read no reply beyond a limit."""
+"""Clients of a Qdrant server with a limit on the size of replies."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ LONGEST_MESSAGE = "grpc.max_receive_message_length"
 
 
 def server_client(options: Mapping[str, Any]) -> QdrantClient:
-    """A client of these settings (`QdrantClient.init_options`). No server is contacted yet."""
+    """A client with these settings (`QdrantClient.init_options`). No server is contacted yet."""
     client = QdrantClient(**_limited(options, reply_limits()))
     _keep_settings(client, options)
     return client
 
 
 def async_server_client(options: Mapping[str, Any]) -> AsyncQdrantClient:
-    """The asynchronous client of the same settings."""
+    """The asynchronous client with the same settings."""
     client = AsyncQdrantClient(**_limited(options, async_reply_limits()))
     _keep_settings(client, options)
     return client
@@ -42,7 +42,7 @@ def _limited(options: Mapping[str, Any], limits: dict[str, Any]) -> dict[str, An
 
 
 def _keep_settings(client: QdrantClient | AsyncQdrantClient, options: Mapping[str, Any]) -> None:
-    """Settings are for copies and for YAML: they hold what was given, not what limits it here."""
+    """Keep the caller's settings, without the limits added here, for copies and for YAML."""
     client.init_options.pop("event_hooks")
     client.init_options["grpc_options"] = options.get("grpc_options")
     if "event_hooks" in options:

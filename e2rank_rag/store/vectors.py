@@ -1,4 +1,4 @@
-"""Embeddings on their way into a store and out of it: checked, float32, of unit length."""
+"""Checks embeddings that are written to or read from a store: float32, unit length."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ UNIT_TOLERANCE = 1e-5
 def unit_rows(embeddings: Any, *, dim: int, labels: Sequence[str] | None = None) -> Embeddings:
     """float32 [n, dim] of unit length.
 
-    `labels` names the rows in errors, one each; a ValueError says which row is not finite or has no
-    direction, or that number, dimension or dtype are wrong.
+    labels: the name of each row in errors. ValueError for a row that is zero or not finite, and for
+    a wrong number, dimension or dtype.
     """
     rows = np.asarray(embeddings)
     if rows.dtype.kind != "f":
@@ -26,7 +26,7 @@ def unit_rows(embeddings: Any, *, dim: int, labels: Sequence[str] | None = None)
         raise ValueError(f"embeddings must have the shape [n, {dim}], got {list(rows.shape)}")
     if labels is not None and len(labels) != len(rows):
         raise ValueError(f"{len(labels)} documents need as many embeddings, got {len(rows)}")
-    # The squares of large float32 values overflow, those of small ones vanish.
+    # The squares of large float32 values overflow, those of small values become 0.
     wide = rows.astype(np.float64)
     lengths = np.linalg.norm(wide, axis=1, keepdims=True)
     _refuse(~np.isfinite(lengths[:, 0]), "is not finite (NaN or infinity)", labels)
@@ -46,7 +46,7 @@ def one_row(embedding: Any) -> Any:
 def stored_vector(vector: Any, vector_name: str | None) -> Embeddings | None:
     """float32 [dim] of unit length, from the vector field of a point.
 
-    None where it has none, or none with a direction (zero, NaN, infinity): see `unit_or_none`.
+    None if the point has no vector, or one that is zero or not finite: see `unit_or_none`.
     """
     if isinstance(vector, dict):
         vector = vector.get(vector_name or "")
@@ -54,13 +54,13 @@ def stored_vector(vector: Any, vector_name: str | None) -> Embeddings | None:
 
 
 def unit_or_none(vector: Any) -> Embeddings | None:
-    """float32 [dim] of unit length; None where the vector is zero or not finite, so that nothing
-    can be scored with it. ValueError where it is no list of numbers."""
+    """float32 [dim] of unit length; None if the vector is zero or not finite, which gives no score.
+    ValueError if it is not a list of numbers."""
     row = np.asarray(vector)
     if row.dtype.kind not in "fiu" or row.ndim != 1:
         raise ValueError(f"a vector is a list of numbers, got dtype {row.dtype}, {row.ndim}-D")
     if row.dtype == np.float32 and abs(np.vdot(row, row) - 1.0) < UNIT_TOLERANCE:
-        return row  # as most are: a search asks this of each of its hits
+        return row  # most are; a search checks each of its hits
     wide = row.astype(np.float64)  # the squares of large float32 values overflow
     length = float(np.linalg.norm(wide))
     if not isfinite(length) or length == 0.0:

@@ -316,9 +316,9 @@ def test_an_answer_to_another_question_is_an_error(call, value, said):
 @pytest.mark.parametrize(
     ("call", "asked", "value", "said"),
     [
-        ("upsert", "POST /collections/c/points ", [MINE], "a vector is there that was not asked"),
+        ("upsert", "POST /collections/c/points ", [MINE], "vector that was not requested"),
         ("update_meta", "POST /collections/c/points/batch", [], "0 results of 1 operations"),
-        ("record", "PATCH /collections/c ", False, "False where it is True"),
+        ("record", "PATCH /collections/c ", False, "False, expected True"),
     ],
 )
 def test_an_answer_to_a_write_is_checked_before_it_is_used(call, asked, value, said):
