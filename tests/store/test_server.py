@@ -298,9 +298,9 @@ MINE = POINT | {"id": DEFAULT_LAYOUT.point_id("a")}
     ("call", "value", "said"),
     [
         ("search", [{"points": [POINT, POINT]}] * 3, "one point is there twice"),
-        ("get", [OTHER_POINT], "not asked for"),
+        ("get", [OTHER_POINT], "not requested"),
         ("get", [MINE, MINE], "one point is there twice"),
-        ("rescore", {"points": [OTHER_POINT]}, "not asked for"),
+        ("rescore", {"points": [OTHER_POINT]}, "not requested"),
         ("count", {"count": -1}, "a count of -1"),
         ("delete", {"operation_id": 1, "status": "wait_timeout"}, "is wait_timeout, not completed"),
     ],
