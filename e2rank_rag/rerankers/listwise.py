@@ -15,6 +15,18 @@ from e2rank_rag.types import Embeddings, Hit, PromptUsage, TextEncoder
 from e2rank_rag.vectors import StoredVectors
 
 
+def check_listwise(
+    *, prompt_depth: int | None = None, query_weight: float | None = None, passes: int = 1
+) -> None:
+    """Raise ValueError for a value that no `ListwiseReranker` takes."""
+    if prompt_depth is not None and prompt_depth < 0:
+        raise ValueError(f"prompt_depth must be 0 or more, got {prompt_depth}")
+    if query_weight is not None and not 0.0 <= query_weight <= 1.0:
+        raise ValueError(f"query_weight must be between 0 and 1, got {query_weight}")
+    if passes < 1:
+        raise ValueError(f"passes must be 1 or more, got {passes}")
+
+
 class ListwiseReranker(VectorReranker):
     """E2Rank: scores are cosines with the vector of a prompt of the query and some candidates.
 
@@ -40,12 +52,7 @@ class ListwiseReranker(VectorReranker):
         stored_vectors: StoredVectors = "check",
     ) -> None:
         super().__init__(encoder, stored_vectors=stored_vectors)
-        if prompt_depth is not None and prompt_depth < 0:
-            raise ValueError(f"prompt_depth must be 0 or more, got {prompt_depth}")
-        if query_weight is not None and not 0.0 <= query_weight <= 1.0:
-            raise ValueError(f"query_weight must be between 0 and 1, got {query_weight}")
-        if passes < 1:
-            raise ValueError(f"passes must be 1 or more, got {passes}")
+        check_listwise(prompt_depth=prompt_depth, query_weight=query_weight, passes=passes)
         self.prompt_depth = prompt_depth
         self.query_weight = query_weight
         self.feedback = feedback

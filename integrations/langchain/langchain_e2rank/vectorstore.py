@@ -146,9 +146,20 @@ class E2RankVectorStore(VectorStore):
             self.store.delete(list(self.store.ids()) if ids is None else ids)
         return True
 
+    async def adelete(self, ids: list[str] | None = None) -> bool:
+        if ids is None:
+            return await asyncio.to_thread(self.delete)
+        if await self.collection.aexists():
+            await self.store.adelete(ids)
+        return True
+
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
         """The documents with these ids, in this order, without those that do not exist."""
         found = self.store.get(ids) if self.collection.exists else {}
+        return [as_document(stored.document) for stored in found.values()]
+
+    async def aget_by_ids(self, ids: Sequence[str], /) -> list[Document]:
+        found = await self.store.aget(ids) if await self.collection.aexists() else {}
         return [as_document(stored.document) for stored in found.values()]
 
     def similarity_search(
@@ -197,6 +208,18 @@ class E2RankVectorStore(VectorStore):
         hits = self.collection.search(query, fetch_k, filter)
         return _diverse(self.embeddings.embed_query(query), hits, k, lambda_mult)
 
+    async def amax_marginal_relevance_search(
+        self,
+        query: str,
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        *,
+        filter: Conditions = None,
+    ) -> list[Document]:
+        hits = await self.collection.asearch(query, fetch_k, filter)
+        return _diverse(await self.embeddings.aembed_query(query), hits, k, lambda_mult)
+
     def max_marginal_relevance_search_by_vector(
         self,
         embedding: list[float],
@@ -208,6 +231,18 @@ class E2RankVectorStore(VectorStore):
     ) -> list[Document]:
         """`max_marginal_relevance_search` with a vector instead of a query."""
         hits = self.collection.nearest(embedding, fetch_k, filter)
+        return _diverse(embedding, hits, k, lambda_mult)
+
+    async def amax_marginal_relevance_search_by_vector(
+        self,
+        embedding: list[float],
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        *,
+        filter: Conditions = None,
+    ) -> list[Document]:
+        hits = await self.collection.anearest(embedding, fetch_k, filter)
         return _diverse(embedding, hits, k, lambda_mult)
 
     def close(self) -> None:

@@ -17,12 +17,14 @@ from haystack_integrations.common.e2rank.serialisation import (
     plain,
     written,
 )
-from haystack_integrations.common.e2rank.stores import StoreReader, reader_of
+from haystack_integrations.common.e2rank.stores import StoreReader, check_store, reader_of
 
 from e2rank_rag.locks import Kept
 from e2rank_rag.models.folders import model_name
 from e2rank_rag.prompts import Prompts, Task
-from e2rank_rag.rerankers import BaseReranker, ListwiseReranker, load_reranker
+from e2rank_rag.rerankers import BaseReranker, load_reranker
+from e2rank_rag.rerankers.listwise import check_listwise
+from e2rank_rag.vectors import check_policy
 
 if TYPE_CHECKING:
     from e2rank_rag.models.encoder import Encoder
@@ -50,7 +52,8 @@ class E2RankComponent:
     """A component that opens what it needs at first use, and again after `close`.
 
     Each component is a dataclass: its fields are the parameters of `__init__`. An argument that is
-    assigned later is checked, and used, as if it had been given at construction.
+    assigned later is used as if it had been given at construction. Arguments that only fit together
+    may be assigned one after the other: the next run needs them to fit.
 
     A copy and a pickle hold the arguments only: they open their own models, and belong to no
     pipeline unless the pipeline is copied with them. Copies share the document store, because
@@ -64,11 +67,21 @@ class E2RankComponent:
     encoder_kwargs: dict[str, Any] | None
 
     def __post_init__(self) -> None:
-        self.model = model_name(self.model)
-        check_names("encoder_kwargs", self.encoder_kwargs or {}, MODEL_ARGUMENTS)
-        if hasattr(self, "meta_fields_to_embed"):
-            self.meta_fields_to_embed = list(self.meta_fields_to_embed or [])
         self._encoder: Kept[Encoder] = Kept(closes=True)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, self._checked(name, value))
+
+    def _checked(self, name: str, value: Any) -> Any:
+        """An argument as the component keeps it; ValueError for a value that it cannot have."""
+        match name:
+            case "model":
+                return model_name(value)
+            case "encoder_kwargs":
+                check_names(name, value or {}, MODEL_ARGUMENTS)
+            case "meta_fields_to_embed":
+                return list(value or [])
+        return value
 
     # What is opened
 
@@ -131,11 +144,6 @@ class E2RankComponent:
         """The component that `to_dict` wrote."""
         return default_from_dict(cls, data)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if PIPELINE in vars(self) and name in self._names():
-            value = getattr(type(self)(**{**self._arguments(), name: value}), name)
-        super().__setattr__(name, value)
-
     def __copy__(self) -> Self:
         return type(self)(**self._arguments())
 
@@ -157,13 +165,9 @@ class E2RankComponent:
             store = in_pickle(vars(self)["document_store"], store)
         return _restored, (type(self), data, store), {name: vars(self)[name] for name in PLACE}
 
-    @classmethod
-    def _names(cls) -> list[str]:
-        return [field.name for field in fields(cls)]  # type: ignore[arg-type]
-
     def _arguments(self) -> dict[str, Any]:
         """What the component was made with."""
-        return {name: getattr(self, name) for name in self._names()}
+        return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
 
 
 class RerankingComponent(E2RankComponent):
@@ -182,13 +186,20 @@ class RerankingComponent(E2RankComponent):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_top_k(self.top_k)
-        # Values that no reranker takes are refused before a model is opened.
-        ListwiseReranker(None, **self._listwise(), stored_vectors=self.stored_vectors)  # type: ignore[arg-type]
         self._reranker: Kept[BaseReranker] = Kept(closes=True)
         self._reader: Kept[StoreReader] = Kept()
-        if self.document_store is not None:
-            self._store()
+
+    def _checked(self, name: str, value: Any) -> Any:
+        match name:
+            case "top_k":
+                check_top_k(value)
+            case "prompt_depth" | "query_weight":
+                check_listwise(**{name: value})
+            case "stored_vectors":
+                check_policy(value)
+            case "document_store" if value is not None:
+                check_store(value)
+        return super()._checked(name, value)
 
     def close(self) -> None:
         """Free the models, and the store's connection; the next run opens them again."""

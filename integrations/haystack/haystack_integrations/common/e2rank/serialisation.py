@@ -20,8 +20,8 @@ from e2rank_rag.store import Layout, QdrantStore
 from e2rank_rag.store.connection import is_local
 
 WANTED = (
-    "document_store must be a QdrantDocumentStore, an e2rank_rag QdrantStore, or a dict: the "
-    "arguments of QdrantStore.open, or 'collection' and 'client', the arguments of a QdrantClient"
+    "document_store must be a QdrantDocumentStore, an e2rank_rag store, or a dict: the arguments "
+    "of QdrantStore.open, or 'collection' and 'client', the arguments of a QdrantClient"
 )
 WAY_OUT = (
     "give a QdrantDocumentStore whose api_key is a Secret, such as "
@@ -80,7 +80,19 @@ def written(given: Any) -> dict[str, Any]:
     if isinstance(given, Mapping):
         layout = given.get("layout")
         return {**given, **({"layout": asdict(layout)} if isinstance(layout, Layout) else {})}
-    return _of_ours(given) if isinstance(given, QdrantStore) else _of_haystack(given)
+    if isinstance(given, QdrantStore):
+        return _of_ours(given)
+    if is_store(given):
+        raise ValueError(
+            f"YAML cannot hold a {type(given).__name__}: give a QdrantStore or a "
+            "QdrantDocumentStore"
+        )
+    return _of_haystack(given)
+
+
+def is_store(given: Any) -> bool:
+    """Whether it is a store as `e2rank_rag` searches it (`types.Store`)."""
+    return hasattr(given, "search_batch")
 
 
 class InPickle:

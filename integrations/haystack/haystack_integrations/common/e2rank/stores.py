@@ -1,24 +1,30 @@
-"""A document store to read: Haystack's, ours, or a dict that describes one of ours."""
+"""A document store to read: Haystack's, any `types.Store`, or a dict for a QdrantStore."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
-from haystack_integrations.common.e2rank.documents import DocumentText, HaystackLayout
+from haystack_integrations.common.e2rank.documents import (
+    DocumentText,
+    HaystackLayout,
+    StoredHaystackDocument,
+)
 from haystack_integrations.common.e2rank.haystack_store import HaystackStore, check_folder
-from haystack_integrations.common.e2rank.serialisation import WANTED, check_arguments
+from haystack_integrations.common.e2rank.serialisation import WANTED, check_arguments, is_store
 
 from e2rank_rag.locks import Kept
 from e2rank_rag.store import Layout, QdrantStore
 from e2rank_rag.store.opening import kind_of
+from e2rank_rag.types import Document, Embeddings, Hit, Store, StoredDocument
 
 
 class StoreReader(Protocol):
     """Opens a store at first use, and again after `close`."""
 
-    def open(self) -> QdrantStore:
-        """The store, its documents read by a `HaystackLayout`; the same one until it changes."""
+    def open(self) -> Store:
+        """The store, its documents read whole; the same one until it changes."""
         ...
 
     def close(self) -> None:
@@ -31,29 +37,38 @@ class StoreReader(Protocol):
 
 
 def reader_of(given: Any, document_text: DocumentText) -> StoreReader:
-    """The reader of a document store.
+    """The reader of a document store that `check_store` accepts."""
+    if isinstance(given, Mapping):
+        return DescribedStore(given, document_text)
+    if is_store(given):
+        return GivenStore(given, document_text)
+    return HaystackStore(given, document_text)
 
-    given: a QdrantDocumentStore, a QdrantStore, or a dict with the arguments of `QdrantStore.open`,
-        or of a QdrantClient, the form in which YAML holds a QdrantStore. ValueError for others.
+
+def check_store(given: Any) -> None:
+    """ValueError for what is no document store.
+
+    One is a QdrantDocumentStore, a QdrantStore or another `types.Store`, or a dict: the arguments
+    of `QdrantStore.open`, or of a QdrantClient, the form in which YAML holds a QdrantStore.
     """
     if isinstance(given, Mapping):
         check_arguments(given)
-        return DescribedStore(given, document_text)
-    if isinstance(given, QdrantStore):
-        return GivenStore(given, document_text)
-    _check_haystack_store(given)
-    return HaystackStore(given, document_text)
+    elif not is_store(given):
+        _check_haystack_store(given)
 
 
 class GivenStore:
     """A store that the user opened, and closes."""
 
-    def __init__(self, given: QdrantStore, document_text: DocumentText) -> None:
-        layout = HaystackLayout.over(given.layout, document_text, given.vector_name)
-        self._store = given.with_layout(layout)
+    def __init__(self, given: Store, document_text: DocumentText) -> None:
+        self._store: Any = EmbeddedTexts(given, document_text)
+        if isinstance(given, QdrantStore):
+            layout = HaystackLayout.over(given.layout, document_text, given.vector_name)
+            self._store = given.with_layout(layout)
 
-    def open(self) -> QdrantStore:
-        return self._store
+    def open(self) -> Store:
+        store: Store = self._store
+        return store
 
     def close(self) -> None:
         pass
@@ -97,6 +112,40 @@ class DescribedStore:
         if kind_of(options["location"]) == "folder":
             check_folder(options["location"])
         return QdrantStore.open(**options)
+
+
+class EmbeddedTexts:
+    """A store without a `Layout` of Qdrant, whose documents have the text that was embedded."""
+
+    def __init__(self, store: Store, document_text: DocumentText) -> None:
+        self._store = store
+        self._document_text = document_text
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def search_batch(self, embeddings: Embeddings, **options: Any) -> list[list[Hit]]:
+        return self._hits(self._store.search_batch(embeddings, **options))
+
+    async def asearch_batch(self, embeddings: Embeddings, **options: Any) -> list[list[Hit]]:
+        return self._hits(await self._store.asearch_batch(embeddings, **options))
+
+    def get(self, ids: Sequence[str], **options: Any) -> dict[str, StoredDocument]:
+        found = self._store.get(ids, **options)
+        return {
+            id: each._replace(document=self._whole(each.document)) for id, each in found.items()
+        }
+
+    def _hits(self, rankings: Sequence[Sequence[Hit]]) -> list[list[Hit]]:
+        return [
+            [replace(hit, document=self._whole(hit.document)) for hit in hits] for hits in rankings
+        ]
+
+    def _whole(self, document: Document) -> StoredHaystackDocument:
+        text = self._document_text.of(document.text, document.meta)
+        if isinstance(document, StoredHaystackDocument):
+            return replace(document, text=text)
+        return StoredHaystackDocument(document.id, text, document.meta, content=document.text)
 
 
 def _check_haystack_store(given: Any) -> None:

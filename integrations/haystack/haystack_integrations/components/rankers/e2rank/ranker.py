@@ -58,7 +58,7 @@ class E2RankRanker(RerankingComponent):
         list that carries vectors, two of those from a document_store without a record of its
         model, none that were compared before); "trust" uses the vectors without that; "ignore"
         encodes every document again.
-    :param document_store: a QdrantDocumentStore or an e2rank_rag QdrantStore with the vectors.
+    :param document_store: with the vectors; the same kinds as in E2RankRetriever.
     :param meta_fields_to_embed: what the documents were embedded with, as in
         E2RankDocumentEmbedder; so are embedding_separator, document_prefix and document_suffix.
     :param embedding_separator: stands between the meta fields and the content.

@@ -11,6 +11,7 @@ from haystack.document_stores.types import FilterPolicy
 from haystack.utils import ComponentDevice
 from haystack_integrations.common.e2rank.component import RerankingComponent, check_top_k
 from haystack_integrations.common.e2rank.documents import as_document
+from haystack_integrations.common.e2rank.stores import check_store
 from haystack_integrations.components.retrievers.e2rank import _filters
 from qdrant_client import models
 
@@ -19,6 +20,7 @@ from e2rank_rag.models.folders import model_name
 from e2rank_rag.models.shipped import DEFAULT_MODEL
 from e2rank_rag.pipeline import SearchPipeline
 from e2rank_rag.rerankers import BaseReranker
+from e2rank_rag.store import Layout
 from e2rank_rag.types import Hit
 
 if TYPE_CHECKING:
@@ -48,7 +50,8 @@ class E2RankRetriever(RerankingComponent):
     The models are loaded at the first run, or by `warm_up`.
 
     :param document_store: a QdrantDocumentStore with an existing collection (its client is shared),
-        an e2rank_rag QdrantStore, or the arguments of `QdrantStore.open` as a dict.
+        an e2rank_rag QdrantStore, the arguments of `QdrantStore.open` as a dict, or any
+        `e2rank_rag.types.Store`, which YAML cannot hold.
     :param model: "e2rank-minilm", a model folder or a hub id: the model that wrote the vectors.
     :param reranker: the folder or hub id of another model that reranks: a cross-encoder, or a
         model with the same vectors. None: `model` itself.
@@ -110,22 +113,30 @@ class E2RankRetriever(RerankingComponent):
     def __post_init__(self) -> None:
         # Not `super()`, whose class is replaced by `@component`.
         RerankingComponent.__post_init__(self)
-        self._store()  # refuses None
+        self._pipeline: Kept[SearchPipeline] = Kept()
+        self._check_system()
         if self.retrieve_k < self.top_k:
             raise ValueError(
                 f"retrieve_k must be at least top_k ({self.top_k}), got {self.retrieve_k}"
             )
+
+    def _checked(self, name: str, value: Any) -> Any:
+        match name:
+            case "document_store":
+                check_store(value)  # refuses None too
+            case "reranker" if value is not None:
+                return model_name(value)
+            case "filter_policy" if not isinstance(value, FilterPolicy):
+                return FilterPolicy.from_str(value)
+            case "group_size" if value < 1:
+                raise ValueError(f"group_size must be > 0, but got {value}")
+        return RerankingComponent._checked(self, name, value)
+
+    def _check_system(self) -> None:
         if self.system is not None and self.reranker is None:
             raise ValueError(
                 f"system={self.system!r} says what the reranker is: name its folder or hub id too"
             )
-        if self.group_size < 1:
-            raise ValueError(f"group_size must be > 0, but got {self.group_size}")
-        if self.reranker is not None:
-            self.reranker = model_name(self.reranker)
-        if not isinstance(self.filter_policy, FilterPolicy):
-            self.filter_policy = FilterPolicy.from_str(self.filter_policy)
-        self._pipeline: Kept[SearchPipeline] = Kept()
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
@@ -183,6 +194,7 @@ class E2RankRetriever(RerankingComponent):
         return self._output(hits, top_k, score_threshold, return_embedding)
 
     def _open(self) -> BaseReranker:
+        self._check_system()
         if self.reranker is None:
             return self._open_reranker(self.model, self.encoder_kwargs)
         return self._open_reranker(self.reranker, None)
@@ -210,12 +222,13 @@ class E2RankRetriever(RerankingComponent):
         top_k = self.top_k if top_k is None else top_k
         retrieve_k = max(self.retrieve_k, top_k) if retrieve_k is None else retrieve_k
         chosen = _filters.chosen_filters(self.filter_policy, self.filters, filters)
+        layout = getattr(self._store().open(), "layout", Layout())
         return {
             "query": self.query_prefix + query + self.query_suffix,
             # Groups are made of everything that was reranked.
             "top_k": top_k if self.group_by is None else max(retrieve_k, top_k),
             "retrieve_k": retrieve_k,
-            "filter": _filters.qdrant_filter(chosen, self._store().open().layout),
+            "filter": _filters.qdrant_filter(chosen, layout),
             "expand": self.expand,
         }
 
