@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 import shutil
 
@@ -144,6 +145,7 @@ def test_a_tool_is_copied(components, store):
 
 
 def test_a_copy_frees_its_own_model_only(own_model):
+    gc.collect()
     before = loaded_models()
     embedder = E2RankTextEmbedder(model=own_model)
     embedder.warm_up()
@@ -200,8 +202,23 @@ def test_an_argument_that_is_assigned_is_checked_as_at_construction(components):
     with pytest.raises(ValueError, match=r"top_k .* 0"):
         retriever.top_k = 0
     assert retriever.top_k == 3
+    with pytest.raises(ValueError, match=r"query_weight .* 2"):
+        components["ranker"].query_weight = 2
     retriever.filter_policy = "merge"
     assert retriever.filter_policy is FilterPolicy.MERGE
+
+
+def test_arguments_that_fit_together_are_assigned_one_after_the_other(components, own_model):
+    retriever = components["retriever"]
+    retriever.top_k, expected = 200, retriever.run(QUERY, top_k=200)
+    assert ids(retriever.run(QUERY)) == ids(expected)
+    retriever.retrieve_k = 300
+    assert ids(retriever.run(QUERY)) == ids(expected)
+    retriever.system = "e2rank"
+    with pytest.raises(ValueError, match="system='e2rank'"):
+        retriever.run(QUERY)
+    retriever.reranker = own_model
+    assert ids(retriever.run(QUERY)) == ids(expected)
 
 
 @pytest.mark.parametrize("name", list(INPUTS))

@@ -229,6 +229,46 @@ def test_a_server_is_read_through_a_client_of_our_own():
     handle.close()
 
 
+# A store of any other kind
+
+
+class Wrapped:
+    """A store that is no QdrantStore and has no layout."""
+
+    def __init__(self, store):
+        self._store = store
+
+    def __getattr__(self, name):
+        if name == "layout":
+            raise AttributeError(name)
+        return getattr(self._store, name)
+
+    def search_batch(self, *arguments, **options):
+        return self._store.search_batch(*arguments, **options)
+
+
+@pytest.mark.parametrize("kind", ["retriever", "ranker"])
+async def test_any_store_is_searched_and_read(kind, embedded, tiny_bert):
+    store = memory_store(32, embedded)
+    ours = QdrantStore(store._client, "docs")
+    answers = []
+    for given in (ours, Wrapped(ours)):
+        if kind == "retriever":
+            component, inputs = E2RankRetriever(given, model=tiny_bert, top_k=20), {}
+        else:
+            component = E2RankRanker(model=tiny_bert, document_store=given, top_k=20)
+            inputs = {"documents": documents()}
+        answers.append(component.run(QUERY, **inputs))
+        assert alike(await component.run_async(QUERY, **inputs), answers[-1])
+    assert alike(*answers)
+    assert len(ids(answers[1])) == 12
+    with pytest.raises(ValueError, match="Wrapped"):
+        component.to_dict()
+    component.close()
+    assert ours.count() == 12
+    store.close()
+
+
 # What is not there is an error, and is not made
 
 

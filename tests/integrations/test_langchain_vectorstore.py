@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import uuid
 
 import numpy as np
@@ -116,6 +117,28 @@ async def test_the_event_loop_ticks_while_writing_and_searching(embeddings):
     found = await asyncio.gather(*(store.asimilarity_search(text, k=1) for text in TEXTS))
     assert [contents(one) for one in found] == [[text] for text in TEXTS]
     store.close()
+
+
+async def test_a_cancelled_search_leaves_the_queue(embeddings, store, monkeypatch):
+    encoder = embeddings.encoder
+    asked, encode = [], type(encoder).encode_queries
+    monkeypatch.setattr(
+        type(encoder),
+        "encode_queries",
+        lambda encoder, texts, **options: asked.append(texts) or encode(encoder, texts, **options),
+    )
+    hold = threading.Event()
+    blocker = asyncio.create_task(encoder.run_async(hold.wait))
+    await asyncio.sleep(0.01)
+    for search in (store.asimilarity_search, store.amax_marginal_relevance_search):
+        waiting = asyncio.create_task(search(QUERY))
+        await asyncio.sleep(0.1)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    hold.set()
+    await blocker
+    assert asked == []
 
 
 def test_scores_are_cosines_and_relevance_lies_between_0_and_1(embeddings, store):
