@@ -1,6 +1,7 @@
 """Dev sets: what a model is measured on while it trains.
 
-With several processes, each measures its share of the queries or texts, and all get all figures.
+With several processes, each measures its share of the queries or texts, and all get the figures of
+the whole.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from e2rank_rag.types import Document, Embeddings, Hit, TextEncoder
 
 NDCG = "nDCG@10"
 
-FOUND = 100
-"""Documents per query that retrieval is measured on."""
+RETRIEVED = 100
+"""How many documents are retrieved for each query."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class DevSet:
     ) -> dict[str, float]:
         """nDCG@10 of the candidates by plain cosine (`retrieve`) and reranked (`rerank`).
 
-        known: the documents' vectors if they are frozen; None: they are encoded.
+        known: the documents' vectors if they are frozen; None: they are encoded now.
         reranker: None leaves `rerank` out.
         """
         ids = share(list(self.queries))
@@ -58,7 +59,7 @@ class DevSet:
     def measure_reranked(
         self, reranker: BaseReranker, measures: Mapping[str, str]
     ) -> dict[str, float]:
-        """Measures of the candidates in a reranker's order; measures: by the name of a figure."""
+        """Figures of the candidates in the reranker's order; measures: by a figure's name."""
         ids = share(list(self.queries))
         ranked = reranker.rerank_batch(
             [self.queries[id] for id in ids],
@@ -105,8 +106,7 @@ class DevSet:
 class RetrievalSet:
     """Queries, and the documents among which a model retrieves the relevant ones.
 
-    documents: each text once, with all relevant ones, so that the best figure is 1, whatever the
-        base retrieved.
+    documents: each text once, all relevant ones among them, so that a perfect model reaches 1.
     copies: by query id, copies of the query, see `types.RankingExample`.
     """
 
@@ -148,7 +148,7 @@ class RetrievalSet:
         asked = _encoded(list(self.queries.values()), encoder.encode_queries)
         rankings = {}
         for (id, query), rows in zip(
-            self.queries.items(), nearest(asked, vectors, FOUND), strict=True
+            self.queries.items(), nearest(asked, vectors, RETRIEVED), strict=True
         ):
             found = [self.documents[row] for row in rows]
             rankings[id] = [

@@ -9,8 +9,8 @@
 released E2Rank data and common pair files have them. A ranking is a permutation counted from 1,
 best first; of n documents the best is labelled n, the last 1. Labels beside it are what people
 judged, and the document with the highest of those is the known positive. Labels alone that are 1 to
-n, each once, for n of 4 and more, are read as a ranking. `source` names the data set that a line is
-from, where several share a file.
+n, each once, for n of 4 and more, are read as a ranking. `source` names the dataset that a line is
+from, if several share a file.
 """
 
 from __future__ import annotations
@@ -97,7 +97,10 @@ def read_examples(path: str | Path, *, corpus: Corpus | None = None) -> list[Ran
 def write_examples(
     path: str | Path, examples: Iterable[RankingExample], *, texts: bool = True
 ) -> None:
-    """Write `read_examples`' first form; with `texts=False` its third, for examples with ids."""
+    """Write a file for `read_examples`, with texts, or with `texts=False` with ids alone.
+
+    ValueError for an example without ids, if texts are left out.
+    """
     lines = []
     for example in examples:
         record: dict[str, Any] = {"query": example.query}
@@ -202,7 +205,7 @@ def ranking_of(labels: Sequence[float]) -> list[int]:
 
 
 def named(example: RankingExample) -> dict[str, str]:
-    """The fields of a line that are there only where they say something."""
+    """The fields `task` and `source` of a line, if the example has them."""
     fields = {"task": example.task, "source": example.source}
     return {name: value for name, value in fields.items() if value is not None}
 

@@ -1,4 +1,4 @@
-"""Batches that do not fit into memory: chunks, with the gradient of the whole batch."""
+"""Batches that do not fit into memory, in chunks, with the gradient of the whole batch."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""Training lists from a collection: what its own retrieval finds for each query, with the labels.
+"""Training lists from a dataset: what a model retrieves for each query, labelled by the qrels.
 
     embedded = Embedded.of_collection(encoder, collection)
     queries, qrels = collection.queries("train"), collection.qrels("train")
     lists = mine_lists(encoder, embedded, queries, qrels)
     write_examples("lists.jsonl.gz", lists.values())
 
-A list keeps the order of the retrieval, because training prompts must look like those at test time:
-their first documents are what a search found, relevant or not.
+A list keeps the order of retrieval, because a prompt in training must look like one in serving: it
+begins with the documents that are retrieved first, relevant or not.
 """
 
 from __future__ import annotations
@@ -31,29 +31,30 @@ BLOCK = 256
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """The documents of a collection with their vectors, float32 [n, dim], row by row."""
+    """The documents of a dataset, and their vectors row by row, float32 [n, dim]."""
 
     documents: Sequence[Document]
     embeddings: Embeddings
 
     @classmethod
     def of(cls, encoder: TextEncoder, documents: Sequence[Document]) -> Embedded:
-        """Encoded now."""
+        """Encode these documents."""
         return cls(documents, encoder.encode_documents([d.text for d in documents]))
 
     @classmethod
     def of_collection(cls, encoder: TextEncoder, collection: Collection) -> Embedded:
-        """All its documents, see `collection_documents`."""
+        """Encode all documents of a dataset, see `collection_documents`."""
         return cls.of(encoder, collection_documents(collection))
 
 
 def collection_documents(collection: Collection) -> list[Document]:
-    """All of them; records that are none are left out, and a warning says how many."""
+    """All documents of a dataset. A warning counts the records that cannot be read as one."""
     bad: list[BadRecord] = []
     documents = list(collection.documents(on_bad=bad.append))
     if bad:
         logger.warning(
-            "%d records of %s are no documents and were left out, the first in line %d: %s",
+            "%d records of %s were left out, because they are not documents, the first in line "
+            "%d: %s",
             len(bad),
             collection.corpus_path,
             bad[0].line,
@@ -76,10 +77,10 @@ def mine_lists(
 
     depth: how many of the nearest documents, by exact cosine. Unjudged ones are labelled 0, and
         left out where they copy a positive (`NEAR_POSITIVE`) or are the query itself (`is_query`).
-    first_negative: leave out unjudged documents that were found before this place (from 0), where
-        judgements are sparse and the best finds are often relevant.
-    add_missing: where no relevant document was found, they stand at the end of the list, so that
-        every list has one. Where some were, the others are left out: a list is as at test time.
+    first_negative: leave out unjudged documents that were retrieved before this place (from 0). It
+        is for sparse judgements, where the documents retrieved first are often relevant.
+    add_missing: if no relevant document was retrieved, append the relevant ones, so that every list
+        has one. If some were, the others stay out, as in serving.
     """
     rows = {document.id: row for row, document in enumerate(embedded.documents)}
     judged = {
@@ -94,8 +95,8 @@ def mine_lists(
     for query, places in zip(asked, found, strict=True):
         grades = judged[query]
         own = {row for row in places if is_query(embedded.documents[row], queries[query])}
-        found_else = [row for row in places if row in grades or row not in own]
-        kept = _without_doubtful(found_else, grades, embedded.embeddings, first_negative)
+        others = [row for row in places if row in grades or row not in own]
+        kept = _without_doubtful(others, grades, embedded.embeddings, first_negative)
         if add_missing and not any(grades.get(row, 0) > 0 for row in kept):
             kept += [row for row, grade in grades.items() if grade > 0]
         examples[query] = RankingExample(

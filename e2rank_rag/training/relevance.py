@@ -1,4 +1,4 @@
-"""Which documents of an example are relevant, which are negatives, and which of both a list takes.
+"""Which documents of an example are relevant, which are negatives, and which a list takes.
 
 A teacher's order says which document is better, not which is relevant: its labels, n to 1, are all
 above 0. Its relevant documents are those that people judged relevant, and the teacher's first.
@@ -31,7 +31,7 @@ def is_order(example: RankingExample) -> bool:
 
 
 def known_places(example: RankingExample) -> list[int]:
-    """Documents that grades, or judgements beside an order, say are relevant."""
+    """The documents with a grade, or beside a teacher's order a judgement, above 0."""
     grades = (example.judged or ()) if is_order(example) else example.labels
     known = {place for place, grade in enumerate(grades) if grade > 0}
     if example.positive is not None:
@@ -91,7 +91,7 @@ def best_place(example: RankingExample) -> int:
 
 
 def without_query(example: RankingExample) -> RankingExample:
-    """The example without copies of the query that nobody judged relevant."""
+    """The example without copies of the query, except those that are relevant."""
     relevant = relevant_places(example)
     places = sorted([*relevant, *other_places(example, relevant)])
     if len(places) == len(example.documents):
@@ -110,7 +110,7 @@ def without_query(example: RankingExample) -> RankingExample:
 
 
 def judgements(example: RankingExample) -> tuple[float, ...]:
-    """What people said of each document; () for a teacher's labels without judgements."""
+    """The judgement of each document; () for a teacher's labels without judgements."""
     if not is_order(example):
         return example.labels
     if example.judged:

@@ -1,4 +1,4 @@
-"""The sources of a configuration, read: examples to train on, sets to measure on, their vectors."""
+"""Reading the sources of a configuration: examples to train on, dev sets, and their vectors."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def read_training(
     seed: int,
     mine: bool = True,
 ) -> list[list[RankingExample]]:
-    """The examples of each source; `known` gains the vectors of all their documents.
+    """The examples of each source. The vectors of their documents are added to `known`.
 
-    mine: False takes the relevant documents of a folder only, for which nothing is encoded.
+    mine: False takes the relevant documents of a folder, and the examples of a file as they are.
     """
     read = []
     for source in sources:
@@ -52,22 +52,22 @@ def read_training(
 
 
 def is_mined(source: Source) -> bool:
-    """Whether a model finds the lists, in a folder or in the documents of a file of pairs."""
+    """Whether lists are mined: from a BEIR folder, or from the documents of a file of pairs."""
     return source.mine or source.path.is_dir()
 
 
 def read_dev(
     sources: Sequence[Source], encoder: Encoder, known: TextVectors | None, *, seed: int
 ) -> list[DevSet]:
-    """One set of lists per source, named by its folder or file."""
+    """The dev set of each source, named by its folder or file."""
     return [_dev_set(source, encoder, known, seed) for source in sources]
 
 
 def read_retrieval(sources: Sequence[Source], encoder: Encoder, *, seed: int) -> list[RetrievalSet]:
-    """One set per source, in which a model is to find the relevant documents.
+    """The dev set of each source for retrieval: queries, and documents to retrieve from.
 
-    Those stand among what the encoder finds for the queries, of a file that is not mined among all
-    its documents; so many texts at most are encoded at each measurement.
+    The documents are the relevant ones and those that the encoder retrieves for the queries; of a
+    file that is not mined, all its documents. Each measurement encodes all of them.
     """
     sets = []
     for source in sources:
@@ -116,7 +116,7 @@ def _dev_set(source: Source, encoder: Encoder, known: TextVectors | None, seed: 
 
 
 def _measured(example: RankingExample) -> Sequence[float]:
-    """Judgements; of an order that nobody judged, the order: agreement with the teacher."""
+    """The judgements; without any, the teacher's labels, to measure agreement with the teacher."""
     judged = judgements(example)
     return judged if any(label > 0 for label in judged) else example.labels
 
@@ -175,7 +175,7 @@ class Judged:
         return cls(list(documents.values()), {query: query for query in labels}, labels, first)
 
     def relevant(self, task: str | None) -> list[RankingExample]:
-        """The relevant documents of each query that has any in the collection."""
+        """An example per query that has relevant documents in the dataset, with these documents."""
         documents = {document.id: document for document in self.documents}
         examples = []
         for id, query in self.queries.items():
@@ -198,7 +198,7 @@ class Judged:
         return examples
 
     def relevant_texts(self) -> dict[str, dict[str, float]]:
-        """By query id, for those that have any: relevant texts and their grades."""
+        """Relevant texts and their grades, by the id of each query that has any."""
         found: dict[str, dict[str, float]] = {}
         texts = {document.id: document.text for document in self.documents}
         for id in self.queries:
@@ -258,7 +258,7 @@ def _examples(source: Source, seed: int) -> list[RankingExample]:
 
 
 def _task(example: RankingExample, source: Source) -> str | None:
-    """What the line says, then what the configuration says, then what its data set is known for."""
+    """The task of the line; without one, the source's; without one, that of its dataset."""
     known = example.source if example.source in SOURCE_TASKS else None
     return example.task or source.task or known
 
@@ -275,7 +275,7 @@ K = TypeVar("K")
 
 
 def _drawn(items: Mapping[K, T], limit: int | None, seed: int) -> dict[K, T]:
-    """So many of them, by chance, in their order."""
+    """At most `limit` of the items, drawn by the seed, in their order."""
     if limit is None or limit >= len(items):
         return dict(items)
     kept = set(random.Random(seed).sample(list(items), limit))

@@ -1,4 +1,4 @@
-"""Vectors of texts, each encoded once; with a vector folder, once for all training runs."""
+"""Vectors of texts. Each text is encoded once; with a vector folder, once for all training runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from e2rank_rag.types import Embeddings
 
 
 class TextVectors:
-    """Vectors of texts, each encoded once: float32 [n, dim], and the row of each text.
+    """Vectors of texts, float32 [n, dim], and the row of each text.
 
     cache: a file that keeps the vectors between training runs, by the hash of the text; one file
         per `Encoder.fingerprint`. Of several processes the first one writes it. None: no file.
@@ -33,7 +33,7 @@ class TextVectors:
             self._kept = dict(zip((key.tobytes() for key in keys), values, strict=True))
 
     def encode(self, texts: Sequence[str], encode: Callable[[Sequence[str]], Embeddings]) -> None:
-        """Encode the texts that have no vector yet."""
+        """Encode the texts that have no vector yet, each once."""
         fresh = [text for text in dict.fromkeys(texts) if text not in self.rows]
         if not fresh:
             return

@@ -142,7 +142,7 @@ class ListwiseData:
         return batch
 
     def _candidates(self, example: RankingExample) -> tuple[Sequence[str], Embeddings | None]:
-        """The documents as the prompt has them before its limits, and the feedback vector."""
+        """The documents in the prompt's order, and what feedback adds to the reranking vector."""
         feedback = self.config.feedback
         if feedback is None or self.frozen is None:
             return example.documents, None
@@ -181,7 +181,8 @@ def listwise_loss(
 def _shown(
     documents: Sequence[str], depth: int, order: str, draw: random.Random
 ) -> tuple[str, ...]:
-    """Shuffled among twice as many as fit: at test time too, what is shown varies."""
+    """The prompt's documents. Shuffled, they are drawn from twice as many as it shows, because what
+    it shows varies in serving too."""
     if order == "retrieved" or (order == "mixed" and draw.random() < 0.5):
         return tuple(documents[:depth])
     nearest = list(documents[: 2 * depth])
