@@ -133,10 +133,3 @@ def test_the_frame_of_a_pair_is_read_off_the_tokenizer(tiny_bert):
     assert pair_frame(tokenizer) == ([cls], [sep], [sep], ([0], 0, [0], 1, [1]))
     start, end = (xlmr_tokenizer().convert_tokens_to_ids(token) for token in ("<s>", "</s>"))
     assert pair_frame(xlmr_tokenizer())[:3] == ([start], [end, end], [end])
-
-
-def test_files_call_cls_pooling_first():
-    recipe = CrossEncoderRecipe(structure="encoder-only", input="text", pooling="first")
-    assert recipe == CrossEncoderRecipe(structure="encoder-only", input="text", pooling="cls")
-    assert recipe.pooling == "cls"
-    assert recipe.model_dump(mode="json")["pooling"] == "first"
