@@ -86,7 +86,7 @@ def evaluate(
     device: Device = None,
     api_key: ApiKey = None,
 ) -> None:
-    """Measure retrieval and reranking on a test collection: nDCG@10, R@100, RR@10, or others."""
+    """Measure retrieval and reranking on a dataset: nDCG@10, R@100, RR@10, or others."""
     from e2rank_rag.evaluation.report import Experiment, run_experiment
 
     if run is not None and expand:

@@ -39,7 +39,7 @@ def mine(
     ] = True,
     device: Device = None,
 ) -> None:
-    """Build training lists: what a model finds for each query, labelled by the judgements."""
+    """Build training lists: the documents a model retrieves, labelled by the judgements."""
     from e2rank_rag.models.encoder import Encoder
     from e2rank_rag.training.config import Source
     from e2rank_rag.training.examples import write_examples

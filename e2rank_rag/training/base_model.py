@@ -37,8 +37,8 @@ def without_adapter(base: Encoder) -> Encoder:
     if base.recipe.adapter is not None:
         base.close()
         raise ValueError(
-            f"{base.name} has a listwise adapter already, which training does not go on "
-            f"with: begin from its base, {base.recipe.adapter.base!r} ({base.weights_folder})"
+            f"{base.name} has a listwise adapter already, which cannot be trained further: "
+            f"begin from its base, {base.recipe.adapter.base!r} ({base.weights_folder})"
         )
     return base
 

@@ -60,7 +60,7 @@ class StageConfig(Strict):
     patience: int | None = Field(
         default=None,
         ge=1,
-        description="Stop when so many measurements in a row were no better. None: never.",
+        description="Stop after this many measurements in a row without a better one. None: never.",
     )
     trainer: dict[str, Any] = Field(
         default={}, description="Arguments of transformers.TrainingArguments."
@@ -266,7 +266,7 @@ class RankT5Config(StageConfig):
     candidates: int | None = Field(
         default=None,
         ge=1,
-        description="The others come from the first so many documents. None: from all.",
+        description="The others come from this many first documents. None: from all.",
     )
     upsample: bool | None = Field(
         default=None,

@@ -13,7 +13,7 @@ Order = Literal["retrieved", "shuffled", "mixed"]
 
 
 class Strict(BaseModel):
-    """A frozen record whose values are read as they are written; unknown keys are errors."""
+    """A frozen record with strict types; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -38,8 +38,8 @@ class Source(Strict):
     limit: int | None = Field(
         default=None,
         ge=1,
-        description="Take only so many examples, drawn by the seed, of each `source` that the "
-        "lines of a file name. None: all.",
+        description="Take at most this many examples, drawn by the seed; in a file whose lines "
+        "name a `source`, of each source. None: all.",
     )
     mine: bool = Field(
         default=False,

@@ -1,4 +1,4 @@
-"""Dev sets: what a model is measured on while it trains.
+"""Dev sets: queries and documents to measure a model on while it trains.
 
 With several processes, each measures its share of the queries or texts, and all get the figures of
 the whole.
@@ -140,9 +140,9 @@ class RetrievalSet:
         )
 
     def measure(self, encoder: TextEncoder) -> dict[str, float]:
-        """nDCG@10 of what the encoder retrieves from all documents (`retrieve`).
+        """nDCG@10 of the encoder's retrieval from all documents (`retrieve`).
 
-        Copies of the query that nobody judged relevant are left out.
+        Copies of the query are left out, unless they are judged relevant.
         """
         vectors = _encoded([d.text for d in self.documents], encoder.encode_documents)
         asked = _encoded(list(self.queries.values()), encoder.encode_queries)

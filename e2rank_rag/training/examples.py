@@ -7,10 +7,10 @@
 
 `document` is read as `documents`, `positive(s)` and `negative(s)` as `pos` and `neg`, as the
 released E2Rank data and common pair files have them. A ranking is a permutation counted from 1,
-best first; of n documents the best is labelled n, the last 1. Labels beside it are what people
-judged, and the document with the highest of those is the known positive. Labels alone that are 1 to
-n, each once, for n of 4 and more, are read as a ranking. `source` names the dataset that a line is
-from, if several share a file.
+best first: the best of n documents gets the label n, the last 1. If a line has labels too, they are
+judgements, and the document with the highest one is the known positive. Without a ranking, labels
+that are 1 to n, each once, with n at least 4, are read as a ranking. `source` names the dataset of
+a line, if several datasets share a file.
 """
 
 from __future__ import annotations

@@ -162,7 +162,7 @@ def scored_tensors(
     tokenizers: Mapping[str | None, TextTokenizer],
     frozen: FrozenVectors | None,
 ) -> dict[str, Any]:
-    """What the losses of lists read: `B` lists, `L` documents in the longest, `N = B * L`.
+    """The tensors for losses over lists: `B` lists, `L` documents in the longest, `N = B * L`.
 
     relevance, listed: see `label_tensors`. positives: int [B], from 0 to N - 1.
     counted: bool [B, N], the documents that the InfoNCE of a query counts.

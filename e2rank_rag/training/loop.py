@@ -39,7 +39,7 @@ LOADER_ARGUMENTS = (
     "dataloader_multiprocessing_context",
     "dataloader_in_order",
 )
-"""Those of TrainingArguments that the data loader takes."""
+"""The fields of TrainingArguments that the data loader takes."""
 
 
 def run_stage(kind: type[Stage[Any]], config: StageConfig, *, resume: bool = False) -> Path:

@@ -83,7 +83,7 @@ def words(text: str) -> str:
 
 
 def best_place(example: RankingExample) -> int:
-    """The document with the highest label that is not a copy of the query, which any teacher puts
+    """The document with the highest label, without copies of the query, which any teacher puts
     first."""
     own = set(own_places(example))
     places = [place for place in range(len(example.labels)) if place not in own]

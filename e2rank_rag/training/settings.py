@@ -1,4 +1,4 @@
-"""Settings as they are written: YAML files, and `key=value` that replaces theirs.
+"""Reads settings from YAML files, and `key=value` arguments that replace them.
 
 YAML is read by its 1.2 rules, where `no` and `on` are words and `2e-5` is a number. The type of the
 setting then decides what a word or a number means.
@@ -125,7 +125,7 @@ def switched(value: Any) -> Any:
 
 
 def told(error: ValidationError, *, within: Sequence[str] = ()) -> str:
-    """What is wrong, under the names of the settings; within: names of the blocks around them."""
+    """The errors, by the names of the settings; within: names of the blocks around them."""
     return "; ".join(
         f"{'.'.join(map(str, (*within, *each['loc']))) or 'settings'}: {each['msg']}{_got(each)}"
         for each in error.errors()

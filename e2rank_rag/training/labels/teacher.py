@@ -1,4 +1,4 @@
-"""What a teacher is, and what it says about one list."""
+"""The protocol of a teacher, and its answer for one list."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ class Contrastive(Stage[ContrastiveConfig]):
         return contrastive_loss(queries, documents, batch, self.config)
 
     def measure(self, dev: RetrievalSet) -> dict[str, float]:
-        """What the model retrieves."""
+        """The figures of the model's retrieval."""
         return dev.measure(self.encoder)
 
     def save(self, model: Any) -> None:

@@ -195,10 +195,10 @@ class CrossEncoderData:
 def candidate_places(
     example: RankingExample, relevant: Sequence[int], candidates: int | None
 ) -> list[int]:
-    """What may stand beside a relevant document: no copy of one, and no copy of the query.
+    """The documents for a list beside a relevant one, without its copies and the query's.
 
-    If the relevant documents have several grades, they stand beside one another too, and the loss
-    takes the grades. candidates: only so many documents from the beginning; None: all.
+    If the relevant documents have several grades, a list may hold several of them, and the loss
+    takes the grades. candidates: how many documents to choose from, from the first on; None: all.
     """
     labels, texts = example.labels, example.documents
     known = {texts[place] for place in relevant}

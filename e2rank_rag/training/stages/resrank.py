@@ -158,7 +158,7 @@ class ResRankData:
 
 @dataclass(frozen=True)
 class Beginning:
-    """What the reranker begins from.
+    """The weights that the reranker begins from.
 
     first: the ResRank that a second stage goes on with; None in the first stage.
     folder, recipe: the folder of its weights, and how it reads text.

@@ -1,4 +1,4 @@
-"""What the stages share that rank lists by vectors: reading the data, measuring the dev sets."""
+"""The part of the stages that rank lists by vectors: reading data and measuring dev sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the e2rank components share. Private: import the components, not these modules."""
+"""Code that the e2rank components share. Private: import the components, not these modules."""
 
 try:
     import haystack  # noqa: F401

@@ -94,7 +94,7 @@ class E2RankComponent:
         await asyncio.to_thread(self.warm_up)
 
     def close(self) -> None:
-        """Free what is open, unless another component uses it; the next run opens it again."""
+        """Free the models, unless another component uses them; the next run opens them again."""
         self._encoder.clear()
 
     async def close_async(self) -> None:
@@ -166,12 +166,12 @@ class E2RankComponent:
         return _restored, (type(self), data, store), {name: vars(self)[name] for name in PLACE}
 
     def _arguments(self) -> dict[str, Any]:
-        """What the component was made with."""
+        """The arguments of the component's construction."""
         return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
 
 
 class RerankingComponent(E2RankComponent):
-    """A component with a reranker and, where it is given one, a document store."""
+    """A component with a reranker and, if one is given, a document store."""
 
     document_store: Any
     system: Any

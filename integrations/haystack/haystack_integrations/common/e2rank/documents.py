@@ -1,4 +1,4 @@
-"""Documents between Haystack and the core: the text that is embedded, hits, and points."""
+"""Converts documents between Haystack and the core: embedded text, hits, and points."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _sparse(vector: Any) -> Mapping[str, Any] | None:
 
 
 def without_copies(documents: Sequence[HaystackDocument]) -> list[HaystackDocument]:
-    """Each id once: the document with the highest score."""
+    """The documents without copies; among those with one id, the highest score is kept."""
     return each_once(documents, lambda document: document.id, lambda document: document.score)
 
 

@@ -1,7 +1,7 @@
-"""Reading a QdrantDocumentStore without opening it in its own way.
+"""Reads a QdrantDocumentStore without its own code for opening it.
 
-Its own way creates a missing collection, drops an existing one (`recreate_index`), and keeps a
-second store for asynchronous calls.
+That code creates a missing collection, drops an existing one (`recreate_index`), and keeps a second
+store for asynchronous calls.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What YAML holds of a component: its arguments, and its store's settings but no secret."""
+"""A component in YAML: its arguments, and its store's settings without secrets."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ class GivenStore:
 
 
 class DescribedStore:
-    """A store that a dict describes; StoreError where it is a folder that is not there."""
+    """A store that a dict describes; StoreError if its folder is missing."""
 
     def __init__(self, arguments: Mapping[str, Any], document_text: DocumentText) -> None:
         self._arguments = dict(arguments)

@@ -33,12 +33,12 @@ class E2RankRanker(RerankingComponent):
     ```
 
     Documents that carry their `embedding` (a retriever with `return_embedding=True`) are not
-    encoded again. The vectors of others are read from `document_store`, or else encoded here.
+    encoded again. For other documents the vectors are read from `document_store` or encoded here.
     A score is the cosine with the reranking vector: comparable within a query, not across queries.
 
     The model's folder says which system it is. A ResRank reads the query and one vector per
     document. A cross-encoder reads the text of each document with the query and needs no vectors;
-    its scores are no cosines.
+    its scores are not cosines.
 
     Candidates may come from BM25, hybrid retrieval or a joiner. QdrantHybridRetriever returns at
     most 20 of them whatever its top_k, because it asks each of its two searches for 10.
@@ -103,7 +103,7 @@ class E2RankRanker(RerankingComponent):
         top_k: int | None = None,
         score_threshold: float | None = None,
     ) -> dict[str, Any]:
-        """Rerank documents. Of documents with one id the one with the highest score is kept.
+        """Rerank documents. Among documents with the same id, the highest score is kept.
 
         :param query: the query.
         :param documents: the candidates; they are not changed.
@@ -114,8 +114,8 @@ class E2RankRanker(RerankingComponent):
             store and `encoded` here, how many documents and tokens the prompt held
             (`prompt_documents`, `prompt_tokens`; of a cross-encoder all pairs together) and how
             many of these documents were cut to their share of the budget (`prompt_documents_cut`).
-        :raises ValueError: unless top_k > 0, and for `prompt_depth` and `query_weight` where the
-            model has none.
+        :raises ValueError: unless top_k > 0, and for `prompt_depth` and `query_weight` if the model
+            has no listwise prompt.
         :raises StoredVectorMismatch: for another model's vectors.
         """
         check_top_k(top_k)
@@ -147,7 +147,7 @@ class E2RankRanker(RerankingComponent):
         return self._open_reranker(self.model, self.encoder_kwargs)
 
     def _prepared(self, candidates: list[Document]) -> tuple[BaseReranker, list[Hit]]:
-        """The reranker, and the candidates with the vectors that the store holds of them."""
+        """The reranker, and the candidates with their stored vectors."""
         reranker = self._open()
         text = self._text()
         hits = [as_hit(document, text) for document in candidates]

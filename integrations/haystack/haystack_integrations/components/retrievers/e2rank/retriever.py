@@ -55,8 +55,8 @@ class E2RankRetriever(RerankingComponent):
     :param model: "e2rank-minilm", a model folder or a hub id: the model that wrote the vectors.
     :param reranker: the folder or hub id of another model that reranks: a cross-encoder, or a
         model with the same vectors. None: `model` itself.
-    :param system: of the `reranker`, only where its folder does not say: "rankt5" for any
-        cross-encoder.
+    :param system: the system of the `reranker`, only if its folder does not say it: "rankt5" for
+        any cross-encoder.
     :param top_k: how many documents to return.
     :param retrieve_k: how many candidates to retrieve and rerank.
     :param filters: Haystack's, or a native Qdrant filter.
@@ -160,7 +160,7 @@ class E2RankRetriever(RerankingComponent):
         score_threshold: float | None = None,
         return_embedding: bool | None = None,
     ) -> dict[str, Any]:
-        """Retrieve and rerank. An argument that is None is as at construction.
+        """Retrieve and rerank. None takes the value given at construction.
 
         :param query: the query.
         :param filters: replace those of the construction, or are merged with them.
@@ -171,8 +171,8 @@ class E2RankRetriever(RerankingComponent):
         :returns: `documents`, best first.
         :raises ValueError: unless top_k > 0, and for `expand`, `prompt_depth` and `query_weight`
             where the reranker has none.
-        :raises StoredVectorMismatch: where another model wrote the collection.
-        :raises StoreError: where there is no such collection.
+        :raises StoredVectorMismatch: if another model wrote the collection.
+        :raises StoreError: if the collection does not exist.
         """
         pipeline = self._search_pipeline()
         hits = pipeline.search(**self._search(query, filters, top_k, retrieve_k))
@@ -200,7 +200,7 @@ class E2RankRetriever(RerankingComponent):
         return self._open_reranker(self.reranker, None)
 
     def _search_pipeline(self) -> SearchPipeline:
-        """One for each opening of its parts, because it remembers which vectors it compared."""
+        """One pipeline while its models stay open, because it remembers compared vectors."""
         store = self._store().open()
         encoder = self._open_encoder()  # refuses a model that cannot retrieve before the reranker
         reranker = self._open()
