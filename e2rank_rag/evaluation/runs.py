@@ -60,9 +60,9 @@ def write_run(run: Run, path: str | Path, *, tag: str = "e2rank") -> None:
 
     A query without documents has no line, because TREC's format cannot express it.
 
-    Raises, before anything is written:
-        ValueError: a NaN score; an id or tag that is empty or holds white space, which separates
-            TREC's columns.
+    Raises:
+        ValueError: before anything is written, for a NaN score, and for an id or tag that is empty
+            or holds white space, which separates TREC's columns.
     """
     check_column(tag, "the tag")
     lines = []

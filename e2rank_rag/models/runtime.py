@@ -53,7 +53,7 @@ class OpenOptions(TypedDict, total=False):
 
 
 def found_model(model: str | Path, options: OpenOptions) -> FoundModel:
-    """The model that these options find; TypeError for an option that there is not."""
+    """The model for these options; TypeError for an unknown option."""
     for name in options:
         if name not in OpenOptions.__annotations__:
             known = list(OpenOptions.__annotations__)
