@@ -1,37 +1,41 @@
 """docs/architecture.md is true: its calls happen in its order, and no module imports upwards.
 
-Both walks are traced in a process of their own, so that the thread of the models starts after the
-trace does.
+Both walks are traced in a forked process, so that the thread of the models starts after the trace
+does.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
-import os
 import re
-import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+import torch
+
+from e2rank_rag import Document, QdrantStore, SearchPipeline, index_documents, load_reranker
+from e2rank_rag.training import adapt
+from tests.forks import forked, outcome
+from tests.kit import write_jsonl
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 
-TRACE = """
-import contextlib, json, sys, threading
-
-calls = []
-
-def note(frame, event, argument):
-    if event == "call":
-        module = frame.f_globals.get("__name__", "")
-        if module.startswith("e2rank_rag."):
-            calls.append(f"{module.removeprefix('e2rank_rag.')}.{frame.f_code.co_qualname}")
 
 @contextlib.contextmanager
-def traced():
+def traced(calls):
+    """Note every function of the package that is called, in every thread that starts."""
+
+    def note(frame, event, argument):
+        if event == "call":
+            module = frame.f_globals.get("__name__", "")
+            if module.startswith("e2rank_rag."):
+                calls.append(f"{module.removeprefix('e2rank_rag.')}.{frame.f_code.co_qualname}")
+
     threading.setprofile(note)
     sys.setprofile(note)
     try:
@@ -40,58 +44,48 @@ def traced():
         sys.setprofile(None)
         threading.setprofile(None)
 
-"""
 
-SEARCH = """
-from e2rank_rag import Document, QdrantStore, SearchPipeline, index_documents, load_reranker
+def search(folder):
+    calls = []
+    with traced(calls):
+        reranker = load_reranker("e2rank-minilm")
+        store = QdrantStore.open(":memory:", "notes")
+        documents = [Document("1", "Cats purr."), Document("2", "Dogs bark.")]
+        index_documents(documents, reranker.encoder, store)
+        calls.clear()
+        SearchPipeline(reranker.encoder, store, reranker).search("who purrs?")
+    return calls
 
-import e2rank_rag.models.encoder  # before the trace, which would slow the import down
 
-with traced():
-    reranker = load_reranker("e2rank-minilm")
-    store = QdrantStore.open(":memory:", "notes")
-    documents = [Document("1", "Cats purr."), Document("2", "Dogs bark.")]
-    index_documents(documents, reranker.encoder, store)
-    calls.clear()
-    SearchPipeline(reranker.encoder, store, reranker).search("who purrs?")
-print(json.dumps(calls))
-"""
+def training(folder):
+    lists = [
+        {"query": f"who {word}?", "documents": [f"Cats {word}.", "Dogs bark."], "labels": [1, 0]}
+        for word in ("purrs", "sleeps")
+    ]
+    path, calls = write_jsonl(folder / "lists.jsonl", lists), []
+    with traced(calls):
+        adapt("minilm", path, folder / "adapted", mine=False, trainer={"max_steps": 1})
+    return calls
 
-TRAINING = """
-from pathlib import Path
-from e2rank_rag.training import adapt
 
-import peft, transformers.trainer
-
-calls.clear()
-lines = [
-    {"query": f"who {word}?", "documents": [f"Cats {word}.", "Dogs bark."], "labels": [1, 0]}
-    for word in ("purrs", "sleeps")
-]
-Path("lists.jsonl").write_text("".join(json.dumps(line) + chr(10) for line in lines))
-with traced(), contextlib.redirect_stdout(sys.stderr):
-    adapt("minilm", "lists.jsonl", "adapted", mine=False, trainer={"max_steps": 1})
-print(json.dumps(calls))
-"""
+WALKS = {"The way of one query": search, "The way of one training example": training}
 
 
 @pytest.fixture(scope="module")
 def walks(tmp_path_factory):
     """Every function of the package that each walk calls, in every thread, in order."""
     folder = tmp_path_factory.mktemp("walks")
-    done = subprocess.run(
-        [sys.executable, "-c", TRACE + SEARCH + TRAINING],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(folder)},
-    )
-    assert done.returncode == 0, done.stderr
-    query, example = map(json.loads, done.stdout.splitlines()[-2:])
-    return {"The way of one query": query, "The way of one training example": example}
+
+    def walk():
+        torch.set_num_threads(1)
+        made = {heading: call(folder) for heading, call in WALKS.items()}
+        (folder / "calls.json").write_text(json.dumps(made))
+
+    assert outcome(forked(walk, seconds=120)) == 0
+    return json.loads((folder / "calls.json").read_text())
 
 
-@pytest.mark.parametrize("heading", ["The way of one query", "The way of one training example"])
+@pytest.mark.parametrize("heading", WALKS)
 def test_the_listed_calls_happen_in_this_order(heading, walks):
     listed = calls_below(heading)
     made = walks[heading]

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,8 +11,8 @@ from safetensors.torch import load_file
 from e2rank_rag.distributed import gather, process, processes
 from e2rank_rag.training import train
 from e2rank_rag.training.config import ContrastiveConfig
-
-ROOT = Path(__file__).parents[1]
+from tests.forks import forked, outcome
+from tests.two_processes import train_as
 
 MEASURING = {
     "eval_steps": 1,
@@ -56,16 +52,13 @@ def trained(tmp_path_factory, tiny_bert):
     alone, together = (
         [configured(folder, tiny_bert, name, count) for name in VARIANTS] for count in (1, 2)
     )
-    (folder / "configs.json").write_text(json.dumps(together))
-    command = [sys.executable, "-m", "tests.two_processes"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     workers = [
-        subprocess.Popen([*command, str(number), str(folder)], cwd=ROOT, env=environment)
+        forked(lambda number=number: train_as(number, folder, together), seconds=300)
         for number in range(2)
     ]
     for settings in alone:
         train(ContrastiveConfig.model_validate(settings))
-    assert [worker.wait(timeout=300) for worker in workers] == [0, 0]
+    assert [outcome(worker) for worker in workers] == [0, 0]
     return folder
 
 

@@ -1,15 +1,8 @@
-"""One of two processes that train together; started by `test_distributed.py`.
-
-python -m tests.two_processes NUMBER FOLDER
-
-FOLDER holds `configs.json`, a list of contrastive configurations, each of which is trained.
-"""
+"""One of two processes that train together; `test_distributed.py` forks it."""
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from pathlib import Path
 
 import torch
@@ -20,7 +13,8 @@ from e2rank_rag.training import train
 from e2rank_rag.training.config import ContrastiveConfig
 
 
-def main(number: int, folder: Path) -> None:
+def train_as(number: int, folder: Path, configs: list[dict]) -> None:
+    """Train each contrastive configuration as the process of this number."""
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder / 'meeting'}", rank=number, world_size=2
@@ -29,7 +23,7 @@ def main(number: int, folder: Path) -> None:
     os.environ.update(RANK=str(number), LOCAL_RANK=str(number), WORLD_SIZE="2")
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29500")
     torch.save(gathered(), folder / f"gathered{number}.pt")
-    for settings in json.loads((folder / "configs.json").read_text()):
+    for settings in configs:
         train(ContrastiveConfig.model_validate(settings))
     dist.destroy_process_group()
 
@@ -47,7 +41,3 @@ def gathered() -> dict[str, torch.Tensor]:
         "keys": gather(torch.tensor([process(), 2**62 + process()])),
         "gradient": rows.grad,
     }
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))

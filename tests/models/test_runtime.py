@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +26,7 @@ from e2rank_rag.models.runtime import (
     stamp,
 )
 from e2rank_rag.rerankers import load_reranker
+from tests.forks import forked, outcome
 
 
 @pytest.fixture
@@ -170,21 +169,15 @@ def test_closing_waits_for_its_own_calls_only(worker):
         running.result(10)
 
 
-FORKING = """
-import os
-from e2rank_rag.models.runtime import Worker
-worker = Worker("cpu")
-worker.run(lambda: 1)
-child = os.fork()
-if child == 0:
-    os._exit(worker.run(lambda: 7))
-assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-"""
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_forked_process_goes_on_in_a_thread_of_its_own():
-    subprocess.run([sys.executable, "-W", "ignore", "-c", FORKING], check=True, timeout=60)
+def test_a_forked_process_goes_on_in_a_thread_of_its_own(worker):
+    thread = worker.run(threading.get_native_id)
+
+    def use():
+        assert worker.run(threading.get_native_id) not in (thread, threading.get_native_id())
+
+    assert outcome(forked(use)) == 0
+    assert worker.run(threading.get_native_id) == thread
 
 
 async def test_every_call_runs_in_the_one_thread(worker):
