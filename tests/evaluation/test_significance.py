@@ -136,13 +136,13 @@ def test_p_is_uniform_where_nothing_differs():
 
 def test_memory_does_not_grow_with_the_rounds(monkeypatch):
     random.seed(4)
-    differences = [random.gauss(0.0, 0.1) for _ in range(500)]
-    whole = p_of(differences, rounds=2000)
-    monkeypatch.setattr(significance, "_SIGNS_AT_ONCE", 10_000)
+    differences = [random.gauss(0.0, 0.1) for _ in range(250)]
+    whole = p_of(differences, rounds=1000)
+    monkeypatch.setattr(significance, "_SIGNS_AT_ONCE", 2500)
     tracemalloc.start()
     try:
-        assert p_of(differences, rounds=2000) == whole
-        assert tracemalloc.get_traced_memory()[1] < 4e6  # the signs alone are a million numbers
+        assert p_of(differences, rounds=1000) == whole
+        assert tracemalloc.get_traced_memory()[1] < 1e6  # the signs alone are 250,000 numbers
     finally:
         tracemalloc.stop()
 

@@ -63,8 +63,10 @@ def write_model(folder, kind, pad, tokenizer):
     return folder
 
 
-@pytest.mark.parametrize("pad", [0, 1, 3])
-@pytest.mark.parametrize("kind", [*BEHIND_PAD, *OTHERS])
+@pytest.mark.parametrize(
+    ("kind", "pad"),
+    [*((kind, pad) for kind in BEHIND_PAD for pad in (0, 3)), *((k, 3) for k in OTHERS)],
+)
 def test_position_limits_come_from_the_config_and_hold_for_texts_and_prompts(
     tiny_bert, tmp_path, caplog, kind, pad
 ):

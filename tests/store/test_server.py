@@ -166,12 +166,12 @@ async def test_what_an_error_says_of_the_store_is_within_the_timeout():
 
 
 async def test_tries_and_their_waits_are_within_the_timeout(monkeypatch):
-    monkeypatch.setattr(connection, "FIRST_WAIT_S", 0.4)
+    monkeypatch.setattr(connection, "FIRST_WAIT_S", 0.2)
     monkeypatch.setattr(connection, "LONGEST_WAIT_S", 5.0)
     body = b'{"status": {"error": "busy"}}'
     busy = b"HTTP/1.1 503 Busy\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
     with RawServer(lambda line: [busy]) as server:
-        store = QdrantStore.open(server.url, "c", timeout=1)
+        store = QdrantStore.open(server.url, "c", timeout=0.5)
         for call in ("sync", "async"):
             server.asked.clear()
             with pytest.raises(StoreError, match=r"\(503\): busy"):
@@ -183,7 +183,7 @@ async def test_tries_and_their_waits_are_within_the_timeout(monkeypatch):
 async def test_timeout_holds_over_grpc():
     with RawServer(SLOW["silent"], pause_s=0.2) as server:
         port = int(server.url.rpartition(":")[2])
-        settings = {"url": server.url, "grpc_port": port, "prefer_grpc": True, "timeout": 1}
+        settings = {"url": server.url, "grpc_port": port, "prefer_grpc": True, "timeout": 0.4}
         client = server_client(settings)
         store = QdrantStore(client, "c")
         for call in ("sync", "async"):

@@ -99,7 +99,7 @@ def test_a_document_near_the_positive_is_no_negative():
     assert float(parts["negatives"]) == pytest.approx(negatives / 8)
 
 
-@pytest.mark.parametrize("chunk_size", [None, 6])
+@pytest.mark.parametrize("chunk_size", [None, pytest.param(6, marks=pytest.mark.slow)])
 def test_sixteen_pairs_of_chance_are_learnt_by_heart(tiny_bert, pairs, tmp_path, chunk_size):
     config = configured(
         tiny_bert,

@@ -131,7 +131,7 @@ def test_eight_lists_of_chance_are_learnt_by_heart(tiny_bert, lists, tmp_path, m
         lora={"rank": 16} if mode == "adapter" else None,
         info_nce_weight=0.0,
         ranknet_temperature=0.02,  # frozen vectors of a random model are nearly parallel
-        trainer={"max_steps": 100, "per_device_train_batch_size": 8, "learning_rate": 1e-2},
+        trainer={"max_steps": 50, "per_device_train_batch_size": 8, "learning_rate": 1e-2},
     )
     with Encoder.from_pretrained(tiny_bert) as base:
         assert ndcg(base, lists) < 0.9
