@@ -21,7 +21,7 @@ def train_as(number: int, folder: Path, configs: list[dict]) -> None:
     )
     # What torchrun sets; the port is not used, since the two have met already.
     os.environ.update(RANK=str(number), LOCAL_RANK=str(number), WORLD_SIZE="2")
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29500")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29500", OMP_NUM_THREADS="1")
     torch.save(gathered(), folder / f"gathered{number}.pt")
     for settings in configs:
         train(ContrastiveConfig.model_validate(settings))
