@@ -106,16 +106,12 @@ class E2RankRetriever(Checked, BaseRetriever):
         query: str,
         *,
         run_manager: CallbackManagerForRetrieverRun,
-        k: int | None = None,
-        retrieve_k: int | None = None,
-        filter: Conditions = None,
-        expand: bool | None = None,
+        **given: Any,
     ) -> list[Document]:
         child = run_manager.get_child()
-        options = self._options(k, retrieve_k, filter, expand)
+        options = self._options(**given)
         if self.vectorstore is None:
             assert self.base_retriever is not None
-            self._refuse_search_options(filter, expand)
             retrieved = self.base_retriever.invoke(query, config={"callbacks": child})
             tell("e2rank.retrieve", {"documents": len(retrieved)}, child)
             ranking = self._reranker.ranking(retrieved, query, child)[: options["top_k"]]
@@ -131,16 +127,12 @@ class E2RankRetriever(Checked, BaseRetriever):
         query: str,
         *,
         run_manager: AsyncCallbackManagerForRetrieverRun,
-        k: int | None = None,
-        retrieve_k: int | None = None,
-        filter: Conditions = None,
-        expand: bool | None = None,
+        **given: Any,
     ) -> list[Document]:
         child = run_manager.get_child()
-        options = self._options(k, retrieve_k, filter, expand)
+        options = self._options(**given)
         if self.vectorstore is None:
             assert self.base_retriever is not None
-            self._refuse_search_options(filter, expand)
             retrieved = await self.base_retriever.ainvoke(query, config={"callbacks": child})
             await atell("e2rank.retrieve", {"documents": len(retrieved)}, child)
             ranking = (await self._reranker.aranking(retrieved, query, child))[: options["top_k"]]
@@ -154,9 +146,15 @@ class E2RankRetriever(Checked, BaseRetriever):
         return as_ranking(hits, self.score_key)
 
     def _options(
-        self, k: int | None, retrieve_k: int | None, filter: Conditions, expand: bool | None
+        self,
+        k: int | None = None,
+        retrieve_k: int | None = None,
+        filter: Conditions = None,
+        expand: bool | None = None,
     ) -> dict[str, Any]:
         """The arguments of a search: the call's, or else the fields'."""
+        if self.vectorstore is None:
+            self._refuse_search_options(filter, expand)
         top_k = self.k if k is None else k
         if top_k < 1:
             raise ValueError(f"k must be > 0, got {top_k}")
