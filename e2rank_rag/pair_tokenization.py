@@ -13,7 +13,6 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from e2rank_rag.errors import CheckpointError
 from e2rank_rag.recipe import CrossEncoderRecipe
 from e2rank_rag.tokenization import (
     MIN_SHARE,
@@ -22,6 +21,7 @@ from e2rank_rag.tokenization import (
     first_ids,
     pad_id,
     special_frame,
+    text_places,
 )
 
 
@@ -94,14 +94,23 @@ class PairTokenizer:
                 f"document, and {least} are the fewest: shorten it, or raise max_length: "
                 f"{query[:60]!r}"
             )
-        if self.recipe.input == "segments":
-            return self._joined(query, documents, room)
-        texts = [self.recipe.prompt.text(query, document) for document in documents]
-        whole = limit - self._special
+        before, between, after, segments = self._frame
+        if self.recipe.input == "text":
+            head, room = before, limit - self._special
+            texts = [self.recipe.prompt.text(query, document) for document in documents]
+        else:
+            (asked,) = first_ids(self._plain, [query], limit)
+            head, texts = [*before, *asked, *between], list(documents)
+            first, of_query, second, of_document, last = segments
+            marks = [*first, *[of_query] * len(asked), *second]
         rows = []
-        for ids in first_ids(self._plain, texts, whole):
-            framed = [*self._frame.before, *ids[:whole], *self._frame.after]
-            rows.append(Tokens(framed, self._pooled(len(framed)), cut=len(ids) > whole))
+        for ids in first_ids(self._plain, texts, room):
+            framed = [*head, *ids[:room], *after]
+            if self.recipe.input == "text":
+                slots = [1] + [int(self.recipe.pooling == "mean")] * (len(framed) - 1)
+            else:
+                slots = [*marks, *[of_document] * min(len(ids), room), *last]
+            rows.append(Tokens(framed, slots, cut=len(ids) > room))
         return rows
 
     def collate(self, batch: Sequence[Tokens]) -> dict[str, Tensor]:
@@ -118,22 +127,6 @@ class PairTokenizer:
     def _special(self) -> int:
         return len(self._frame.before) + len(self._frame.between) + len(self._frame.after)
 
-    def _joined(self, query: str, documents: Sequence[str], room: int) -> list[Tokens]:
-        frame = self._frame
-        (asked,) = first_ids(self._plain, [query], self.recipe.max_tokens)
-        head = [*frame.before, *asked, *frame.between]
-        before, of_query, between, of_document, after = frame.segments
-        head_segments = [*before, *[of_query] * len(asked), *between]
-        rows = []
-        for ids in first_ids(self._plain, documents, room):
-            shown = ids[:room]
-            segments = [*head_segments, *[of_document] * len(shown), *after]
-            rows.append(Tokens([*head, *shown, *frame.after], segments, cut=len(ids) > room))
-        return rows
-
-    def _pooled(self, length: int) -> list[int]:
-        return [1] * length if self.recipe.pooling == "mean" else [1, *[0] * (length - 1)]
-
     def _long(self, query: str) -> int:
         return len(self._plain.encode(query, add_special_tokens=False).ids)
 
@@ -145,23 +138,9 @@ def pair_frame(tokenizer: PreTrainedTokenizerBase) -> PairFrame:
     """
     framed = tokenizer("a", "a", return_token_type_ids=True)
     ids, segments = framed["input_ids"], framed["token_type_ids"]
-    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
-    places = [i for i in range(len(ids)) if ids[i : i + len(bare)] == bare]
-    if not bare or len(places) != 2:
-        raise CheckpointError(
-            f"{type(tokenizer).__name__} does not join two texts by special tokens: {ids}"
-        )
-    first, second = places
-    spans = (
-        slice(0, first),
-        slice(first + len(bare), second),
-        slice(second + len(bare), len(ids)),
-    )
+    first, second = text_places(tokenizer, ids, count=2)
+    spans = slice(0, first.start), slice(first.stop, second.start), slice(second.stop, len(ids))
     before, between, after = (ids[span] for span in spans)
     marks = [segments[span] for span in spans]
-    return PairFrame(
-        before,
-        between,
-        after,
-        (marks[0], segments[first], marks[1], segments[second], marks[2]),
-    )
+    numbers = (marks[0], segments[first.start], marks[1], segments[second.start], marks[2])
+    return PairFrame(before, between, after, numbers)

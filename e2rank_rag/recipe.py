@@ -6,16 +6,14 @@ import hashlib
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainSerializer,
     model_validator,
 )
 
 from e2rank_rag.feedback import Feedback
-from e2rank_rag.prompts import PairPrompt, Prompts
+from e2rank_rag.prompts import PairPrompt, Prompts, Record
 
 Pooling = Literal["last", "cls", "mean"]
 
@@ -32,7 +30,7 @@ SCORE_TOKEN = "<extra_id_10>"
 """A token unused in T5's training; RankT5's score is its logit (arXiv 2210.10634, section 4.1)."""
 
 
-class ListwiseBudget(BaseModel):
+class ListwiseBudget(Record):
     """The limits of one listwise prompt.
 
     depth: how many candidates it shows, from the first on.
@@ -40,14 +38,12 @@ class ListwiseBudget(BaseModel):
     max_tokens: limit for the whole prompt, special tokens included.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     depth: int = Field(default=20, ge=0)
     document_tokens: int = Field(default=1024, ge=1)
     max_tokens: int = Field(default=32768, ge=16)
 
 
-class AdapterOf(BaseModel):
+class AdapterOf(Record):
     """The base of a listwise adapter, which encodes queries and documents.
 
     base: a hub id, a shipped model, a folder relative to the adapter's, or "." for the adapter's
@@ -55,13 +51,11 @@ class AdapterOf(BaseModel):
     digest: the digest of the base's weights (`weights_digest`); the adapter fits no others.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     base: str
     digest: str
 
 
-class Recipe(BaseModel):
+class Recipe(Record):
     """Everything that turns a text into a vector, except the weights.
 
     pooling: the `last` token (causal models), the first token (`cls`), or the `mean` of all tokens.
@@ -74,8 +68,6 @@ class Recipe(BaseModel):
     adapter: the base of the listwise adapter, which is in the folder `listwise_adapter`; None: the
         model has no adapter.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal[1] = 1
     system: Literal["e2rank"] = "e2rank"
@@ -106,7 +98,7 @@ class Recipe(BaseModel):
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
-class ResidualLayout(BaseModel):
+class ResidualLayout(Record):
     """The input format of a ResRank, and how its hidden states are used.
 
     The paper's abstract leaves these choices open; docs/resrank.md compares them.
@@ -129,8 +121,6 @@ class ResidualLayout(BaseModel):
         the identity if the widths are equal; `none` needs equal widths.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     query_position: Literal["before", "after"] = "before"
     query_vector: Literal["span", "end"] = "span"
     passage_positions: Literal["shared", "ranked"] = "shared"
@@ -141,7 +131,7 @@ class ResidualLayout(BaseModel):
     projection: Literal["linear", "none"] = "linear"
 
 
-class EncoderOf(BaseModel):
+class EncoderOf(Record):
     """The encoder whose vectors a ResRank reads.
 
     base: a hub id, a shipped model, a folder relative to the recipe's folder, or "." for the folder
@@ -150,20 +140,16 @@ class EncoderOf(BaseModel):
     recipe: the recipe of the vectors; None: the one in the folder of `base`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     base: str
     digest: str
     recipe: Recipe | None = None
 
 
-class ResRankRecipe(BaseModel):
+class ResRankRecipe(Record):
     """The encoder of a ResRank, and how its reranker reads a list.
 
     The reranker's own recipe, with prompts and limits, is in the folder `reranker`.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal[1] = 1
     system: Literal["resrank"] = "resrank"
@@ -171,7 +157,7 @@ class ResRankRecipe(BaseModel):
     layout: ResidualLayout = ResidualLayout()
 
 
-class CrossEncoderRecipe(BaseModel):
+class CrossEncoderRecipe(Record):
     """Everything that turns a query and a document into a score, except the weights.
 
     structure: an encoder-decoder's score is the logit of `score_token` in the first step of the
@@ -181,8 +167,6 @@ class CrossEncoderRecipe(BaseModel):
     pooling: for an encoder-only T5: the first token ("cls"), or the mean of all tokens.
     max_tokens: limit for a pair, special tokens included; documents are cut there.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal[1] = 1
     system: Literal["rankt5"] = "rankt5"

@@ -305,18 +305,23 @@ def special_frame(
 ) -> tuple[list[int], list[int]]:
     """The special ids before and after a text; an end token replaces those after it."""
     framed = tokenizer("a")["input_ids"]
+    (text,) = text_places(tokenizer, framed, count=1)
+    suffix = framed[text.stop :] if end_token is None else [token_id(tokenizer, end_token)]
+    return framed[: text.start], suffix
+
+
+def text_places(
+    tokenizer: PreTrainedTokenizerBase, framed: list[int], *, count: int
+) -> list[slice]:
+    """Where the ids of the text "a" stand; CheckpointError unless they do `count` times."""
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     starts = [i for i in range(len(framed)) if framed[i : i + len(bare)] == bare]
-    if not bare or len(starts) != 1:
+    if not bare or len(starts) != count:
         raise CheckpointError(
-            "the tokenizer does not put its special tokens around a text, once: "
-            f"'a' alone has the ids {bare[:9]}, with them {framed[:9]}"
+            f"{type(tokenizer).__name__} does not put its special tokens around and between "
+            f"{count} texts: 'a' alone has the ids {bare[:9]}, with them {framed[:9]}"
         )
-    start = starts[0]
-    suffix = framed[start + len(bare) :]
-    if end_token is not None:
-        suffix = [token_id(tokenizer, end_token)]
-    return framed[:start], suffix
+    return [slice(start, start + len(bare)) for start in starts]
 
 
 def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict, TypeVar, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,6 +120,18 @@ class ListwiseEncoding(NamedTuple):
     usage: tuple[PromptUsage, ...]
 
 
+class ListwiseOptions(TypedDict, total=False):
+    """How a query and its candidates become one vector; None: as the model's recipe says.
+
+    depth: how many candidates the prompt shows. query_weight: of the plain query's vector.
+    query_vectors: [n, dim], the vectors of these queries from `encode_queries`.
+    """
+
+    depth: int | None
+    query_weight: float | None
+    query_vectors: Embeddings | None
+
+
 class PairScores(NamedTuple):
     """Scores of pairs: float32 [k] for the k documents of each query, and the prompts' sums."""
 
@@ -167,15 +179,9 @@ class TextEncoder(Protocol):
         self,
         queries: Sequence[str],
         candidates: Sequence[Sequence[str]],
-        *,
-        depth: int | None = None,
-        query_weight: float | None = None,
-        query_vectors: Embeddings | None = None,
+        **options: Unpack[ListwiseOptions],
     ) -> ListwiseEncoding:
-        """One vector per query, of a prompt of the query and its first `depth` candidates.
-
-        query_vectors: the vectors of these queries from `encode_queries`, if the caller has them.
-        """
+        """One vector per query, of a prompt of the query and its first `depth` candidates."""
         ...
 
     async def run_async(self, call: Callable[[], T]) -> T:

@@ -181,15 +181,14 @@ def _adapted_modules(
 def _lora_config(numbers: LoraNumbers, modules: list[str]) -> Any:
     from peft import LoraConfig
 
+    used: Any = numbers.model_dump(
+        include={"r", "lora_alpha", "use_rslora", "use_dora", "fan_in_fan_out"}
+    )
     return LoraConfig(
-        r=numbers.r,
-        lora_alpha=numbers.lora_alpha,  # type: ignore[arg-type]
         target_modules=modules,
         # peft reads these names as regular expressions.
         rank_pattern={re.escape(name): rank for name, rank in numbers.rank_pattern.items()},
         alpha_pattern={re.escape(name): alpha for name, alpha in numbers.alpha_pattern.items()},
-        use_rslora=numbers.use_rslora,
-        use_dora=numbers.use_dora,
-        fan_in_fan_out=numbers.fan_in_fan_out,
         inference_mode=True,
+        **used,
     )

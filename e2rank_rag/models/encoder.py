@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import Self, Unpack
 
 import torch
 from transformers import PreTrainedModel
@@ -45,7 +45,7 @@ from e2rank_rag.models.weights import load_transformer, weights_digest
 from e2rank_rag.prompts import Prompts, Task, resolve_prompts, resolve_task
 from e2rank_rag.recipe import EncoderOf, Pooling, Recipe
 from e2rank_rag.tokenization import TextTokenizer, plain_tokenizer
-from e2rank_rag.types import Cut, Embeddings, ListwiseEncoding
+from e2rank_rag.types import Cut, Embeddings, ListwiseEncoding, ListwiseOptions
 
 
 @dataclass(kw_only=True)
@@ -147,7 +147,10 @@ class Encoder(ModelUser[LoadedModel, TextModel], TextModel):
         return await self.run_async(partial(self.encode_documents, documents, on_cut=on_cut))
 
     async def aencode_listwise(
-        self, queries: Sequence[str], candidates: Sequence[Sequence[str]], **options: Any
+        self,
+        queries: Sequence[str],
+        candidates: Sequence[Sequence[str]],
+        **options: Unpack[ListwiseOptions],
     ) -> ListwiseEncoding:
         """`encode_listwise` without blocking the event loop."""
         call = partial(self.encode_listwise, queries, candidates, **options)
