@@ -324,15 +324,18 @@ def text_places(
     return [slice(start, start + len(bare)) for start in starts]
 
 
-def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
-    """The id of a token; CheckpointError if it is not in the vocabulary."""
+_NO_PROMPT = ", which the prompts need: state prompts that suit this model"
+
+
+def token_id(tokenizer: PreTrainedTokenizerBase, token: str, lacking: str = _NO_PROMPT) -> int:
+    """The id of a token; CheckpointError if it is not in the vocabulary.
+
+    lacking: the end of the error, which says what needs the token.
+    """
     number = tokenizer.convert_tokens_to_ids(token)
     unknown = number == tokenizer.unk_token_id and token != tokenizer.unk_token
     if not isinstance(number, int) or unknown:
-        raise CheckpointError(
-            f"the tokenizer has no token {token!r}, which the prompts need: state "
-            "prompts that suit this model"
-        )
+        raise CheckpointError(f"the tokenizer has no token {token!r}{lacking}")
     return number
 
 

@@ -6,14 +6,13 @@ model = CrossEncoder.from_pretrained("cross-encoder/ms-marco-MiniLM-L6-v2")
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, Unpack
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -21,7 +20,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.core import Core, ModelUser, evaluating, in_its_thread, not_finite
-from e2rank_rag.models.cpu import use_onednn
 from e2rank_rag.models.cross_encoder_folder import (
     load_cross_encoder,
     pair_logits,
@@ -36,6 +34,7 @@ from e2rank_rag.models.runtime import (
     Worker,
     acquire,
     found_model,
+    placed,
     trying,
 )
 from e2rank_rag.models.tokenizer_files import check_ids, check_special_ids, load_tokenizer
@@ -84,7 +83,7 @@ class PairModel(Core):
         self._score_id: int | None = None
         self._start_id: int | None = None
         if recipe.score_token is not None:
-            self._score_id = _score_id(tokenizer, recipe.score_token)
+            self._score_id = token_id(tokenizer, recipe.score_token, _NO_SCORE)
             self._start_id = _start_id(config, tokenizer)
             check_special_ids([self._score_id, self._start_id], model)
         self.tokenizer = PairTokenizer(
@@ -220,18 +219,10 @@ class CrossEncoder(ModelUser[LoadedCrossEncoder, PairModel], PairModel):
         )
 
 
+_NO_SCORE = " to read the score off; name one that it has and never uses as score_token"
+
 RankT5 = CrossEncoder
 """The former name of `CrossEncoder`, kept for one release."""
-
-
-def _score_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
-    try:
-        return token_id(tokenizer, token)
-    except CheckpointError:
-        raise CheckpointError(
-            f"the tokenizer has no token {token!r} to read the score off; name one that it has and "
-            "never uses as score_token"
-        ) from None
 
 
 def _start_id(config: Any, tokenizer: PreTrainedTokenizerBase) -> int:
@@ -260,10 +251,7 @@ def _load(key: LoadKey, *, recipe: CrossEncoderRecipe) -> LoadedCrossEncoder:
     plain = plain_tokenizer(tokenizer)
     check_ids(tokenizer, plain, model, pairs=recipe.input == "segments")
     digest = weights_digest(model, pooler=True)
-    to_device: Callable[..., PreTrainedModel] = model.to
-    model = to_device(device=key.device)
-    if key.device.type == "cpu" and key.dtype == torch.float32:
-        use_onednn(model)
+    model = placed(model, key)
     pairs = PairModel(model, tokenizer, recipe, plain=plain)
     with trying(key.folder):
         batch = pairs.tokenizer.collate(pairs.tokenizer.pairs("a", ["a"], least=0))

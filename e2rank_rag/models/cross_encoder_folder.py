@@ -27,10 +27,10 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.config import positions, read_config
 from e2rank_rag.models.e2rank import pool
-from e2rank_rag.models.files import new_files, read_json, refuse_adapted, write_json
+from e2rank_rag.models.files import read_json, write_json
 from e2rank_rag.models.folders import RECIPE_FILE, T5_FAMILY, read_recipe_file, read_system
 from e2rank_rag.models.tokenizer_files import load_tokenizer
-from e2rank_rag.models.weights import load_weights, quiet_transformers
+from e2rank_rag.models.weights import load_weights, new_model
 from e2rank_rag.recipe import CrossEncoderRecipe, Structure
 
 RAW_SCORES = {"activation_fn": "torch.nn.modules.linear.Identity"}
@@ -233,12 +233,7 @@ def save_cross_encoder(
 
     `sentence_transformers.CrossEncoder` opens it with the same scores if its input is segments.
     """
-    refuse_adapted(folder)
-    with new_files(folder) as new:
-        with quiet_transformers():
-            model.save_pretrained(new)
-        tokenizer.save_pretrained(new)
-        write_json(new / RECIPE_FILE, recipe.model_dump(mode="json"))
+    with new_model(folder, model, tokenizer, recipe) as new:
         if recipe.input == "segments":
             limits: dict[str, Any] = {"model_max_length": recipe.max_tokens}
             if reads_segments(model.config):

@@ -18,7 +18,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.adapter import ADAPTER_FILES, copy_adapter
 from e2rank_rag.models.config import positions, read_config
-from e2rank_rag.models.files import inside, new_files, read_json, refuse_adapted, write_json
+from e2rank_rag.models.files import inside, new_files, read_json, write_json
 from e2rank_rag.models.folders import (
     RECIPE_FILE,
     find_base,
@@ -32,7 +32,7 @@ from e2rank_rag.models.sentence_transformers_folder import (
     transformer_folder,
 )
 from e2rank_rag.models.tokenizer_files import load_tokenizer
-from e2rank_rag.models.weights import quiet_transformers
+from e2rank_rag.models.weights import new_model
 from e2rank_rag.prompts import E2RANK, Prompts, SpanListwise
 from e2rank_rag.recipe import AdapterOf, EncoderOf, ListwiseBudget, Pooling, Recipe, ResRankRecipe
 from e2rank_rag.tokenization import special_frame
@@ -155,22 +155,15 @@ def save_checkpoint(
     Listwise prompts and truncate_dim are in e2rank.json only; sentence-transformers has neither.
     adapter: folder of the listwise adapter, which is copied beside the weights.
     """
-    refuse_adapted(folder)
     if adapter is not None and recipe.adapter is not None:
         here = recipe.adapter.model_copy(update={"base": "."})
         recipe = recipe.model_copy(update={"adapter": here})
-    with new_files(folder) as new:
+    with new_model(folder, transformer, tokenizer, recipe) as new:
         if adapter is not None and recipe.adapter is not None:
             copy_adapter(adapter, new / ADAPTER_FOLDER)
-        with quiet_transformers():
-            transformer.save_pretrained(new)
-        tokenizer.save_pretrained(new)
         if recipe.end_token is not None:
             _append_end_token(new / "tokenizer.json", tokenizer, recipe.end_token)
-        files = {
-            RECIPE_FILE: recipe.model_dump(mode="json"),
-            **sentence_transformers_files(recipe, transformer.config.hidden_size),
-        }
+        files = sentence_transformers_files(recipe, transformer.config.hidden_size)
         for name, content in files.items():
             path = new / name
             path.parent.mkdir(exist_ok=True)

@@ -21,7 +21,6 @@ from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.adapter import with_adapter
 from e2rank_rag.models.config import positions
 from e2rank_rag.models.core import ModelUser
-from e2rank_rag.models.cpu import use_onednn
 from e2rank_rag.models.e2rank import Backbone, RecentVectors, TextModel
 from e2rank_rag.models.e2rank_folder import (
     encoder_folder,
@@ -37,6 +36,7 @@ from e2rank_rag.models.runtime import (
     Worker,
     acquire,
     found_model,
+    placed,
     release,
     trying,
 )
@@ -182,12 +182,8 @@ def load_encoder(key: LoadKey) -> LoadedModel:
     rounded = key.dtype == torch.float16
     digest = weights_digest(load(dtype=torch.float32) if rounded else transformer)
     # Moved before the adapter is added, so that both modules share their tensors on the device too.
-    to_device: Callable[..., PreTrainedModel] = transformer.to
-    transformer = to_device(device=key.device)
+    transformer = placed(transformer, key)
     listwise = transformer if key.adapter is None else with_adapter(transformer, key.adapter)
-    if key.device.type == "cpu" and key.dtype == torch.float32:
-        use_onednn(transformer)
-        use_onednn(listwise)
     with trying(key.folder):
         ids = torch.tensor([tokenizer("a")["input_ids"]], device=key.device)
         Backbone(transformer)(ids, torch.ones_like(ids), torch.ones_like(ids))

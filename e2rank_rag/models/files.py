@@ -130,18 +130,10 @@ def read_text(path: Path, *, most_bytes: int = MAX_JSON_BYTES) -> str:
 
 
 def _check_depth(content: Any, path: Path) -> None:
-    level = [content]
-    for _ in range(MAX_JSON_DEPTH):
-        level = (
-            [
-                value
-                for each in level
-                for value in (each.values() if isinstance(each, dict) else each)
-                if isinstance(value, dict | list)
-            ]
-            if level and isinstance(level[0], dict | list)
-            else []
-        )
+    level: list[Any] = [[content]]
+    for _ in range(MAX_JSON_DEPTH + 1):
+        parts = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [value for part in parts for value in part if isinstance(value, dict | list)]
         if not level:
             return
     raise CheckpointError(f"{path} nests deeper than {MAX_JSON_DEPTH} levels")

@@ -158,7 +158,6 @@ class ResRank(OpenModel, ListModel):
         """The ResRank owns both encoders: its `close` closes them."""
         self.name = name
         self.encoder = encoder
-        self.recipe = recipe
         self._reranker = reranker
         head = head.to(reranker.device)
         if reranker.device.type == "cpu":
@@ -170,6 +169,7 @@ class ResRank(OpenModel, ListModel):
             name=name,
             worker=encoder.loaded.worker,
         )
+        self.recipe = recipe
 
     @classmethod
     def from_pretrained(

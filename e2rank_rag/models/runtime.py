@@ -25,10 +25,11 @@ from typing import Any, Literal, Self, TypedDict, TypeVar, get_args
 
 import torch
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from e2rank_rag.errors import CheckpointError
 from e2rank_rag.locks import ForkAware, Lock, opening
+from e2rank_rag.models.cpu import use_onednn
 from e2rank_rag.models.folders import FoundModel, find_model
 from e2rank_rag.types import T
 
@@ -242,6 +243,15 @@ class LoadKey:
         dtype = torch_dtype(options.get("dtype"), device)
         attention = options.get("attn_implementation")
         return cls(folder, stamp(folder, adapter), dtype, device, attention, adapter, system)
+
+
+def placed(model: PreTrainedModel, key: LoadKey) -> PreTrainedModel:
+    """The model on the device of its key, in float32 on a CPU with oneDNN's linear layers."""
+    to_device: Callable[..., PreTrainedModel] = model.to
+    model = to_device(device=key.device)
+    if key.device.type == "cpu" and key.dtype == torch.float32:
+        use_onednn(model)
+    return model
 
 
 def stamp(*folders: Path | None) -> tuple[tuple[str, int, int], ...]:

@@ -26,6 +26,13 @@ _ARGUMENTS = ("model_args", "model_kwargs", "tokenizer_args", "processor_kwargs"
 
 _READ_ELSEWHERE = ("max_seq_length", "do_lower_case", "unpad_inputs", *_ARGUMENTS)
 
+_OLD_FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+"""Pooling by the flag that older releases write for it."""
+
 _DEFAULTS: Mapping[str, Any] = {
     "transformer_task": "feature-extraction",
     "module_output_name": "token_embeddings",
@@ -57,9 +64,7 @@ def sentence_transformers_files(recipe: Recipe, dimensions: int) -> dict[str, An
         "config_sentence_transformers.json": {"prompts": prefixes, "similarity_fn_name": "cosine"},
         "1_Pooling/config.json": {
             "word_embedding_dimension": dimensions,
-            "pooling_mode_cls_token": pooling == "cls",
-            "pooling_mode_mean_tokens": pooling == "mean",
-            "pooling_mode_lasttoken": pooling == "lasttoken",
+            **{flag: name == pooling for flag, name in _OLD_FLAGS.items()},
         },
         "2_Normalize/config.json": {},
     }
@@ -228,16 +233,11 @@ def _stated_prompts(path: Path, stated: Mapping[str, Any]) -> tuple[str, str]:
 def _sentence_transformers_pooling(path: Path) -> Pooling:
     config = read_object(path)
     names: dict[str, Pooling] = {"lasttoken": "last", "cls": "cls", "mean": "mean"}
-    flags = {
-        "pooling_mode_lasttoken": "lasttoken",
-        "pooling_mode_cls_token": "cls",
-        "pooling_mode_mean_tokens": "mean",
-    }
-    old = {key: on for key, on in config.items() if key.startswith("pooling_mode_")}
     stated = config.get("pooling_mode", [])
     stated = stated if isinstance(stated, list) else [stated]
     if "pooling_mode" not in config:  # the old flags count only without it
-        stated = [flags.get(key, key) for key, on in old.items() if on]
+        old = {key: on for key, on in config.items() if key.startswith("pooling_mode_")}
+        stated = [_OLD_FLAGS.get(key, key) for key, on in old.items() if on]
         stated = stated or ["mean"] * bool(old)
     if len(stated) != 1 or str(stated[0]) not in names:
         raise CheckpointError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,12 +19,23 @@ from torch.nn.modules.module import (
     register_module_buffer_registration_hook,
     register_module_parameter_registration_hook,
 )
-from transformers import AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.config import check_config, read_config
-from e2rank_rag.models.files import INDEX, MAX_TABLE_BYTES, WEIGHTS, inside, read_json
+from e2rank_rag.models.files import (
+    INDEX,
+    MAX_TABLE_BYTES,
+    WEIGHTS,
+    inside,
+    new_files,
+    read_json,
+    refuse_adapted,
+    write_json,
+)
+from e2rank_rag.models.folders import RECIPE_FILE
+from e2rank_rag.prompts import Record
 
 logger = logging.getLogger(__name__)
 
@@ -233,7 +245,7 @@ def building(shapes: Mapping[str, list[int]], *, source: Path) -> Iterator[None]
 
     One line of a config.json can describe a model that is much larger than its weights.
     """
-    values = sum(_size(shape) for shape in shapes.values())
+    values = sum(map(math.prod, shapes.values()))
     most_tensors = _BUILT_PER_TENSOR * len(shapes) + _FREE_TENSORS
     most_values = _BUILT_PER_TENSOR * values + _FREE_VALUES
     here, tensors, total = threading.get_ident(), 0, 0
@@ -260,8 +272,15 @@ def building(shapes: Mapping[str, list[int]], *, source: Path) -> Iterator[None]
             hook.remove()
 
 
-def _size(shape: list[int]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
+@contextmanager
+def new_model(
+    folder: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, recipe: Record
+) -> Iterator[Path]:
+    """`new_files` with the weights, the tokenizer and the recipe; a system adds its own files."""
+    refuse_adapted(folder)
+    with new_files(folder) as new:
+        with quiet_transformers():
+            model.save_pretrained(new)
+        tokenizer.save_pretrained(new)
+        write_json(new / RECIPE_FILE, recipe.model_dump(mode="json"))
+        yield new
