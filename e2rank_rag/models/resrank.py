@@ -31,11 +31,7 @@ from e2rank_rag.models.cpu import use_onednn
 from e2rank_rag.models.e2rank_folder import ENCODER_FOLDER
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.models.files import inside, new_files, write_json
-from e2rank_rag.models.folders import (
-    RECIPE_FILE,
-    read_recipe_file,
-    read_system,
-)
+from e2rank_rag.models.folders import RECIPE_FILE, read_recipe_file, read_system
 from e2rank_rag.models.residual import ListBackbone, ResidualHead
 from e2rank_rag.models.runtime import OpenOptions, Worker, found_model, in_passing_thread
 from e2rank_rag.prompts import Task
