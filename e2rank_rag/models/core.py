@@ -7,7 +7,7 @@ calls run in the thread of its device.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial, wraps
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
@@ -84,11 +84,12 @@ class Core(Closable):
         """
         lengths = [len(row.ids) for row in rows]
         batches = list(batches_by_length(lengths, batch_tokens(device)))
-        if progress is None:
-            progress = (
-                self._worker is not None and len(batches) > 50 and Console(stderr=True).is_terminal
-            )
-        for places in _tracked(batches) if progress else batches:
+        shown: Iterable[list[int]] = batches
+        if progress or (progress is None and self._worker is not None and len(batches) > 50):
+            console = Console(stderr=True)
+            if progress or console.is_terminal:
+                shown = track(batches, description="encoding", console=console, transient=True)
+        for places in shown:
             if self._worker is not None:
                 self._worker.check_cancelled()
             batch = collate([rows[place] for place in places])
@@ -174,8 +175,3 @@ def not_finite(what: str, dtype: torch.dtype, how: str = "not finite") -> Floati
     else:
         way = 'open it with dtype="float32"'
     return FloatingPointError(f"{what} in {dtype} that are {how}; {way}")
-
-
-def _tracked(batches: list[list[int]]) -> Iterator[list[int]]:
-    console = Console(stderr=True)
-    yield from track(batches, description="encoding", console=console, transient=True)

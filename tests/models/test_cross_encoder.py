@@ -283,8 +283,6 @@ def test_scores_that_are_no_numbers_are_an_error(tiny_cross, tmp_path):
     model.save_pretrained(broken)
     with (
         CrossEncoder.from_pretrained(broken) as ranker,
-        pytest.raises(
-            FloatingPointError, match=r"float32 that are not finite; .*float32"
-        ),
+        pytest.raises(FloatingPointError, match=r"float32 that are not finite; .*float32"),
     ):
         ranker.score(["cats"], [["dogs"]])
