@@ -88,12 +88,13 @@ def evaluate(
 ) -> None:
     """Measure retrieval and reranking on a dataset: nDCG@10, R@100, RR@10, or others."""
     from e2rank_rag.evaluation.report import Experiment, run_experiment
+    from e2rank_rag.evaluation.systems import MethodOptions
 
     if run is not None and expand:
         raise typer.BadParameter("--expand searches the collection; with --run nothing is searched")
     kind = check_system(reranker, system)
-    chosen = {"systems": _systems(systems, model, reranker), "measures": _measures(measures)}
-    ranking = (reranker or model) if "rerank" in chosen["systems"] else None
+    methods, asked = _systems(systems, model, reranker), _measures(measures)
+    ranking = (reranker or model) if "rerank" in methods else None
     if ranking is not None:
         check_expand(expand, ranking, kind)
     on_bad = report_bad if skip_bad else None
@@ -107,9 +108,8 @@ def evaluate(
         name = f"{experiment.name}-{encoder.fingerprint[:8]}"
         store = open_store(index or ":memory:", name, api_key)
         opened.callback(store.close)
-        results = run_experiment(
-            experiment, encoder, store, reranker=ranker, expand=expand, progress=True, **chosen
-        )
+        options = MethodOptions(reranker=ranker, expand=expand, measures=asked, progress=True)
+        results = run_experiment(experiment, encoder, store, methods, **options)
     models = model if reranker is None else f"{model}, reranked by {reranker}"
     _print_results(experiment, results, models)
     if json_file is not None:

@@ -77,6 +77,7 @@ def label(
     concurrency: Concurrency = 8,
 ) -> None:
     """Let a teacher order training lists. Run the same command to go on where it stopped."""
+    from e2rank_rag.training.examples import read_examples
     from e2rank_rag.training.labels.lists import LabelReport
 
     options = {
@@ -89,7 +90,7 @@ def label(
     }
     given = {name: value for name, value in options.items() if value is not None}
     chosen = _teacher(teacher, terms, device, endpoint, given)
-    examples = _examples(lists, corpus)
+    examples = read_examples(lists, corpus=corpus)
     report = LabelReport(progress=True)
     sizes = {"list_size": list_size, "concurrency": concurrency, "limit": limit}
     try:
@@ -142,16 +143,6 @@ def _teacher(
     from e2rank_rag.training.labels.chat import ChatTeacher
 
     return ChatTeacher(endpoint, name, terms=terms, **given)
-
-
-def _examples(path: Path, corpus: Path | None) -> list[RankingExample]:
-    from e2rank_rag.documents import read_documents
-    from e2rank_rag.training.examples import read_examples
-
-    if corpus is None:
-        return read_examples(path)
-    texts = {document.id: document.text for document in read_documents(corpus)}
-    return read_examples(path, corpus=texts)
 
 
 def _json_object(text: str) -> dict[str, Any]:

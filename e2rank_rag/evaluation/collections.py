@@ -1,32 +1,32 @@
 """Datasets in BEIR folders: `corpus.jsonl`, `queries.jsonl`, `qrels/SPLIT.tsv`.
 
-Each file may be plain or `.gz`.
+Each file may be plain or `.gz`. Everything that reads a BEIR folder reads it here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from e2rank_rag.documents import BadRecord, read_documents, read_numbered
-from e2rank_rag.evaluation.runs import read_qrels
+from e2rank_rag.evaluation.runs import Qrels, read_qrels
 from e2rank_rag.types import Document
 
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """Documents, queries and judgements in a BEIR folder. Every call reads the files again."""
+    """A dataset in one BEIR folder; every call reads its files again."""
 
     name: str
     folder: Path
 
     @classmethod
     def open(cls, folder: str | Path) -> Collection:
-        """The dataset in a folder with a corpus and queries; its name is the folder's.
+        """The dataset of a folder that holds a corpus and queries; it has the folder's name.
 
         Raises:
-            FileNotFoundError: the folder, the corpus or the queries are missing; lists the files.
+            FileNotFoundError: no such folder, or no corpus or queries in it; lists its contents.
         """
         path = Path(folder)
         if not path.is_dir():
@@ -55,8 +55,8 @@ class Collection:
     ) -> dict[str, str]:
         """query id -> text, in file order; with a split, only queries with judgements in it.
 
-        on_bad: called with each bad line, such as one without text or with a repeated id, which is
-            then left out.
+        on_bad: called with each bad line, which is then left out: one that is no query, or that
+            repeats an id.
 
         Raises:
             ValueError: `FILE, line N: reason` for a bad line if `on_bad` is None; an unknown split;
@@ -68,26 +68,53 @@ class Collection:
             if query.id not in queries:
                 queries[query.id] = query.text
                 continue
-            reason = f"query id {query.id!r} is there twice"
+            reason = f"query id {query.id!r} is there twice; keep one of the two lines"
             if on_bad is None:
                 raise ValueError(f"{path}, line {line}: {reason}")
             on_bad(BadRecord(line, reason, query.id))
         if split is None:
             return queries
         judged = self.qrels(split)
-        missing = [query_id for query_id in judged if query_id not in queries]
-        if missing:
-            raise ValueError(
-                f"{path} lacks {len(missing)} of the {len(judged)} queries judged in split "
-                f"{split!r}, the first is {missing[0]!r}"
-            )
+        self._check_present(queries, judged)
         return {query_id: text for query_id, text in queries.items() if query_id in judged}
+
+    def judged_queries(
+        self, qrels: Qrels, *, on_bad: Callable[[BadRecord], None] | None = None
+    ) -> dict[str, str]:
+        """query id -> text of the queries in the qrels, in the order of the qrels.
+
+        on_bad: as in `queries`; a judged query on a bad line is left out.
+
+        Raises:
+            ValueError: as in `queries`, and for a judged query that no line of the file can hold.
+        """
+        bad: list[BadRecord] = []
+
+        def skip(record: BadRecord) -> None:
+            bad.append(record)
+            if on_bad is not None:
+                on_bad(record)
+
+        queries = self.queries(on_bad=None if on_bad is None else skip)
+        unread = {record.id for record in bad if record.id is not None}
+        # A bad line that gives no id may hold any of the missing queries.
+        without_id = sum(record.id is None for record in bad)
+        self._check_present(queries.keys() | unread, qrels, allowed=without_id)
+        return {query_id: queries[query_id] for query_id in qrels if query_id in queries}
+
+    def _check_present(self, ids: Container[str], judged: Qrels, *, allowed: int = 0) -> None:
+        missing = [query_id for query_id in judged if query_id not in ids]
+        if len(missing) > allowed:
+            raise ValueError(
+                f"{_find(self.folder, 'queries.jsonl')} lacks {len(missing)} of the {len(judged)} "
+                f"judged queries, the first is {missing[0]!r}; add them or drop their qrels"
+            )
 
     def qrels(self, split: str) -> dict[str, dict[str, int]]:
         """query id -> document id -> grade.
 
         Raises:
-            ValueError: an unknown split (the message lists the splits), or a bad line.
+            ValueError: no such split (the message lists the splits), or a bad line.
         """
         if split not in self.splits:
             there = ", ".join(self.splits) or "no qrels/*.tsv at all"

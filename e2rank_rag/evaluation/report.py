@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self, Unpack
 
 from e2rank_rag.documents import BadRecord
 from e2rank_rag.evaluation.collections import Collection
@@ -19,7 +19,12 @@ from e2rank_rag.evaluation.runs import (
     run_from_rankings,
     write_run,
 )
-from e2rank_rag.evaluation.systems import Comparison, SystemResult, candidates_of_run
+from e2rank_rag.evaluation.systems import (
+    Comparison,
+    MethodOptions,
+    SystemResult,
+    candidates_of_run,
+)
 from e2rank_rag.indexing import index_documents
 from e2rank_rag.types import Document, Store, TextEncoder
 
@@ -28,10 +33,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Experiment:
-    """Queries and judgements of a split; with `candidates`, also a ranking to rerank per query.
+    """Queries and judgements of a split, with candidates or without.
 
-    unread: judged queries that could not be read. They are in the qrels but not in the queries, so
-        they have no ranking and count as zero.
+    candidates: query id -> ids of documents to rank, best first; None searches the whole corpus.
+    unread: judged queries that could not be read. They are in the qrels and not in the queries, so
+        they have no ranking and count as 0.
     """
 
     collection: Collection
@@ -51,39 +57,28 @@ class Experiment:
         qrels: str | Path | None = None,
         on_bad: Callable[[BadRecord], None] | None = None,
     ) -> Self:
-        """A BEIR folder, with candidates from a TREC run and judgements from a file if given.
+        """A split of a BEIR folder.
 
-        on_bad: called with each bad line of the queries; if its query is judged, it is in `unread`.
+        run: a TREC run with the candidates.
+        qrels: a file with the judgements, in place of those of the split.
+        on_bad: called with each bad line of the queries, which is then left out. A judged query
+            among them is in `unread`.
 
-        Raises ValueError for judged queries that are missing in the folder, for unreadable files,
-        and, if `on_bad` is None, for a bad line of the queries.
+        Raises:
+            FileNotFoundError: no such folder, or a file that it lacks.
+            ValueError: judged queries that the folder lacks; a bad line of a file, of the queries'
+                file only when `on_bad` is None.
         """
         collection = Collection.open(folder)
         judged = collection.qrels(split) if qrels is None else read_qrels(qrels)
-        bad: list[BadRecord] = []
-
-        def skip(record: BadRecord) -> None:
-            bad.append(record)
-            if on_bad is not None:
-                on_bad(record)
-
-        queries = collection.queries(on_bad=None if on_bad is None else skip)
-        unread = tuple(query for query in judged if query not in queries)
-        unexplained = set(unread) - {record.id for record in bad}
-        # A bad line without an id may be any of the missing queries.
-        if len(unexplained) > sum(record.id is None for record in bad):
-            first = next(query for query in judged if query in unexplained)
-            raise ValueError(
-                f"{folder} lacks {len(unexplained)} of {len(judged)} judged queries, the first is "
-                f"{first!r}"
-            )
+        queries = collection.judged_queries(judged, on_bad=on_bad)
         return cls(
             collection=collection,
             split=split,
-            queries={query: queries[query] for query in judged if query in queries},
+            queries=queries,
             qrels=judged,
             candidates=None if run is None else candidates_of_run(read_run(run)),
-            unread=unread,
+            unread=tuple(query for query in judged if query not in queries),
         )
 
     @property
@@ -91,7 +86,10 @@ class Experiment:
         return self.collection.name
 
     def documents(self) -> Iterator[Document]:
-        """The documents of the corpus; with candidates, only these. Bad records are logged."""
+        """The documents of the corpus; with candidates, those documents only. Bad lines are logged.
+
+        Raises ValueError for candidates that the corpus lacks, after its last document.
+        """
         documents = self.collection.documents(on_bad=_log_bad)
         if self.candidates is None:
             yield from documents
@@ -104,22 +102,23 @@ class Experiment:
         if wanted:
             raise ValueError(
                 f"{len(wanted)} documents of the run are not in {self.collection.corpus_path}, "
-                f"among them {sorted(wanted)[:5]}"
+                f"among them {sorted(wanted)[:5]}; add them, or take them out of the run"
             )
 
     def check_outputs(self, json_file: Path | None, run_dir: Path | None) -> None:
-        """Make the folders for `write_json` and `write_runs`, and check the ids for `write_runs`.
+        """Make the folders for `write_json` and `write_runs`, so that errors come before measuring.
 
-        Raises before hours of measuring: OSError if a file cannot be written, ValueError for an id
-        that a TREC run cannot hold.
+        Raises:
+            OSError: a folder cannot be made or written, or `json_file` is a folder.
+            ValueError: with `run_dir`, an id of a query or document that a TREC run cannot hold.
         """
         for folder in (run_dir, None if json_file is None else json_file.parent):
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
                 if not os.access(folder, os.W_OK):
-                    raise PermissionError(f"{folder} cannot be written")
+                    raise PermissionError(f"{folder} cannot be written; name another folder")
         if json_file is not None and json_file.is_dir():
-            raise IsADirectoryError(f"{json_file} is a folder; name a file for the figures")
+            raise IsADirectoryError(f"{json_file} is a folder; name a file in it for the figures")
         if run_dir is None:
             return
         for query in self.queries:
@@ -137,10 +136,12 @@ class Experiment:
         model: str,
         reranker: str | None = None,
     ) -> None:
-        """`{collection, split, model, systems: {name: {measure: fraction, seconds_per_query}}}`,
-        and, if they apply: `reranker`, a separate reranker; `own_documents_left_out`, a number of
-        queries (see `systems.own_documents`); `unread_queries`, the ids of queries that count as
-        zero."""
+        """Write `{collection, split, model, systems: {name: {measure: value}}}`.
+
+        Values are fractions; `seconds_per_query` stands beside them. Three more keys appear where
+        they say something: `reranker`; `own_documents_left_out`, a number of queries (see
+        `systems.own_documents`); `unread_queries`, their ids.
+        """
         systems = {
             name: {**result.measures, "seconds_per_query": result.seconds_per_query}
             for name, result in results.items()
@@ -159,7 +160,7 @@ class Experiment:
         path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
     def write_runs(self, folder: Path, results: Mapping[str, SystemResult]) -> None:
-        """A TREC run per method, `COLLECTION.SPLIT.SYSTEM.trec`; its scores only give the order."""
+        """Write a TREC run per method, `DATASET.SPLIT.METHOD.trec`; see `run_from_rankings`."""
         folder.mkdir(parents=True, exist_ok=True)
         for name, result in results.items():
             path = folder / f"{self.name}.{self.split}.{name}.trec"
@@ -171,14 +172,13 @@ def run_experiment(
     encoder: TextEncoder,
     store: Store,
     systems: Sequence[str],
-    *,
-    progress: bool = False,
-    **options: Any,
+    **options: Unpack[MethodOptions],
 ) -> dict[str, SystemResult]:
     """Index the documents that the store lacks, then run each method.
 
-    options: the other fields of `systems.Comparison`, by name.
+    systems: names of methods, see `Comparison.run`; options: other fields of `Comparison`, by name.
     """
+    progress = options.get("progress", False)
     index_documents(experiment.documents(), encoder, store, on_bad=_log_unfit, progress=progress)
     comparison = Comparison(
         encoder,
@@ -186,7 +186,6 @@ def run_experiment(
         experiment.queries,
         experiment.qrels,
         candidates=experiment.candidates,
-        progress=progress,
         **options,
     )
     return {system: comparison.run(system) for system in systems}
@@ -197,5 +196,5 @@ def _log_bad(bad: BadRecord) -> None:
 
 
 def _log_unfit(bad: BadRecord) -> None:
-    # `bad.line` counts the documents that could be read, so it is not a line number.
+    # `bad.line` counts the readable documents here, so it is not the number of a line.
     logger.warning("left out document %d: %s", bad.line, bad.reason)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Literal, TypedDict, Unpack, get_args
 
 from e2rank_rag.documents import is_query
 from e2rank_rag.evaluation.metrics import DEFAULT_MEASURES, evaluate
@@ -29,9 +29,9 @@ BATCH_QUERIES = 16
 class SystemResult:
     """One method on one dataset. measures: fractions between 0 and 1.
 
-    seconds_per_query: encoding, searching and reranking, wall time over batches of 16 queries.
-    rankings: per query, best first, without embeddings.
-    left_out: number of queries whose own document was removed, see `own_documents`.
+    seconds_per_query: wall time of encoding, searching and reranking, in batches of 16 queries.
+    rankings: query id -> hits, best first, without embeddings.
+    left_out: number of queries whose own document was removed (`own_documents`).
     """
 
     measures: dict[str, float]
@@ -40,15 +40,31 @@ class SystemResult:
     left_out: int = 0
 
 
+class MethodOptions(TypedDict, total=False):
+    """Fields of `Comparison` that a caller may give by name."""
+
+    reranker: Reranker | None
+    retrieve_k: int
+    expand: bool
+    measures: Sequence[str]
+    progress: bool
+
+
+class SystemOptions(MethodOptions, total=False):
+    """`MethodOptions`, and candidates."""
+
+    candidates: Mapping[str, Sequence[str]] | None
+
+
 def run_system(
     system: str,
     encoder: TextEncoder,
     store: Store,
     queries: Mapping[str, str],
     qrels: Qrels,
-    **options: Any,
+    **options: Unpack[SystemOptions],
 ) -> SystemResult:
-    """Run one method and measure it; options: the other fields of `Comparison`, by name."""
+    """Run one method and measure it, see `Comparison.run`; options: its other fields, by name."""
     return Comparison(encoder, store, queries, qrels, **options).run(system)
 
 
@@ -56,11 +72,13 @@ def run_system(
 class Comparison:
     """What several methods are compared on: `Comparison(encoder, store, queries, qrels).run(name)`.
 
-    reranker: what the method "rerank" runs.
-    candidates: per query, ids of documents to rank instead of searching; `retrieve` then orders
+    queries: query id -> text. qrels: query id -> document id -> grade.
+    reranker: the reranker that the method "rerank" runs.
+    candidates: query id -> ids of documents to rank instead of searching; `retrieve` then orders
         them by plain cosine. A query without candidates has an empty ranking and counts as 0.
-    retrieve_k: candidates per query.
-    expand: rerankers search a second time with their query vector; ValueError if they have none.
+    retrieve_k: candidates per query, 1 or more.
+    expand: search a second time with the reranker's query vector; ValueError if it has none.
+    measures: names as ir-measures writes them, see `evaluate`.
     """
 
     encoder: TextEncoder
@@ -78,8 +96,12 @@ class Comparison:
     def run(self, method: str) -> SystemResult:
         """Run one of `SYSTEMS`, or "rerank", over the queries and measure it against the qrels.
 
-        A query that is itself a document of the dataset gets that document removed from its
-        candidates before they are reranked (`own_documents`).
+        Where a query is itself a document of the dataset (`own_documents`), that document is
+        removed from its candidates before they are reranked.
+
+        Raises:
+            ValueError: an unknown method; "rerank" without a reranker; `expand` with a reranker
+                that has no query vector.
         """
         reranker = _reranker(method, self.encoder, self.reranker)
         pipeline = SearchPipeline(self.encoder, self.store, reranker)
@@ -93,10 +115,10 @@ class Comparison:
             for start in range(0, len(ids), BATCH_QUERIES):
                 batch = ids[start : start + BATCH_QUERIES]
                 started = time.perf_counter()
-                found = self._search(pipeline, batch, own)
+                ranked = self._search(pipeline, batch, own)
                 seconds += time.perf_counter() - started
                 # Vectors of all rankings would take gigabytes: 6000 queries x 100 hits x 384.
-                bare = [[replace(hit, embedding=None) for hit in hits] for hits in found]
+                bare = [[replace(hit, embedding=None) for hit in hits] for hits in ranked]
                 rankings.update(zip(batch, bare, strict=True))
                 shown.advance(len(batch))
         return SystemResult(
@@ -121,22 +143,24 @@ class Comparison:
 
 
 def own_documents(store: Store, queries: Mapping[str, str], qrels: Qrels) -> set[str]:
-    """The queries that are documents of the store, with the same id and the same text, and without
-    a judgement for themselves. (An equal id alone means nothing: datasets number both from 1.)
+    """Ids of queries that the store holds as a document with the same id and the same text.
+
+    Queries that are judged against themselves are not among them. An equal id alone means nothing:
+    datasets number queries and documents from 1.
     """
     ids = [id for id in queries if id not in qrels.get(id, {})]
-    stored = _held(store, ids)
+    stored = _stored(store, ids)
     return {id for id, item in stored.items() if is_query(item.document, queries[id])}
 
 
-def _held(store: Store, ids: Sequence[str]) -> dict[str, StoredDocument]:
-    """The documents with these ids. Some ids may have a form that this store cannot hold."""
+def _stored(store: Store, ids: Sequence[str]) -> dict[str, StoredDocument]:
+    """The stored documents with these ids; an id of a form that the store refuses has none."""
     try:
         return store.get(ids)
     except ValueError:
         if len(ids) == 1:
             return {}
-    return {id: item for asked in ids for id, item in _held(store, [asked]).items()}
+    return {id: item for asked in ids for id, item in _stored(store, [asked]).items()}
 
 
 def candidates_of_run(
@@ -156,5 +180,8 @@ def _reranker(system: str, encoder: TextEncoder, given: Reranker | None) -> Rera
     if system != RERANK:
         raise ValueError(f"system must be one of {[*SYSTEMS, RERANK]}, got {system!r}")
     if given is None:
-        raise ValueError(f"{RERANK!r} runs a reranker: pass one, such as from load_reranker")
+        raise ValueError(
+            f"{RERANK!r} runs a reranker, got None; pass reranker=load_reranker(...), "
+            f"or run one of {list(SYSTEMS)}"
+        )
     return given

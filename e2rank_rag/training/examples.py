@@ -25,6 +25,7 @@ from typing import Any
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
+from e2rank_rag.documents import read_documents
 from e2rank_rag.lines import decode, read_lines, write_bytes
 from e2rank_rag.training.relevance import is_order, judgements
 from e2rank_rag.types import RankingExample
@@ -55,10 +56,11 @@ class _Line(BaseModel):
     source: Any = None
 
 
-def read_examples(path: str | Path, *, corpus: Corpus | None = None) -> list[RankingExample]:
+def read_examples(path: str | Path, *, corpus: Corpus | Path | None = None) -> list[RankingExample]:
     """The examples of a `.jsonl` or `.jsonl.gz` file, in file order. Equal texts are one string.
 
-    corpus: texts of the ids, for lines that hold ids only.
+    corpus: texts of the ids, for lines that hold ids only; or a file of documents, see
+        `read_documents`.
 
     A warning counts the lines whose labels are read as a ranking.
 
@@ -68,6 +70,8 @@ def read_examples(path: str | Path, *, corpus: Corpus | None = None) -> list[Ran
             positive label, labels or ids of another number than documents, a ranking that is no
             permutation, an id that the corpus lacks. Also for a file without any example.
     """
+    if isinstance(corpus, Path):
+        corpus = {document.id: document.text for document in read_documents(corpus)}
     texts: dict[str, str] = {}
     examples = []
     orders = []

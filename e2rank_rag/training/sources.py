@@ -241,10 +241,7 @@ def mined(
 
 
 def _examples(source: Source, seed: int) -> list[RankingExample]:
-    corpus = None
-    if source.corpus is not None:
-        corpus = {document.id: document.text for document in read_documents(source.corpus)}
-    examples = read_examples(source.path, corpus=corpus)
+    examples = read_examples(source.path, corpus=source.corpus)
     named: dict[str | None, dict[int, RankingExample]] = {}
     for number, example in enumerate(examples):
         named.setdefault(example.source, {})[number] = example

@@ -101,7 +101,7 @@ def test_a_folder_without_judgements_has_no_splits(tmp_path):
 def test_a_judged_query_without_text_is_an_error(tmp_path):
     folder = build(tmp_path / "small")
     (folder / "queries.jsonl").write_bytes(jsonl(QUERIES[:1]))
-    with pytest.raises(ValueError, match=r"lacks 1 of the 1 queries .* the first is 'q1'"):
+    with pytest.raises(ValueError, match=r"lacks 1 of the 1 judged .* the first is 'q1'"):
         Collection.open(folder).queries("test")
 
 

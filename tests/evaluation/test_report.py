@@ -71,7 +71,7 @@ def test_judgements_may_come_from_a_file(folder, tmp_path):
 def test_a_judged_query_that_the_folder_lacks_is_an_error(folder, tmp_path):
     qrels = tmp_path / "other.qrels"
     qrels.write_text("q1 0 cats 1\nq9 0 bread 2\n")
-    with pytest.raises(ValueError, match="lacks 1 of 2 judged queries, the first is 'q9'"):
+    with pytest.raises(ValueError, match=r"lacks 1 of the 2 .* 'q9'"):
         Experiment.read(folder, "test", qrels=qrels)
 
 
@@ -91,7 +91,7 @@ def test_a_bad_query_is_an_error_or_unread(folder, line, id):
         Experiment.read(folder, "test")
     bad = []
     if id == "q1":
-        with pytest.raises(ValueError, match="lacks 1 of 2 judged queries, the first is 'q2'"):
+        with pytest.raises(ValueError, match=r"lacks 1 of the 2 .* 'q2'"):
             Experiment.read(folder, "test", on_bad=bad.append)
     else:
         experiment = Experiment.read(folder, "test", on_bad=bad.append)
