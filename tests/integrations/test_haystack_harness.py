@@ -69,12 +69,18 @@ def own_bert(tiny_bert, tmp_path_factory):
 KINDS = ["text_embedder", "document_embedder", "ranker", "ranker_with_store", "retriever"]
 
 
-@pytest.fixture
-def cases(own_bert):
-    """Of every kind, by name."""
+@pytest.fixture(scope="module")
+def documents_with_vectors(own_bert):
     embedder = E2RankDocumentEmbedder(model=own_bert)
     embedded = embedder.run(documents())["documents"]
     embedder.close()
+    return embedded
+
+
+@pytest.fixture
+def cases(own_bert, documents_with_vectors):
+    """Of every kind, by name."""
+    embedded = copy.deepcopy(documents_with_vectors)
     store = memory_store(32, embedded)
     queries = [QUERY, "ferry", " ".join(["bread and salt"] * 20), "wind " * 200]
     plain = [documents(TEXTS[:3]), documents([f"{t} " * (4 * n + 1) for n, t in enumerate(TEXTS)])]
