@@ -64,5 +64,5 @@ def test_nan_does_not_agree():
 
 
 def test_other_models_are_refused_with_the_reason(bert):
-    with pytest.raises(ValueError, match="does not encode as the released E2Rank models do"):
+    with pytest.raises(ValueError, match="does not encode like the released E2Rank models"):
         verify(bert)

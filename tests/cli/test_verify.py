@@ -22,4 +22,4 @@ def test_verify_shows_both_tables_and_fails_for_random_weights(run, saved_qwen3)
 def test_verify_refuses_other_models_with_the_reason(run):
     code, out, err = run("verify", "minilm")
     assert (code, out) == (1, "")
-    assert "error: minilm does not encode as the released E2Rank models do" in err
+    assert "error: minilm does not encode like the released E2Rank models" in err

@@ -249,8 +249,8 @@ def _base(config: RankT5Config) -> tuple[Path, CrossEncoderRecipe]:
         adapter = read_recipe(folder, name=config.init_from).adapter
         if adapter is not None:
             raise ValueError(
-                f"{config.init_from} has a listwise adapter, which this training does not go on "
-                f"with: begin from its base, {name_of_base(adapter.base, folder)!r}"
+                f"{config.init_from} has a listwise adapter, which cannot be trained "
+                f"further: begin from its base, {name_of_base(adapter.base, folder)!r}"
             )
     recipe = read_cross_encoder_recipe(
         folder,
