@@ -74,7 +74,8 @@ def ndcg(ranker, path):
         ("tiny_t5", {"chunk_tokens": 1024, "trainer": {"max_steps": 40, "learning_rate": 2e-3}}),
         ("tiny_t5", {"structure": "encoder-only", "pooling": "mean"}),
         ("tiny_bert", {"lora": {"rank": 16}, "trainer": {"learning_rate": 1e-2}}),
-        ("tiny_cross", {"loss": "poly1"}),
+        # Its best scores lie only log(7 / 6) apart, so it takes more steps.
+        ("tiny_cross", {"loss": "poly1", "trainer": {"max_steps": 120}}),
     ],
 )
 def test_eight_lists_of_chance_are_learnt_by_heart(request, lists, tmp_path, model, stated):
