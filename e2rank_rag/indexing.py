@@ -19,7 +19,7 @@ from pathlib import Path
 from e2rank_rag.documents import BadRecord, count_lines, read_numbered
 from e2rank_rag.lines import file_state
 from e2rank_rag.progress import ProgressReport
-from e2rank_rag.store.layout import Layout, check_text, same_json
+from e2rank_rag.store.layout import same_meta
 from e2rank_rag.types import Cut, Document, Hit, Store, TextEncoder
 from e2rank_rag.vectors import CandidateVectors
 
@@ -33,8 +33,6 @@ PROBED_DOCUMENTS = 64
 logger = logging.getLogger(__name__)
 
 OnBad = Callable[[BadRecord], None]
-
-_LAYOUT = Layout()
 
 
 @dataclass
@@ -81,7 +79,7 @@ def index_file(
         were written before stay.
     progress: show the rate and the time left on stderr; for a pipe only the rate.
     """
-    bad = _Bad(on_bad, source=str(path), prune=prune)
+    bad = _Bad(on_bad, where=str(path), prune=prune)
     numbered = read_numbered(path, on_bad=bad)
     before = file_state(path)
     if prune and before is None:
@@ -98,9 +96,8 @@ def index_file(
             return f"{path} can no longer be read ({error})"
         return None if same else f"{path} changed while it was read"
 
-    return _index(
-        numbered, encoder, store, bad, prune=prune, progress=progress, total=total, changed=changed
-    )
+    source = _Source(numbered, bad, total, changed)
+    return _index(source, encoder, store, prune=prune, progress=progress)
 
 
 def index_documents(
@@ -122,7 +119,7 @@ def index_documents(
         ValueError and nothing is pruned. Without `total`, `prune` takes the end of `documents` for
         the end of the source, so an iterator must raise if its source breaks off.
     """
-    bad = _Bad(on_bad, source="documents", prune=prune)
+    bad = _Bad(on_bad, where="documents", prune=prune)
     came = 0
 
     def numbered() -> Iterator[tuple[int, Document]]:
@@ -136,30 +133,22 @@ def index_documents(
             return None
         return f"{came:,} documents came where total said {total:,}"
 
-    return _index(
-        numbered(),
-        encoder,
-        store,
-        bad,
-        prune=prune,
-        progress=progress,
-        total=total,
-        changed=changed,
-    )
+    source = _Source(numbered(), bad, total, changed)
+    return _index(source, encoder, store, prune=prune, progress=progress)
 
 
 class _Bad:
     """Handles bad records, and keeps their ids, which must not be pruned."""
 
-    def __init__(self, on_bad: OnBad | None, *, source: str, prune: bool) -> None:
+    def __init__(self, on_bad: OnBad | None, *, where: str, prune: bool) -> None:
         self.ids: set[str] = set()
         self.count = 0
         self._on_bad = on_bad
-        self._source = source
+        self._where = where
         self._prune = prune
 
     def __call__(self, record: BadRecord) -> None:
-        where = f"{self._source}, line {record.line}"
+        where = f"{self._where}, line {record.line}"
         if self._on_bad is None:
             raise ValueError(f"{where}: {record.reason}")
         if self._prune and record.id is None:
@@ -173,18 +162,23 @@ class _Bad:
         self._on_bad(record)
 
 
+@dataclass(frozen=True)
+class _Source:
+    """Numbered documents.
+
+    total: how many, if known. changed: says at the end why there may be more than were read.
+    """
+
+    numbered: Iterable[tuple[int, Document]]
+    bad: _Bad
+    total: int | None
+    changed: Callable[[], str | None]
+
+
 def _index(
-    numbered: Iterable[tuple[int, Document]],
-    encoder: TextEncoder,
-    store: Store,
-    bad: _Bad,
-    *,
-    prune: bool,
-    progress: bool,
-    total: int | None,
-    changed: Callable[[], str | None],
+    source: _Source, encoder: TextEncoder, store: Store, *, prune: bool, progress: bool
 ) -> IndexReport:
-    """Index the documents; `changed` then says why the source may hold more than was read."""
+    bad = source.bad
     started = time.monotonic()
     store.prepare(
         encoder.dim,
@@ -194,17 +188,17 @@ def _index(
     probe_foreign(encoder, store)
     # Documents that another writer adds after this are not pruned: the source may hold them now.
     present = list(store.ids()) if prune else []
-    run = _Run(encoder, store)
+    writer = _Writer(encoder, store)
     seen: set[str] = set()
-    with ProgressReport("indexing", total=total, shown=progress) as shown:
-        for batch in _batches(_good(numbered, seen, bad)):
-            run.write(batch)
+    with ProgressReport("indexing", total=source.total, shown=progress) as shown:
+        for batch in _batches(_good(source, store, seen)):
+            writer.write(batch)
             shown.advance(len(batch))
     if not seen and (prune or not bad.count):
         raise ValueError(
             "there is nothing to index: the source has no document that can be indexed"
         )
-    reason = changed()
+    reason = source.changed()
     if prune and reason is not None:
         raise ValueError(
             f"{reason}, so nothing was pruned: the source may hold documents that were not read. "
@@ -212,33 +206,31 @@ def _index(
         )
     if reason is not None:
         logger.warning("%s: index again, documents may be missing", reason)
-    run.prune([id for id in present if id not in seen and id not in bad.ids])
-    run.report.skipped = bad.count
-    run.report.seconds = time.monotonic() - started
-    return run.report
+    writer.prune([id for id in present if id not in seen and id not in bad.ids])
+    writer.report.skipped = bad.count
+    writer.report.seconds = time.monotonic() - started
+    return writer.report
 
 
-def _good(
-    numbered: Iterable[tuple[int, Document]], seen: set[str], bad: _Bad
-) -> Iterator[Document]:
+def _good(source: _Source, store: Store, seen: set[str]) -> Iterator[Document]:
     """Documents that can be indexed; their ids are added to `seen`."""
-    for number, document in numbered:
-        reason = _fault(document, seen)
+    for number, document in source.numbered:
+        reason = _fault(document, store, seen)
         if reason is not None:
-            bad(BadRecord(number, reason, document.id or None))
+            source.bad(BadRecord(number, reason, document.id or None))
             continue
         seen.add(document.id)
         yield document
 
 
-def _fault(document: Document, seen: set[str]) -> str | None:
+def _fault(document: Document, store: Store, seen: set[str]) -> str | None:
+    """Why this document cannot be indexed; None if it can."""
     if not document.id:
         return "the id is empty"
     if document.id in seen:
         return f"id {document.id!r} was given before; ids must be unique"
     try:
-        check_text(document.id, f"the document id {document.id!r}")
-        _LAYOUT.payload(document)
+        store.check([document])
     except ValueError as error:
         return str(error)
     except RecursionError:
@@ -277,7 +269,7 @@ def probe_foreign(encoder: TextEncoder, store: Store) -> None:
     CandidateVectors(encoder).attach([hits])
 
 
-class _Run:
+class _Writer:
     """Writes batches to a prepared store and counts what it did."""
 
     def __init__(self, encoder: TextEncoder, store: Store) -> None:
@@ -295,7 +287,7 @@ class _Run:
                 to_encode.append(document)
                 self.report.added += known is None
                 self.report.updated += known is not None
-            elif not same_json(known.document.meta, _LAYOUT.metadata(document)):
+            elif not same_meta(known.document, document):
                 meta_only.append(document)
         if meta_only:
             self.store.update_meta(meta_only)

@@ -142,20 +142,26 @@ class PairScores(NamedTuple):
 class PairRanker(Protocol):
     """Scores each (query, document) pair; scores are comparable within one query."""
 
-    def score(self, queries: Sequence[str], documents: Sequence[Sequence[str]]) -> PairScores: ...
+    def score(self, queries: Sequence[str], documents: Sequence[Sequence[str]]) -> PairScores:
+        """One score per pair, higher is better; `documents` has a list for each query."""
+        ...
 
     async def run_async(self, call: Callable[[], T]) -> T:
         """Run a call that uses this ranker without blocking the event loop."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Free the model; a second call does nothing."""
+        ...
 
 
 class TextEncoder(Protocol):
     """Text in, unit vectors out. One model serves documents, queries and listwise prompts."""
 
     @property
-    def dim(self) -> int: ...
+    def dim(self) -> int:
+        """The dimension of the vectors."""
+        ...
 
     @property
     def fingerprint(self) -> str:
@@ -167,7 +173,9 @@ class TextEncoder(Protocol):
         """How the model reranks with feedback by default; None: without."""
         ...
 
-    def encode_queries(self, queries: Sequence[str]) -> Embeddings: ...
+    def encode_queries(self, queries: Sequence[str]) -> Embeddings:
+        """Query vectors, float32 [n, dim] of unit length, in input order."""
+        ...
 
     def encode_documents(
         self, documents: Sequence[str], *, on_cut: Callable[[Cut], None] | None = None
@@ -188,17 +196,23 @@ class TextEncoder(Protocol):
         """Run a call that uses this encoder without blocking the event loop."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Free the model; a second call does nothing."""
+        ...
 
 
 class Reranker(Protocol):
     """Reranks candidates. Every document comes back once, best first."""
 
-    def rerank(self, query: str, candidates: Sequence[Hit]) -> list[Hit]: ...
+    def rerank(self, query: str, candidates: Sequence[Hit]) -> list[Hit]:
+        """The candidates of one query, best first."""
+        ...
 
     def rerank_batch(
         self, queries: Sequence[str], candidates: Sequence[Sequence[Hit]]
-    ) -> list[list[Hit]]: ...
+    ) -> list[list[Hit]]:
+        """One ranking per query; `candidates` has a list for each."""
+        ...
 
     def arerank(self, query: str, candidates: Sequence[Hit]) -> Awaitable[list[Hit]]: ...
 
@@ -231,31 +245,55 @@ class Store(Protocol):
         """Create the collection, or check that the existing one can take these vectors."""
         ...
 
-    def upsert(self, documents: Sequence[Document], embeddings: Embeddings) -> None: ...
+    def check(self, documents: Sequence[Document]) -> None:
+        """ValueError that names the first document that `upsert` cannot write."""
+        ...
 
-    def update_meta(self, documents: Sequence[Document]) -> None: ...
+    def upsert(self, documents: Sequence[Document], embeddings: Embeddings) -> None:
+        """Write documents with their vectors [n, dim]; those with a known id are replaced."""
+        ...
+
+    def update_meta(self, documents: Sequence[Document]) -> None:
+        """Replace the meta of stored documents; their text and vector stay."""
+        ...
 
     def search(
         self, embedding: Embeddings, *, top_k: int, filter: Filter | Any | None = None
-    ) -> list[Hit]: ...
+    ) -> list[Hit]:
+        """The `top_k` documents nearest to a vector [dim], best first, with their vectors."""
+        ...
 
     def search_batch(
         self, embeddings: Embeddings, *, top_k: int, filter: Filter | Any | None = None
-    ) -> list[list[Hit]]: ...
+    ) -> list[list[Hit]]:
+        """`search` for each row of [n, dim]."""
+        ...
 
-    def rescore(self, embedding: Embeddings, ids: Sequence[str]) -> list[Hit]: ...
+    def rescore(self, embedding: Embeddings, ids: Sequence[str]) -> list[Hit]:
+        """The documents with these ids scored against a vector [dim], best first."""
+        ...
 
     def get(
         self, ids: Sequence[str], *, with_embeddings: bool = False
-    ) -> dict[str, StoredDocument]: ...
+    ) -> dict[str, StoredDocument]:
+        """The documents with these ids, in their order; unknown ids are left out."""
+        ...
 
-    def ids(self) -> Iterator[str]: ...
+    def ids(self) -> Iterator[str]:
+        """The ids of all documents, in no particular order."""
+        ...
 
-    def delete(self, ids: Sequence[str]) -> None: ...
+    def delete(self, ids: Sequence[str]) -> None:
+        """Delete documents; unknown ids are ignored."""
+        ...
 
-    def count(self, filter: Filter | Any | None = None) -> int: ...
+    def count(self, filter: Filter | Any | None = None) -> int:
+        """How many documents there are, or how many match the filter."""
+        ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close what this store opened; a second call does nothing."""
+        ...
 
     def asearch(
         self, embedding: Embeddings, *, top_k: int, filter: Filter | Any | None = None

@@ -66,20 +66,24 @@ class CollectionRequests:
     exact: bool
 
     def exists(self) -> Request[bool]:
+        """Whether the collection exists."""
         return self._request("collection_exists", {}, bool)
 
     def create(
         self, dim: int, metadata: Mapping[str, Any] | None, options: Mapping[str, Any]
     ) -> Request[None]:
+        """Create the collection with vectors of this dimension and these Qdrant options."""
         vector = models.VectorParams(size=dim, distance=models.Distance.COSINE)
         vectors = vector if self.vector_name is None else {self.vector_name: vector}
         arguments = {"vectors_config": vectors, "metadata": metadata, **options}
         return self._request("create_collection", arguments, done)
 
     def record(self, metadata: Mapping[str, Any]) -> Request[None]:
+        """Replace the collection's metadata."""
         return self._request("update_collection", {"metadata": dict(metadata)}, done)
 
     def schema(self) -> Request[Schema]:
+        """The schema that the collection has now."""
         parse = partial(read_schema, vector_name=self.vector_name, name=self.name)
         return self._request("get_collection", {}, parse)
 
@@ -140,6 +144,7 @@ class CollectionRequests:
         ]
 
     def update_meta(self, documents: Sequence[Document]) -> list[Request[None]]:
+        """Replace the meta of these documents, in batches."""
         _unique_ids(documents)
         # Setting a top-level key of a payload replaces it as a whole; nothing is merged below it.
         payloads = [{self.layout.metadata_key: self.layout.metadata(d)} for d in documents]
@@ -201,6 +206,7 @@ class CollectionRequests:
     def rescore(
         self, embedding: Embeddings, ids: Sequence[str], schema: Schema
     ) -> list[Request[list[Hit]]]:
+        """Score these documents against a vector [dim], in batches; each is ranked by itself."""
         points = list(dict.fromkeys(map(self.layout.point_id, ids)))
         row = unit_rows(one_row(embedding), dim=schema.dim)[0]
         arguments = {
@@ -229,6 +235,7 @@ class CollectionRequests:
     def retrieve(
         self, ids: Sequence[str], *, vectors: bool = False, payload: bool = True
     ) -> list[Request[Points]]:
+        """The points of these ids, each once, in batches."""
         points = list(dict.fromkeys(map(self.layout.point_id, ids)))
         options = {
             "with_payload": payload,
@@ -275,6 +282,7 @@ class CollectionRequests:
         return self._request("scroll", arguments, partial(self._page, offset=offset))
 
     def delete(self, ids: Sequence[str]) -> list[Request[None]]:
+        """Delete the points of these ids, in batches."""
         points = list(dict.fromkeys(map(self.layout.point_id, ids)))
         return [
             self._request(
@@ -286,6 +294,7 @@ class CollectionRequests:
         ]
 
     def count(self, filter: Filter | models.Filter | None) -> Request[int]:
+        """Count the documents that match the filter, exactly."""
         native = to_qdrant_filter(filter, self.layout.metadata_key)
         return self._request("count", {"count_filter": native, "exact": True}, counted)
 

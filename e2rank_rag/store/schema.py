@@ -36,6 +36,7 @@ class Schema:
         return self.distance == models.Distance.DOT
 
     def check_dim(self, dim: int, name: str) -> None:
+        """StoreError that names the collection if its vectors have another dimension."""
         if dim != self.dim:
             raise StoreError(
                 f"{name} holds vectors of {self.dim} dimensions, these have {dim}: use the model "
@@ -43,6 +44,7 @@ class Schema:
             )
 
     def check_fingerprint(self, fingerprint: str | None, model: str | None, name: str) -> None:
+        """StoredVectorMismatch if both fingerprints are known and differ."""
         if fingerprint is None or self.fingerprint in (None, fingerprint):
             return
         raise StoredVectorMismatch(
