@@ -7,6 +7,10 @@ import gzip
 import json
 import signal
 
+import pytest
+
+from e2rank_rag.store import QdrantStore
+
 
 @contextlib.contextmanager
 def watchdog(seconds=60):
@@ -25,7 +29,29 @@ def watchdog(seconds=60):
 
 
 def write_jsonl(path, records):
-    """Records as JSON lines, compressed where the name ends in .gz; returns the path."""
-    data = "".join(json.dumps(record) + "\n" for record in records).encode()
+    """Records as JSON lines, strings as lines; compressed if the name ends in .gz; the path."""
+    lines = [record if isinstance(record, str) else json.dumps(record) for record in records]
+    data = "".join(f"{line}\n" for line in lines).encode()
     path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
     return path
+
+
+def ids(hits):
+    return [hit.document.id for hit in hits]
+
+
+def scores(hits):
+    return [hit.score for hit in hits]
+
+
+def same(ranking, other):
+    """The same documents in the same order, scores as near as two computations come."""
+    return ids(ranking) == ids(other) and scores(ranking) == pytest.approx(scores(other), abs=1e-5)
+
+
+def filled_store(encoder, documents, *, fingerprint=True):
+    """A store in memory of these documents; with or without a record of the encoder."""
+    store = QdrantStore.open(":memory:", "things")
+    store.prepare(encoder.dim, fingerprint=encoder.fingerprint if fingerprint else None)
+    store.upsert(documents, encoder.encode_documents([d.text for d in documents]))
+    return store

@@ -23,6 +23,7 @@ from e2rank_rag.types import Document, Hit
 from e2rank_rag.vectors import VectorCounts
 from tests.cross_encoders import write_bert_cross_encoder
 from tests.encoders import CountingEncoder, another_model
+from tests.kit import ids, same
 
 QUERY = "Which animals purr, and which ones bark?"
 OTHER_QUERY = "When does the ferry cross the strait?"
@@ -36,17 +37,6 @@ TEXTS = [
     "Glaciers move downhill under their own weight, a few metres a year.",
     "To reset the router, hold the button for ten seconds, then wait.",
 ]
-
-
-def ids(hits):
-    return [hit.document.id for hit in hits]
-
-
-def same(ranking, other):
-    """The same documents in the same order, scores as near as two computations come."""
-    return ids(ranking) == ids(other) and [hit.score for hit in ranking] == pytest.approx(
-        [hit.score for hit in other], abs=1e-5
-    )
 
 
 def cosine(a, b):
