@@ -50,6 +50,7 @@ class Verification:
 
     @property
     def agrees(self) -> bool:
+        """Whether no score differs by more than `TOLERANCE`."""
         return self.largest_difference <= TOLERANCE
 
 

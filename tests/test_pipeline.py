@@ -239,7 +239,7 @@ def test_expand_keeps_candidates_that_the_store_does_not_hold(encoder, store):
 
 def test_expand_does_not_use_vectors_that_shall_be_ignored(encoder):
     turned = CountingEncoder(encoder, turn=another_model(encoder.dim))
-    store = filled_store(turned, fingerprint=False)
+    store = filled_store(turned, DOCUMENTS, fingerprint=False)
     reranker = ListwiseReranker(encoder, stored_vectors="ignore")
     pipeline = SearchPipeline(encoder, store, reranker, stored_vectors="ignore")
     hits = pipeline.search(QUERY, top_k=8, retrieve_k=8, expand=True)

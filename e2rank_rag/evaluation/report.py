@@ -83,6 +83,7 @@ class Experiment:
 
     @property
     def name(self) -> str:
+        """The name of the dataset."""
         return self.collection.name
 
     def documents(self) -> Iterator[Document]:

@@ -57,15 +57,21 @@ class Refused(Exception):
 
 
 class Usage(BaseModel):
+    """Tokens that the endpoint counted."""
+
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
 
 class Message(BaseModel):
+    """What the model wrote."""
+
     content: str | None = None
 
 
 class Choice(BaseModel):
+    """One reply, and why it ended."""
+
     message: Message
     finish_reason: str | None = None
 

@@ -50,6 +50,7 @@ class LabelReport:
     unmetered: int = 0
 
     def add(self, judgement: Judgement) -> None:
+        """Count one judgement, with its tokens and its problem."""
         self.prompt_tokens += judgement.prompt_tokens
         self.completion_tokens += judgement.completion_tokens
         self.unmetered += judgement.unmetered
