@@ -127,7 +127,7 @@ async def test_what_was_checked_once_is_checked_again_when_it_may_have_changed(
 ):
     if recorded and change is rewritten_in_its_place:
         pytest.skip("vectors that belie the record are what the record is trusted for")
-    store = filled_store(bert, fingerprint=recorded)
+    store = filled_store(bert, DOCUMENTS, fingerprint=recorded)
     turned = CountingEncoder(bert, turn=another_model(bert.dim))
     reranker = {
         "none": None,
@@ -172,7 +172,7 @@ def test_one_vector_without_a_direction_fails_no_query_and_changes_no_ranking(
         "pairs": CrossEncoderReranker(ByLength()),
         "listwise": ListwiseReranker(bert),
     }[kind]
-    store = filled_store(bert, fingerprint=recorded)
+    store = filled_store(bert, DOCUMENTS, fingerprint=recorded)
     pipeline = SearchPipeline(bert, store, reranker)
     expected = pipeline.search(QUERY)
     alone = pipeline.search(QUERY, filter={"year": 2001})
