@@ -5,7 +5,7 @@ The functions raise ValueError for an invalid answer; the connection makes it a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -13,6 +13,10 @@ from qdrant_client import models
 
 Points = list[Any]
 R = TypeVar("R")
+T = TypeVar("T")
+
+# A server takes 32 MB, but slow links time out at much less.
+BYTES_PER_REQUEST = 4_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +78,19 @@ def others(points: Points, *, ids: Sequence[Any]) -> Points:
     if any(point.vector and not isinstance(point.vector, dict) for point in points):
         raise ValueError("the answer has a vector that was not requested")
     return asked_for(points, ids=ids)
+
+
+def batches(
+    items: Sequence[T], at_most: int, sizes: Sequence[int] | None = None
+) -> Iterator[list[T]]:
+    """Batches with limits on the number of items and, if sizes are given, on their bytes."""
+    batch: list[T] = []
+    total = 0
+    for item, size in zip(items, sizes or [0] * len(items), strict=True):
+        if batch and (total + size > BYTES_PER_REQUEST or len(batch) == at_most):
+            yield batch
+            batch, total = [], 0
+        batch.append(item)
+        total += size
+    if batch:
+        yield batch

@@ -19,7 +19,7 @@ from qdrant_client.http.exceptions import (
 
 from e2rank_rag.errors import StoreError
 from e2rank_rag.remote import UnreadableReply, asked_wait_s
-from e2rank_rag.store.requests import BYTES_PER_REQUEST
+from e2rank_rag.store.answers import BYTES_PER_REQUEST
 
 FAILURES = (
     ApiException,  # REST

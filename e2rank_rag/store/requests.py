@@ -9,7 +9,7 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import isfinite
@@ -23,6 +23,7 @@ from e2rank_rag.store.answers import (
     Request,
     all_written,
     asked_for,
+    batches,
     counted,
     done,
     each_once,
@@ -43,8 +44,6 @@ POINTS_PER_REQUEST = 256
 IDS_PER_REQUEST = 1000
 # Other tools may keep one vector per token.
 OTHER_VECTORS_PER_REQUEST = 32
-# A server takes 32 MB, but slow links time out at much less.
-BYTES_PER_REQUEST = 4_000_000
 BYTES_PER_NUMBER = 20
 BYTES_PER_OPERATION = 100
 # Vectors in one answer, about 20 MB of JSON.
@@ -118,7 +117,7 @@ class CollectionRequests:
         at_most = OTHER_VECTORS_PER_REQUEST if schema.other_vectors else POINTS_PER_REQUEST
         return [
             self._request("retrieve", {"ids": batch, **options}, partial(others, ids=batch))
-            for batch in _batches([point.id for point in points], at_most)
+            for batch in batches([point.id for point in points], at_most)
         ]
 
     def upsert(
@@ -140,7 +139,7 @@ class CollectionRequests:
             sizes.append(size)
         return [
             self._request("upsert", {"points": batch, "wait": True}, written)
-            for batch in _batches(points, POINTS_PER_REQUEST, sizes)
+            for batch in batches(points, POINTS_PER_REQUEST, sizes)
         ]
 
     def update_meta(self, documents: Sequence[Document]) -> list[Request[None]]:
@@ -163,7 +162,7 @@ class CollectionRequests:
                 {"update_operations": batch, "wait": True},
                 partial(all_written, count=len(batch)),
             )
-            for batch in _batches(operations, POINTS_PER_REQUEST, sizes)
+            for batch in batches(operations, POINTS_PER_REQUEST, sizes)
         ]
 
     def search(
@@ -193,7 +192,7 @@ class CollectionRequests:
         at_once = max(1, NUMBERS_PER_ANSWER // (top_k * schema.dim))
         size = BYTES_PER_NUMBER * schema.dim + (len(native.model_dump_json()) if native else 0)
         requests, start = [], 0
-        for batch in _batches(queries, at_once, [size] * len(queries)):
+        for batch in batches(queries, at_once, [size] * len(queries)):
             places = slice(start, start + len(batch))
             scored_with = list(rows[places]) if schema.scored_by_dot else [None] * len(batch)
             parse = partial(
@@ -229,7 +228,7 @@ class CollectionRequests:
                 },
                 partial(self._ranking, row=row_or_none, top_k=len(batch), ids=batch),
             )
-            for batch in _batches(points, IDS_PER_REQUEST)
+            for batch in batches(points, IDS_PER_REQUEST)
         ]
 
     def retrieve(
@@ -243,7 +242,7 @@ class CollectionRequests:
         }
         return [
             self._request("retrieve", {"ids": batch, **options}, partial(asked_for, ids=batch))
-            for batch in _batches(
+            for batch in batches(
                 points, POINTS_PER_REQUEST if vectors or payload else IDS_PER_REQUEST
             )
         ]
@@ -290,7 +289,7 @@ class CollectionRequests:
                 {"points_selector": models.PointIdsList(points=batch), "wait": True},
                 written,
             )
-            for batch in _batches(points, IDS_PER_REQUEST)
+            for batch in batches(points, IDS_PER_REQUEST)
         ]
 
     def count(self, filter: Filter | models.Filter | None) -> Request[int]:
@@ -391,22 +390,6 @@ def _unique_ids(documents: Sequence[Document]) -> list[str]:
             f"each"
         )
     return list(counts)
-
-
-def _batches(
-    items: Sequence[T], at_most: int, sizes: Sequence[int] | None = None
-) -> Iterator[list[T]]:
-    """Batches with limits on the number of items and, if sizes are given, on their bytes."""
-    batch: list[T] = []
-    total = 0
-    for item, size in zip(items, sizes or [0] * len(items), strict=True):
-        if batch and (total + size > BYTES_PER_REQUEST or len(batch) == at_most):
-            yield batch
-            batch, total = [], 0
-        batch.append(item)
-        total += size
-    if batch:
-        yield batch
 
 
 def _length(vector: Any) -> int:

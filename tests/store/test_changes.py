@@ -7,7 +7,7 @@ import pytest
 from qdrant_client import QdrantClient, models
 
 from e2rank_rag.errors import CollectionMissing, StoredVectorMismatch, StoreError
-from e2rank_rag.store import LANGCHAIN_LAYOUT, Layout, QdrantStore, requests, schema
+from e2rank_rag.store import LANGCHAIN_LAYOUT, Layout, QdrantStore, answers, schema
 from e2rank_rag.types import Document
 
 DOCUMENTS = [Document("a", "first", {"n": 1}), Document("b", "second", {"n": 2})]
@@ -190,7 +190,7 @@ class Recorder:
 
 def test_every_request_is_in_batches_by_bytes(client, monkeypatch):
     """Servers take 32 MB; a request of ours is at most some 4 MB (here 0.05) and one document."""
-    monkeypatch.setattr(requests, "BYTES_PER_REQUEST", 50_000)
+    monkeypatch.setattr(answers, "BYTES_PER_REQUEST", 50_000)
     store = prepared(client)
     recorder = Recorder(store)
     large = [Document(f"d{n}", "x" * 2500, {"m": "y" * 2500}) for n in range(64)]

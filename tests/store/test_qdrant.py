@@ -12,7 +12,7 @@ import pytest
 from qdrant_client import QdrantClient, models
 
 from e2rank_rag.errors import StoredVectorMismatch, StoreError
-from e2rank_rag.store import QdrantStore, requests
+from e2rank_rag.store import QdrantStore, answers, requests
 from e2rank_rag.types import Document
 
 SERVER = os.environ.get("E2RANK_TEST_QDRANT_URL")
@@ -205,17 +205,19 @@ def test_points_have_haystacks_ids_and_exactly_its_keys(store):
     }
 
 
-@pytest.mark.parametrize("limit", ["POINTS_PER_REQUEST", "BYTES_PER_REQUEST"])
-def test_upsert_in_several_requests_writes_all(empty, monkeypatch, limit):
-    monkeypatch.setattr(requests, limit, 2)
+@pytest.mark.parametrize(
+    ("module", "limit"), [(requests, "POINTS_PER_REQUEST"), (answers, "BYTES_PER_REQUEST")]
+)
+def test_upsert_in_several_requests_writes_all(empty, monkeypatch, module, limit):
+    monkeypatch.setattr(module, limit, 2)
     empty.prepare(3)
     empty.upsert(DOCUMENTS, VECTORS)
     assert empty.count() == 3
 
 
 def test_batches_respect_both_limits(monkeypatch):
-    monkeypatch.setattr(requests, "BYTES_PER_REQUEST", 10)
-    batches = requests._batches("abcdefg", 3, [4, 4, 4, 11, 1, 1, 1])
+    monkeypatch.setattr(answers, "BYTES_PER_REQUEST", 10)
+    batches = answers.batches("abcdefg", 3, [4, 4, 4, 11, 1, 1, 1])
     assert ["".join(batch) for batch in batches] == ["ab", "c", "d", "efg"]
 
 
