@@ -157,13 +157,13 @@ def _id(record: dict[str, Any]) -> tuple[str, str]:
         if isinstance(value, bool) or not isinstance(value, str | int):
             raise _Refused(f"{name} must be a string or a whole number, got {_kind(value)}")
         if not str(value).strip():
-            raise _Refused(f"{name} is empty")
+            raise _Refused(f"{name} is empty; give the document an id")
         return name, str(value)
     raise _Refused(f"no id: expected _id or id, {_fields(record)}")
 
 
 def _text_field(record: dict[str, Any], doc_id: str) -> str:
-    """The first text field that is not null; without one, a title alone is no document."""
+    """The first text field that is not null. A title alone makes no document."""
     there = [name for name in _TEXT_FIELDS if name in record]
     if not there:
         raise _Refused(f"no text: expected text, content or contents, {_fields(record)}", doc_id)

@@ -1,4 +1,4 @@
-"""The errors a caller may want to catch by name. Everything else raises Python's own."""
+"""Errors that a caller may catch by name. Other errors are Python's own."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ LINE_BYTES = 32 << 20
 """The longest line that is read; a Qdrant server takes no larger request."""
 
 FILE_BYTES = 16 << 20
-"""The longest file that is read as a whole."""
+"""The largest file that is read at once, in bytes."""
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _CHUNK = 1 << 20
@@ -72,7 +72,7 @@ def read_raw_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
 
 
 def read_text(path: str | Path) -> str:
-    """A small UTF-8 file as a whole: settings, the recipe of a model.
+    """The text of a small UTF-8 file, such as settings or a model's recipe.
 
     Raises:
         OSError: the file is not there or cannot be read.
@@ -81,7 +81,7 @@ def read_text(path: str | Path) -> str:
     with open(path, "rb") as stream:
         data = stream.read(FILE_BYTES + 1)
     if len(data) > FILE_BYTES:
-        raise ValueError(f"{path} has more than {FILE_BYTES:,} bytes, the limit of such a file")
+        raise ValueError(f"{path} has more than {FILE_BYTES:,} bytes, the limit; name another file")
     return data.decode("utf-8")
 
 
@@ -149,7 +149,7 @@ def _open(path: str | Path) -> BinaryIO:
 
 
 def _too_long() -> str:
-    return f"more than {LINE_BYTES:,} bytes, the limit of a line"
+    return f"more than {LINE_BYTES:,} bytes, the limit of a line; split its text"
 
 
 def _damaged(path: str | Path, line: int, error: Exception) -> ValueError:

@@ -32,7 +32,7 @@ class UnreadableReply(Exception):
 
 
 def check_timeout(seconds: Any, *, name: str) -> None:
-    """ValueError unless `seconds` is a time that a call can take."""
+    """Raise ValueError unless `seconds` is above 0 and at most `LONGEST_TIMEOUT_S`."""
     if not (isinstance(seconds, int | float) and 0 < seconds <= LONGEST_TIMEOUT_S):
         raise ValueError(
             f"{name} must be > 0 seconds and at most {LONGEST_TIMEOUT_S:,}, got {seconds!r}"
@@ -70,7 +70,7 @@ def asked_wait_s(retry_after: str | None) -> float:
 
 
 def reply_limits() -> dict[str, Any]:
-    """`event_hooks` of an httpx.Client: replies beyond the limit raise UnreadableReply."""
+    """`event_hooks` for an httpx.Client: replies beyond the limit raise UnreadableReply."""
     return {"request": [_ask_plain], "response": [_limit]}
 
 
