@@ -49,6 +49,10 @@ class Reranking(list[list[Hit]]):
         self.vectors = vectors
 
 
+Lists = Sequence[list[Hit]]
+"""Candidates, one list per query."""
+
+
 class Ordered(NamedTuple):
     """The result for lists that all have candidates; the fields are those of `Reranking`."""
 
@@ -65,7 +69,6 @@ class BaseReranker(Closable):
 
     vectors: CandidateVectors | None = None
 
-    @abstractmethod
     def rerank_batch(
         self,
         queries: Sequence[str],
@@ -84,6 +87,26 @@ class BaseReranker(Closable):
 
         Raises StoredVectorMismatch if another model made the candidates' vectors.
         """
+        rankings, counts = self._attach(checked_lists(queries, candidates))
+        # A query without candidates costs no prompt.
+        rows = [row for row, hits in enumerate(rankings) if hits]
+        if not rows:
+            vectors = None
+            if self.vectors is not None:
+                dim = self.vectors.encoder.dim
+                vectors = np.zeros((len(rankings), dim), dtype=np.float32)
+            return Reranking(rankings, RerankReport(counts, ()), vectors)
+        asked = None if query_vectors is None else query_vectors[rows]
+        ordered = self._order(
+            [queries[row] for row in rows], [rankings[row] for row in rows], asked
+        )
+        for row, ranking in zip(rows, ordered.rankings, strict=True):
+            rankings[row] = ranking
+        vectors = ordered.vectors
+        if vectors is not None and len(rows) < len(rankings):
+            vectors = np.zeros((len(rankings), vectors.shape[1]), dtype=np.float32)
+            vectors[rows] = ordered.vectors
+        return Reranking(rankings, RerankReport(counts, ordered.prompts), vectors)
 
     @abstractmethod
     async def run_async(self, call: Callable[[], T]) -> T:
@@ -108,6 +131,16 @@ class BaseReranker(Closable):
         call = partial(self.rerank_batch, queries, candidates, query_vectors=query_vectors)
         return await self.run_async(call)
 
+    def _attach(self, lists: list[list[Hit]]) -> tuple[list[list[Hit]], VectorCounts]:
+        """The candidates with the vectors that the reranker reads, and how many were reused."""
+        return lists, VectorCounts(0, 0)
+
+    @abstractmethod
+    def _order(
+        self, queries: Sequence[str], lists: Lists, query_vectors: Embeddings | None
+    ) -> Ordered:
+        """Rerank lists with at least one candidate each."""
+
 
 class VectorReranker(BaseReranker):
     """A reranker that reads the candidates' vectors, and encodes missing ones."""
@@ -122,32 +155,6 @@ class VectorReranker(BaseReranker):
         """Encodes texts, and probes stored vectors."""
         return self.vectors.encoder
 
-    def rerank_batch(
-        self,
-        queries: Sequence[str],
-        candidates: Sequence[Candidates],
-        *,
-        query_vectors: Embeddings | None = None,
-    ) -> Reranking:
-        rankings, counts = self.vectors.attach(checked_lists(queries, candidates))
-        # A query without candidates costs no prompt.
-        rows = [row for row, hits in enumerate(rankings) if hits]
-        if not rows:
-            none = np.zeros((len(rankings), self.encoder.dim), dtype=np.float32)
-            return Reranking(rankings, RerankReport(counts, ()), none)
-        ordered = self._order(
-            [queries[row] for row in rows],
-            [rankings[row] for row in rows],
-            None if query_vectors is None else query_vectors[rows],
-        )
-        for row, ranking in zip(rows, ordered.rankings, strict=True):
-            rankings[row] = ranking
-        vectors = ordered.vectors
-        if vectors is not None and len(rows) < len(rankings):
-            vectors = np.zeros((len(rankings), vectors.shape[1]), dtype=np.float32)
-            vectors[rows] = ordered.vectors
-        return Reranking(rankings, RerankReport(counts, ordered.prompts), vectors)
-
     async def run_async(self, call: Callable[[], T]) -> T:
         """Run a call in the encoder's thread."""
         return await self.encoder.run_async(call)
@@ -156,11 +163,5 @@ class VectorReranker(BaseReranker):
         """Close the encoder."""
         self.encoder.close()
 
-    @abstractmethod
-    def _order(
-        self,
-        queries: Sequence[str],
-        lists: Sequence[list[Hit]],
-        query_vectors: Embeddings | None,
-    ) -> Ordered:
-        """Rerank lists with at least one candidate each; every candidate has its vector."""
+    def _attach(self, lists: list[list[Hit]]) -> tuple[list[list[Hit]], VectorCounts]:
+        return self.vectors.attach(lists)

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from e2rank_rag.feedback import Feedback
-from e2rank_rag.rerankers.base import Ordered, VectorReranker
+from e2rank_rag.rerankers.base import Lists, Ordered, VectorReranker
 from e2rank_rag.rerankers.ranking import Window, score_lists, slide, stacked, unit
 from e2rank_rag.types import Embeddings, Hit, PromptUsage, TextEncoder
 from e2rank_rag.vectors import StoredVectors
@@ -60,10 +60,7 @@ class ListwiseReranker(VectorReranker):
         self.window = window
 
     def _order(
-        self,
-        queries: Sequence[str],
-        lists: Sequence[list[Hit]],
-        query_vectors: Embeddings | None,
+        self, queries: Sequence[str], lists: Lists, query_vectors: Embeddings | None
     ) -> Ordered:
         if query_vectors is None and self._feedback() is not None:
             query_vectors = self.encoder.encode_queries(queries)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from e2rank_rag.rerankers.base import Ordered, VectorReranker
+from e2rank_rag.rerankers.base import Lists, Ordered, VectorReranker
 from e2rank_rag.rerankers.ranking import Window, rank_by_vectors, slide, stacked
 from e2rank_rag.types import Embeddings, Hit, PromptUsage
 from e2rank_rag.vectors import StoredVectors
@@ -40,10 +40,7 @@ class ResidualReranker(VectorReranker):
         self.model.close()
 
     def _order(
-        self,
-        queries: Sequence[str],
-        lists: Sequence[list[Hit]],
-        query_vectors: Embeddings | None,
+        self, queries: Sequence[str], lists: Lists, query_vectors: Embeddings | None
     ) -> Ordered:
         def order(
             rows: list[int], parts: Sequence[list[Hit]]

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from e2rank_rag.rerankers.base import Ordered, VectorReranker
+from e2rank_rag.rerankers.base import Lists, Ordered, VectorReranker
 from e2rank_rag.rerankers.ranking import score_lists, stacked, unit
-from e2rank_rag.types import Embeddings, Hit, TextEncoder
+from e2rank_rag.types import Embeddings, TextEncoder
 from e2rank_rag.vectors import StoredVectors
 
 
@@ -39,10 +39,7 @@ class RocchioReranker(VectorReranker):
         self.beta = beta
 
     def _order(
-        self,
-        queries: Sequence[str],
-        lists: Sequence[list[Hit]],
-        query_vectors: Embeddings | None,
+        self, queries: Sequence[str], lists: Lists, query_vectors: Embeddings | None
     ) -> Ordered:
         if query_vectors is None:
             query_vectors = self.encoder.encode_queries(queries)
