@@ -60,7 +60,10 @@ def _first_by_bm25(queries: Sequence[str], corpus: Sequence[Document], count: in
     import bm25s
 
     def words(texts: list[str]) -> list[list[str]]:
-        return bm25s.tokenize(texts, stopwords="en", return_ids=False, show_progress=False)
+        tokens: list[list[str]] = bm25s.tokenize(
+            texts, stopwords="en", return_ids=False, show_progress=False
+        )
+        return tokens
 
     index = bm25s.BM25()
     index.index(words([document.text for document in corpus]), show_progress=False)
