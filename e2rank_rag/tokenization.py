@@ -3,9 +3,8 @@
 `pool_slots` holds for each token the number of the vector that it is pooled into, 0 for none. Last
 token, CLS, mean of all tokens and query span only differ in how they fill the slots.
 
-Text is encoded by a tokenizer that recognises neither special nor added tokens and truncates
-nothing. Limits are applied by slicing, because a tokenizer's truncation is state that threads would
-share. Special ids are added by hand.
+Text is encoded by a tokenizer that recognises neither special nor added tokens. Limits are applied
+by slicing: a tokenizer's truncation is state that threads share. Special ids are added by hand.
 """
 
 from __future__ import annotations
@@ -352,12 +351,10 @@ def batches_by_length(lengths: Sequence[int], budget: int) -> Iterator[list[int]
     too low.
     """
     batch: list[int] = []
-    width = 0
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        width = width or lengths[index]
-        if batch and width * (len(batch) + 1) > budget:
+        if batch and lengths[batch[0]] * (len(batch) + 1) > budget:
             yield batch
-            batch, width = [], lengths[index]
+            batch = []
         batch.append(index)
     if batch:
         yield batch
@@ -379,8 +376,8 @@ def checked_texts(texts: Sequence[str], kind: str) -> list[str]:
                 text.encode()
             except UnicodeEncodeError as error:
                 raise ValueError(
-                    f"{kind} {index} has a lone surrogate at character {error.start}, which UTF-8 "
-                    'cannot hold; clean it with text.encode("utf-8", "replace").decode()'
+                    f"{kind} {index} has a lone surrogate at character {error.start}, which is not "
+                    'UTF-8; clean it with text.encode("utf-8", "replace").decode()'
                 ) from None
     return texts
 

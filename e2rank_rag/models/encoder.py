@@ -54,7 +54,9 @@ class LoadedModel(Shared):
 
     listwise: the module that reads listwise prompts; the transformer itself without an adapter.
     queries: vectors of recent queries. A pipeline encodes a query to search. Its reranker, often
-        with another encoder of the same model, then needs the same vector.
+        with another encoder of the same model, then needs the same vector. Without this cache a
+        Haystack chain of embedder, retriever and ranker takes 3% more processor time (rounds: 1.03,
+        1.03, 1.03, 1.06; AMD EPYC, one thread, 100 candidates).
     """
 
     transformer: PreTrainedModel

@@ -37,6 +37,13 @@ class Layout:
     all_vectors: ClassVar[bool] = False
     """Whether `document` needs all vectors of a point, not only the searched one."""
 
+    @property
+    def keys(self) -> list[str]:
+        """The payload keys that hold a document."""
+        return [
+            key for key in (self.id_key, self.content_key, self.metadata_key) if key is not None
+        ]
+
     def point_id(self, id: str) -> PointId:
         """The point id of a document.
 

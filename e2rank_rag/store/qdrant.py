@@ -247,9 +247,9 @@ class QdrantStore:
         self, ids: Sequence[str], *, with_embeddings: bool = False
     ) -> dict[str, StoredDocument]:
         """The documents with these ids, in this order; unknown ids are left out."""
-        made_by = self._known_schema().fingerprint if with_embeddings and len(ids) else None
+        schema = self._known_schema() if with_embeddings and len(ids) else None
         answers = self._send_all(self._requests.retrieve(ids, vectors=with_embeddings))
-        return self._requests.stored(ids, answers, made_by)
+        return self._requests.stored(ids, answers, schema)
 
     def ids(self) -> Iterator[str]:
         """All document ids, read page by page, in no particular order."""
@@ -315,11 +315,9 @@ class QdrantStore:
     async def aget(
         self, ids: Sequence[str], *, with_embeddings: bool = False
     ) -> dict[str, StoredDocument]:
-        made_by = (
-            (await self._aknown_schema()).fingerprint if with_embeddings and len(ids) else None
-        )
+        schema = await self._aknown_schema() if with_embeddings and len(ids) else None
         answers = await self._asend_all(self._requests.retrieve(ids, vectors=with_embeddings))
-        return self._requests.stored(ids, answers, made_by)
+        return self._requests.stored(ids, answers, schema)
 
     async def adelete(self, ids: Sequence[str]) -> None:
         await self._asend_all(self._requests.delete(ids))

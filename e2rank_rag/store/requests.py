@@ -109,7 +109,7 @@ class CollectionRequests:
 
     def kept(self, points: Sequence[models.PointStruct], schema: Schema) -> list[Request[Points]]:
         """Requests for the other vectors of these points and their payload under other keys."""
-        ours = [_as_path(key) for key in self._payload_keys()]
+        ours = [_as_path(key) for key in self.layout.keys]
         options = {
             "with_payload": models.PayloadSelectorExclude(exclude=ours),
             "with_vectors": list(schema.other_vectors) or False,
@@ -125,7 +125,7 @@ class CollectionRequests:
     ) -> list[Request[None]]:
         """`kept`: the answers to the requests of that name."""
         known = {str(point.id): point for points in kept for point in points}
-        ours = self._payload_keys()
+        ours = self.layout.keys
         sizes = []
         for point in points:
             size = len(json.dumps(point.payload)) + BYTES_PER_NUMBER * _length(point.vector)
@@ -248,9 +248,10 @@ class CollectionRequests:
         ]
 
     def stored(
-        self, ids: Sequence[str], answers: Iterable[Points], fingerprint: str | None
+        self, ids: Sequence[str], answers: Iterable[Points], schema: Schema | None
     ) -> dict[str, StoredDocument]:
         """The answers to `retrieve`, by the requested ids and in their order."""
+        fingerprint = None if schema is None else schema.fingerprint
         points = {str(point.id): point for points in answers for point in points}
         asked = {id: points.get(str(self.layout.point_id(id))) for id in ids}
         return {
@@ -309,17 +310,12 @@ class CollectionRequests:
         return self.vector_name is None or self.layout.all_vectors or [self.vector_name]
 
     def _rankings(
-        self,
-        answers: Sequence[Any],
-        *,
-        rows: Sequence[Embeddings | None],
-        top_k: int,
-        fingerprint: str | None,
+        self, answers: Sequence[Any], *, rows: Sequence[Embeddings | None], **options: Any
     ) -> list[list[Hit]]:
         if len(answers) != len(rows):
             raise ValueError(f"{len(answers)} rankings for {len(rows)} queries")
         return [
-            self._ranking(answer, row=row, top_k=top_k, fingerprint=fingerprint)
+            self._ranking(answer, row=row, **options)
             for answer, row in zip(answers, rows, strict=True)
         ]
 
@@ -368,11 +364,6 @@ class CollectionRequests:
 
     def _named_part(self, vector: Any) -> Any:
         return vector.get(self.vector_name or "") if isinstance(vector, dict) else vector
-
-    def _payload_keys(self) -> list[str]:
-        layout = self.layout
-        keys = [layout.id_key, layout.content_key, layout.metadata_key]
-        return [key for key in keys if key is not None]
 
     def _page(self, answer: tuple[Points, Any], *, offset: Any) -> tuple[list[str], Any]:
         points, following = answer

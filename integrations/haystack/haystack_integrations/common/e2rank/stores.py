@@ -67,11 +67,12 @@ class GivenStore:
             self._store = given.with_layout(layout)
 
     def open(self) -> Store:
+        """The store, read with the text that was embedded."""
         store: Store = self._store
         return store
 
     def close(self) -> None:
-        pass
+        """Do nothing: the user closes the store."""
 
     async def aclose(self) -> None:
         pass
@@ -86,9 +87,11 @@ class DescribedStore:
         self._opened: Kept[QdrantStore] = Kept(closes=True)
 
     def open(self) -> QdrantStore:
+        """The store, opened by the first call and by the first after `close`."""
         return self._opened.get(None, self._open)
 
     def close(self) -> None:
+        """Close the store."""
         self._opened.clear()
 
     async def aclose(self) -> None:
@@ -125,12 +128,14 @@ class EmbeddedTexts:
         return getattr(self._store, name)
 
     def search_batch(self, embeddings: Embeddings, **options: Any) -> list[list[Hit]]:
+        """Search the store; each hit has the text that was embedded."""
         return self._hits(self._store.search_batch(embeddings, **options))
 
     async def asearch_batch(self, embeddings: Embeddings, **options: Any) -> list[list[Hit]]:
         return self._hits(await self._store.asearch_batch(embeddings, **options))
 
     def get(self, ids: Sequence[str], **options: Any) -> dict[str, StoredDocument]:
+        """Stored documents by id, with the text that was embedded."""
         found = self._store.get(ids, **options)
         return {
             id: each._replace(document=self._whole(each.document)) for id, each in found.items()
