@@ -71,7 +71,7 @@ def ndcg(ranker, path):
 @pytest.mark.parametrize(
     ("model", "stated"),
     [
-        ("tiny_t5", {"chunk_tokens": 1024, "trainer": {"max_steps": 40, "learning_rate": 2e-3}}),
+        ("tiny_t5", {"chunk_tokens": 1024, "trainer": {"max_steps": 60, "learning_rate": 2e-3}}),
         ("tiny_t5", {"structure": "encoder-only", "pooling": "mean"}),
         ("tiny_bert", {"lora": {"rank": 16}, "trainer": {"learning_rate": 1e-2}}),
         # Its best scores lie only log(7 / 6) apart, so it takes more steps.

@@ -131,7 +131,7 @@ def test_eight_lists_of_chance_are_learnt_by_heart(tiny_bert, lists, tmp_path, m
         lora={"rank": 16} if mode == "adapter" else None,
         info_nce_weight=0.0,
         ranknet_temperature=0.02,  # frozen vectors of a random model are nearly parallel
-        trainer={"max_steps": 50, "per_device_train_batch_size": 8, "learning_rate": 1e-2},
+        trainer={"max_steps": 100, "per_device_train_batch_size": 8, "learning_rate": 1e-2},
     )
     with Encoder.from_pretrained(tiny_bert) as base:
         assert ndcg(base, lists) < 0.9
@@ -197,7 +197,8 @@ def test_a_run_records_what_it_was(tiny_bert, lists, tmp_path):
     assert record["data"][0]["examples"] == 8
     digest = hashlib.sha256(lists.read_bytes()).hexdigest()
     assert record["data"][0]["sha256"] == {"lists.jsonl": digest}
-    assert record["versions"]["torch"] == torch.__version__
+    # A build of torch may name itself in one of the two: "2.13.0+cpu".
+    assert record["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
     logged = [json.loads(line) for line in lines]
     assert [each["step"] for each in logged if "ranknet" in each] == [2, 4, 6, 8]

@@ -77,7 +77,7 @@ def ndcg(reranker, lists):
 
 @pytest.mark.parametrize("mode", ["frozen", "joint"])
 def test_eight_lists_with_shuffled_labels_are_learnt_by_heart(tiny_bert, lists, tmp_path, mode):
-    steps = {"max_steps": 70, "num_train_epochs": 70, "learning_rate": 5e-3}
+    steps = {"max_steps": 150, "num_train_epochs": 150, "learning_rate": 5e-3}
     config = configured(
         tiny_bert, lists, tmp_path / "model", mode=mode, info_nce_weight=0.0, trainer=steps
     )
