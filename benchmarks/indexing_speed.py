@@ -14,12 +14,10 @@ import itertools
 import json
 import logging
 import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from machine import machine
+from machine import machine, seconds
 from sentence_transformers import SentenceTransformer
 
 from e2rank_rag.data import shipped_collection
@@ -28,12 +26,6 @@ from e2rank_rag.models.shipped import minilm_folder
 
 RESULTS = Path(__file__).parent / "results" / "indexing_speed.json"
 MAX_LENGTH = 256
-
-
-def seconds(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
 
 
 def main() -> None:

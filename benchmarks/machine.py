@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 
@@ -32,6 +33,13 @@ def machine() -> dict[str, str | int]:
         "transformers": transformers.__version__,
         "sentence-transformers": sentence_transformers.__version__,
     }
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """How long a call takes on the clock."""
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from machine import machine, spread
+from machine import machine, seconds, spread
 from torch import nn
 
 from e2rank_rag.data import shipped_collection
@@ -25,12 +25,6 @@ from e2rank_rag.models.cpu import OneDnnLinear
 from e2rank_rag.models.encoder import Encoder
 
 RESULTS = Path(__file__).parent / "results" / "onednn_linear.json"
-
-
-def seconds(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
 
 
 def main() -> None:

@@ -13,11 +13,9 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-from machine import machine, spread
+from machine import machine, seconds, spread
 
 from e2rank_rag.data import shipped_collection
 from e2rank_rag.indexing import index_file
@@ -27,12 +25,6 @@ from e2rank_rag.store import QdrantStore
 from e2rank_rag.types import Hit
 
 RESULTS = Path(__file__).parent / "results" / "rerank_latency.json"
-
-
-def seconds(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
 
 
 def one_round(encoder: Encoder, query: str, found: list[Hit]) -> dict[str, float]:

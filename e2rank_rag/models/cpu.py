@@ -1,8 +1,8 @@
 """float32 linear layers through oneDNN.
 
 On x86 PyTorch gives float32 matrix products to MKL, which does not use all of an AMD processor.
-oneDNN computes the same products, in float32 too. Alone it makes encoding documents 1.06 times and
-single queries 1.24 times as fast (MiniLM, two threads, AMD EPYC; `benchmarks/onednn_linear.py`).
+oneDNN computes the same products, in float32 too. Alone it makes encoding documents 1.02 times and
+single queries 1.28 times as fast (MiniLM, two threads, AMD EPYC; `benchmarks/onednn_linear.py`).
 """
 
 from __future__ import annotations
