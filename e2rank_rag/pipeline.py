@@ -58,7 +58,7 @@ class SearchPipeline:
     @property
     def _reads_vectors(self) -> bool:
         """Whether the reranker reads the candidates' vectors, which it then checks itself."""
-        return getattr(self.reranker, "vectors", None) is not None
+        return self._vectors is not self._own_vectors
 
     @property
     def _vectors(self) -> CandidateVectors:

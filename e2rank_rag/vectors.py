@@ -73,9 +73,7 @@ def with_stored(
     text: gives the text that was encoded for a stored document; by default `document.text`.
     """
     found = []
-    for hit, id in zip(
-        hits, [hit.document.id for hit in hits] if ids is None else ids, strict=True
-    ):
+    for hit, id in zip(hits, _ids(hits) if ids is None else ids, strict=True):
         known = None if id is None or hit.embedding is not None else stored.get(id)
         if known is not None and known.embedding is not None:
             embedded = known.document.text if text is None else text(known.document)
@@ -207,6 +205,8 @@ class CandidateVectors:
                 if hit.embedding is not None and hit.fingerprint != own:
                     # A list without a source may be joined from several: it is probed by itself.
                     groups.setdefault(hit.source or place, []).append(hit)
+        if not groups:
+            return unchanged
         chosen = {
             key: hit
             for group in groups.values()
@@ -214,8 +214,6 @@ class CandidateVectors:
         }
         if chosen:
             self._encode_again(chosen)
-        if not groups:
-            return unchanged
         return [
             [hit if hit.embedding is None else replace(hit, fingerprint=own) for hit in hits]
             for hits in lists

@@ -41,13 +41,6 @@ Embed = Callable[[Mapping[str, Tensor]], Tensor]
 class Listwise(VectorListStage[ListwiseConfig]):
     """Stage 2 of E2Rank."""
 
-    defaults = {  # noqa: RUF012 - declared in Stage
-        "learning_rate": 5e-6,
-        "warmup_steps": 0.03,
-        "per_device_train_batch_size": 8,
-    }
-    """The paper's values (arXiv 2510.22733, appendix C)."""
-
     @contextmanager
     def open(self) -> Iterator[None]:
         """In joint mode the base is closed before training: a copy of its weights is trained."""

@@ -52,13 +52,6 @@ from e2rank_rag.types import RankingExample
 class ResRankStage(VectorListStage[ResRankConfig]):
     """Trains a ResRank."""
 
-    defaults = {  # noqa: RUF012 - declared in Stage
-        "learning_rate": 5e-6,
-        "warmup_steps": 0.03,
-        "per_device_train_batch_size": 8,
-    }
-    """E2Rank's values (arXiv 2510.22733, appendix C): ResRank's are not published."""
-
     @contextmanager
     def open(self) -> Iterator[None]:
         """In joint mode the base is closed before training: a copy of its weights is trained."""

@@ -27,6 +27,13 @@ class VectorListStage(Stage[C]):
     they are trained. encoder, reranker: the model in training as it will serve.
     """
 
+    defaults = {  # noqa: RUF012 - declared in Stage
+        "learning_rate": 5e-6,
+        "warmup_steps": 0.03,
+        "per_device_train_batch_size": 8,
+    }
+    """E2Rank's values (arXiv 2510.22733, appendix C). Those of ResRank are not published."""
+
     base: Encoder
     known: TextVectors | None
     encoder: TextEncoder
