@@ -33,27 +33,6 @@ from tests.tokenizing import (
 )
 
 
-@pytest.fixture(scope="module")
-def released(tiny_qwen3):
-    """The tokenizer as the released code opens it: it recognises special tokens."""
-    return AutoTokenizer.from_pretrained(tiny_qwen3)
-
-
-@pytest.fixture(scope="module")
-def qwen(tiny_qwen3):
-    return text_tokenizer(tiny_qwen3, QWEN)
-
-
-@pytest.fixture(scope="module")
-def bert(tiny_bert):
-    return text_tokenizer(tiny_bert, BERT)
-
-
-@pytest.fixture(scope="module")
-def xlmr(tiny_xlmr):
-    return text_tokenizer(tiny_xlmr, BERT)
-
-
 @pytest.fixture(params=["qwen", "bert", "xlmr"])
 def any_tokenizer(request):
     return request.getfixturevalue(request.param)

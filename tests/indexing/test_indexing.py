@@ -21,31 +21,8 @@ from e2rank_rag.indexing import IndexReport, index_documents, index_file
 from e2rank_rag.store import LANGCHAIN_LAYOUT, QdrantStore
 from e2rank_rag.types import Document
 from tests.encoders import CountingEncoder, TableEncoder, another_model
+from tests.indexing.conftest import DOCUMENTS, GOOD_RECORDS, TEXTS, stored
 from tests.kit import write_jsonl
-
-DOCUMENTS = [
-    Document(f"d{i}", f"cats purr and dogs bark {i} times", {"place": i, "tags": ["a", "b"]})
-    for i in range(7)
-]
-TEXTS = [document.text for document in DOCUMENTS]
-GOOD_RECORDS = [{"_id": d.id, "text": d.text, "metadata": dict(d.meta)} for d in DOCUMENTS]
-
-
-@pytest.fixture
-def encoder(bert):
-    return CountingEncoder(bert)
-
-
-@pytest.fixture
-def store():
-    store = QdrantStore.open(":memory:", "things")
-    yield store
-    store.close()
-
-
-def stored(store):
-    return {id: item.document for id, item in store.get(sorted(store.ids())).items()}
-
 
 # What is stored
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 
 import pytest
-from transformers import AutoTokenizer
 
 from e2rank_rag.models.tokenizer_files import load_tokenizer
 from e2rank_rag.prompts import E2RANK, ChatListwise, Prompts
@@ -25,27 +24,6 @@ from tests.tokenizing import (
     text_tokenizer,
     with_budget,
 )
-
-
-@pytest.fixture(scope="module")
-def released(tiny_qwen3):
-    """The tokenizer as the released code opens it: it recognises special tokens."""
-    return AutoTokenizer.from_pretrained(tiny_qwen3)
-
-
-@pytest.fixture(scope="module")
-def qwen(tiny_qwen3):
-    return text_tokenizer(tiny_qwen3, QWEN)
-
-
-@pytest.fixture(scope="module")
-def bert(tiny_bert):
-    return text_tokenizer(tiny_bert, BERT)
-
-
-@pytest.fixture(scope="module")
-def xlmr(tiny_xlmr):
-    return text_tokenizer(tiny_xlmr, BERT)
 
 
 def test_fair_share_by_hand():

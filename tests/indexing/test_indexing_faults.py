@@ -11,33 +11,9 @@ import pytest
 
 from e2rank_rag import indexing
 from e2rank_rag.indexing import IndexReport, index_documents, index_file
-from e2rank_rag.store import QdrantStore
 from e2rank_rag.types import Document
-from tests.encoders import CountingEncoder
+from tests.indexing.conftest import DOCUMENTS, GOOD_RECORDS, stored
 from tests.kit import write_jsonl
-
-DOCUMENTS = [
-    Document(f"d{i}", f"cats purr and dogs bark {i} times", {"place": i, "tags": ["a", "b"]})
-    for i in range(7)
-]
-TEXTS = [document.text for document in DOCUMENTS]
-
-
-@pytest.fixture
-def encoder(bert):
-    return CountingEncoder(bert)
-
-
-@pytest.fixture
-def store():
-    store = QdrantStore.open(":memory:", "things")
-    yield store
-    store.close()
-
-
-def stored(store):
-    return {id: item.document for id, item in store.get(sorted(store.ids())).items()}
-
 
 # Bad records
 
@@ -50,7 +26,6 @@ BAD_RECORDS = [
     ({"text": "no id"}, "no id: expected _id or id"),
     ("{not json", "not JSON"),
 ]
-GOOD_RECORDS = [{"_id": d.id, "text": d.text, "metadata": dict(d.meta)} for d in DOCUMENTS]
 
 
 @pytest.mark.parametrize(("record", "reason"), BAD_RECORDS)
