@@ -3,12 +3,18 @@ and hundreds of times as long where other programs run beside."""
 
 from __future__ import annotations
 
-import json
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
+
+from e2rank_rag.evaluation.metrics import evaluate
+from e2rank_rag.evaluation.runs import run_from_rankings
+from e2rank_rag.training import train
+from e2rank_rag.training.examples import read_examples
+from e2rank_rag.training.loop import StageTrainer
+from tests.kit import write_jsonl
 
 TOPICS = ["cats", "dogs", "ferry", "bridge", "bread", "prime", "glacier", "router"]
 
@@ -43,5 +49,34 @@ def lists(tmp_path_factory):
         documents = [f"{topic} {other} {i}" for i, other in enumerate(TOPICS)]
         labels = draw.permutation(len(documents)).tolist()
         lines.append({"query": f"about {topic}", "documents": documents, "labels": labels})
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return path
+    return write_jsonl(path, lines)
+
+
+def ndcg(reranker, lists):
+    """nDCG@10 of a file of lists, reranked, by their labels."""
+    examples = read_examples(lists)
+    rankings = reranker.rerank_batch(
+        [example.query for example in examples], [example.documents for example in examples]
+    )
+    qrels = {
+        str(number): {str(place): int(label) for place, label in enumerate(example.labels)}
+        for number, example in enumerate(examples)
+    }
+    run = run_from_rankings({str(number): ranking for number, ranking in enumerate(rankings)})
+    return evaluate(run, qrels, ["nDCG@10"])["nDCG@10"]
+
+
+def stop_in_the_sixth_step(config, monkeypatch):
+    """Train until Ctrl-C interrupts the sixth loss."""
+    compute, calls = StageTrainer.compute_loss, []
+
+    def interrupted(self, *arguments, **options):
+        calls.append(1)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return compute(self, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StageTrainer, "compute_loss", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(config)

@@ -19,14 +19,10 @@ from e2rank_rag.training import train
 from e2rank_rag.training.config import ContrastiveConfig
 from e2rank_rag.training.loop import StageTrainer
 from e2rank_rag.training.stages.contrastive import contrastive_loss
+from tests.kit import write_jsonl
+from tests.training.conftest import TOPICS, stop_in_the_sixth_step
 
-TOPICS = ["cats", "dogs", "ferry", "bridge", "bread", "prime", "glacier", "router"]
 PAIRS = [(f"about {a} {b}", f"{b} so {a}") for a in TOPICS for b in ("islands", "yeast")]
-
-
-def written(path, records):
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +30,7 @@ def pairs(tmp_path_factory):
     """Sixteen pairs that belong together by chance."""
     order = np.random.default_rng(0).permutation(16)
     records = [{"query": PAIRS[i][0], "pos": PAIRS[j][1]} for i, j in enumerate(order)]
-    return written(tmp_path_factory.mktemp("pairs") / "pairs.jsonl", records)
+    return write_jsonl(tmp_path_factory.mktemp("pairs") / "pairs.jsonl", records)
 
 
 def configured(model, path, output, *, trainer=None, **changes):
@@ -156,18 +152,7 @@ def test_a_stopped_run_goes_on_to_the_weights_of_an_unbroken_one(
         for name in ("whole", "broken")
     )
     expected = weights(train(whole))
-    compute, calls = StageTrainer.compute_loss, []
-
-    def interrupted(self, *arguments, **options):
-        calls.append(1)
-        if len(calls) == 6:
-            raise KeyboardInterrupt
-        return compute(self, *arguments, **options)
-
-    monkeypatch.setattr(StageTrainer, "compute_loss", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        train(broken)
-    monkeypatch.undo()
+    stop_in_the_sixth_step(broken, monkeypatch)
     for name, tensor in weights(train(broken, resume=True)).items():
         assert torch.equal(tensor, expected[name]), name
 
@@ -178,8 +163,8 @@ def test_a_batch_is_of_one_source_and_of_one_task(tiny_bert, tmp_path, monkeypat
         for name in ("cats", "dogs", "bread")
         for place in range(6)
     ]
-    mixed = written(tmp_path / "mixed.jsonl", records[:12])
-    other = written(tmp_path / "other.jsonl", records[12:])
+    mixed = write_jsonl(tmp_path / "mixed.jsonl", records[:12])
+    other = write_jsonl(tmp_path / "other.jsonl", records[12:])
     config = configured(
         tiny_bert,
         mixed,
@@ -210,7 +195,7 @@ def test_the_instruction_of_a_task_stands_before_its_queries(tiny_qwen3, tmp_pat
         tmp_path / "model",
         pooling="last",
         prompts="e2rank",
-        data=[{"path": written(tmp_path / "x.jsonl", records), "task": "dig for the bread"}],
+        data=[{"path": write_jsonl(tmp_path / "x.jsonl", records), "task": "dig for the bread"}],
         trainer={"max_steps": 1, "per_device_train_batch_size": 2},
     )
     texts = []
@@ -243,7 +228,7 @@ def test_lora_weights_are_merged_into_the_saved_model(tiny_bert, pairs, tmp_path
 
 def test_training_lengths_are_not_those_of_the_saved_model(tiny_bert, tmp_path, monkeypatch):
     long = {"query": "cats " * 30, "pos": "dogs " * 60}
-    data = written(tmp_path / "long.jsonl", [long, {"query": "bread", "pos": "ferry"}])
+    data = write_jsonl(tmp_path / "long.jsonl", [long, {"query": "bread", "pos": "ferry"}])
     config = configured(
         tiny_bert,
         data,
@@ -269,7 +254,7 @@ def test_dev_sets_are_measured_by_what_they_retrieve(tiny_bert, tmp_path):
         {"query": f"about {a}", "documents": [f"no {a}", f"{a} so", "bread"], "labels": [0, 1, 0]}
         for a in TOPICS
     ]
-    lists = written(tmp_path / "lists.jsonl", records)
+    lists = write_jsonl(tmp_path / "lists.jsonl", records)
     config = configured(
         tiny_bert,
         lists,
@@ -311,10 +296,10 @@ def test_another_run_is_not_written_over(tiny_bert, pairs, tmp_path):
 def collection(tmp_path):
     folder = tmp_path / "beir"
     (folder / "qrels").mkdir(parents=True)
-    written(
+    write_jsonl(
         folder / "corpus.jsonl", [{"_id": f"d{i}", "text": text} for i, text in enumerate(TOPICS)]
     )
-    written(
+    write_jsonl(
         folder / "queries.jsonl",
         [{"_id": "1", "text": "about cats"}, {"_id": "2", "text": "prime"}],
     )
@@ -337,7 +322,7 @@ def test_a_folder_gives_pairs_and_with_negatives_triples(
 
 def test_a_run_records_and_logs_how_many_negatives_a_query_has(tiny_bert, tmp_path, caplog):
     records = [{"query": q, "pos": f"{q} so", "neg": [f"no {q}"]} for q in TOPICS]
-    data = written(tmp_path / "triples.jsonl", records)
+    data = write_jsonl(tmp_path / "triples.jsonl", records)
     config = configured(tiny_bert, data, tmp_path / "model", negatives=1)
     with caplog.at_level(logging.INFO, "e2rank_rag"):
         folder = train(config)
@@ -412,7 +397,7 @@ def test_a_bad_configuration_is_refused_before_the_first_step(
 
 def test_a_task_that_is_no_name_is_refused_before_the_first_step(tiny_qwen3, tmp_path, monkeypatch):
     monkeypatch.setattr(StageTrainer, "train", None)
-    data = written(tmp_path / "x.jsonl", [{"query": "q", "pos": "a", "task": "scfact"}])
+    data = write_jsonl(tmp_path / "x.jsonl", [{"query": "q", "pos": "a", "task": "scfact"}])
     config = configured(tiny_qwen3, data, tmp_path / "m", pooling="last", prompts="e2rank")
     with pytest.raises(ValueError, match="'scfact'"):
         train(config)

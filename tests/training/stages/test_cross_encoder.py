@@ -9,8 +9,6 @@ import torch
 from safetensors.torch import load_file
 
 from e2rank_rag.errors import CheckpointError
-from e2rank_rag.evaluation.metrics import evaluate
-from e2rank_rag.evaluation.runs import run_from_rankings
 from e2rank_rag.models.cross_encoder import CrossEncoder
 from e2rank_rag.models.cross_encoder_folder import load_cross_encoder
 from e2rank_rag.models.shipped import ADAPTED_FOLDER
@@ -18,15 +16,13 @@ from e2rank_rag.recipe import CrossEncoderRecipe
 from e2rank_rag.rerankers import CrossEncoderReranker
 from e2rank_rag.training import train
 from e2rank_rag.training.config import RankT5Config
-from e2rank_rag.training.examples import read_examples
 from e2rank_rag.training.loop import StageTrainer
 from e2rank_rag.training.run_folder import RunFolder
 from e2rank_rag.training.sources import read_dev
 from e2rank_rag.training.stages.cross_encoder import MEASURES
-from e2rank_rag.types import Document, Hit
 from tests.conftest import TEXT
 from tests.cross_encoders import write_bert_cross_encoder
-from tests.training.conftest import TOPICS
+from tests.training.conftest import TOPICS, ndcg
 
 
 @pytest.fixture(scope="module")
@@ -58,16 +54,6 @@ def configured(model, lists, output, *, trainer=None, **changes):
     )
 
 
-def ndcg(ranker, path):
-    rankings, qrels = {}, {}
-    for example in read_examples(path):
-        hits = [Hit(Document(text, text), 0.0) for text in example.documents]
-        rankings[example.query] = CrossEncoderReranker(ranker).rerank(example.query, hits)
-        labels = zip(example.documents, example.labels, strict=True)
-        qrels[example.query] = {text: int(label) for text, label in labels}
-    return evaluate(run_from_rankings(rankings), qrels, ["nDCG@10"])["nDCG@10"]
-
-
 @pytest.mark.parametrize(
     ("model", "stated"),
     [
@@ -83,7 +69,7 @@ def test_eight_lists_of_chance_are_learnt_by_heart(request, lists, tmp_path, mod
     stated = {**stated, "trainer": {**trainer, **stated.get("trainer", {})}}
     config = configured(request.getfixturevalue(model), lists, tmp_path / "model", **stated)
     with CrossEncoder.from_pretrained(train(config)) as ranker:
-        assert ndcg(ranker, lists) == pytest.approx(1.0, abs=1e-6)
+        assert ndcg(CrossEncoderReranker(ranker), lists) == pytest.approx(1.0, abs=1e-6)
         assert ranker.recipe.max_tokens == 32
 
 
@@ -177,7 +163,9 @@ def test_dev_sets_are_measured_reranked_and_ndcg_alone_decides(tiny_cross, lists
     with CrossEncoder.from_pretrained(folder) as ranker:
         figures = dev.measure_reranked(CrossEncoderReranker(ranker), MEASURES)
         assert figures["rerank"] == pytest.approx(best, abs=1e-6)
-        assert figures["rerank"] == pytest.approx(ndcg(ranker, lists), abs=1e-6)
+        assert figures["rerank"] == pytest.approx(
+            ndcg(CrossEncoderReranker(ranker), lists), abs=1e-6
+        )
     assert (folder / "run" / "metrics.png").stat().st_size > 1000
 
 

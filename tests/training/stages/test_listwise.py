@@ -11,18 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from e2rank_rag.evaluation.metrics import evaluate
-from e2rank_rag.evaluation.runs import run_from_rankings
 from e2rank_rag.feedback import Feedback
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.rerankers import ListwiseReranker
 from e2rank_rag.training import train
 from e2rank_rag.training.config import ListwiseConfig
-from e2rank_rag.training.examples import read_examples
-from e2rank_rag.training.loop import StageTrainer
 from e2rank_rag.training.sources import read_dev
-from e2rank_rag.types import Document, Hit
-from tests.training.conftest import TOPICS
+from tests.training.conftest import TOPICS, ndcg, stop_in_the_sixth_step
 
 
 def configured(model, lists, output, *, trainer=None, **changes):
@@ -49,16 +44,6 @@ def configured(model, lists, output, *, trainer=None, **changes):
             **changes,
         }
     )
-
-
-def ndcg(encoder, path):
-    rankings, qrels = {}, {}
-    for example in read_examples(path):
-        hits = [Hit(Document(text, text), 0.0) for text in example.documents]
-        rankings[example.query] = ListwiseReranker(encoder).rerank(example.query, hits)
-        labels = zip(example.documents, example.labels, strict=True)
-        qrels[example.query] = {text: int(label) for text, label in labels}
-    return evaluate(run_from_rankings(rankings), qrels, ["nDCG@10"])["nDCG@10"]
 
 
 def adapter_weights(folder):
@@ -134,9 +119,9 @@ def test_eight_lists_of_chance_are_learnt_by_heart(tiny_bert, lists, tmp_path, m
         trainer={"max_steps": 100, "per_device_train_batch_size": 8, "learning_rate": 1e-2},
     )
     with Encoder.from_pretrained(tiny_bert) as base:
-        assert ndcg(base, lists) < 0.9
+        assert ndcg(ListwiseReranker(base), lists) < 0.9
     with Encoder.from_pretrained(train(config)) as trained:
-        assert ndcg(trained, lists) == pytest.approx(1.0)
+        assert ndcg(ListwiseReranker(trained), lists) == pytest.approx(1.0)
 
 
 def test_a_stopped_run_goes_on_to_the_weights_of_an_unbroken_one(
@@ -145,18 +130,7 @@ def test_a_stopped_run_goes_on_to_the_weights_of_an_unbroken_one(
     saving = {"save_strategy": "steps", "save_steps": 3, "max_steps": 8}
     whole = train(configured(tiny_bert, lists, tmp_path / "whole", trainer=saving))
     config = configured(tiny_bert, lists, tmp_path / "broken", trainer=saving)
-    compute, calls = StageTrainer.compute_loss, []
-
-    def interrupted(self, *arguments, **options):
-        calls.append(1)
-        if len(calls) == 6:
-            raise KeyboardInterrupt
-        return compute(self, *arguments, **options)
-
-    monkeypatch.setattr(StageTrainer, "compute_loss", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        train(config)
-    monkeypatch.undo()
+    stop_in_the_sixth_step(config, monkeypatch)
     resumed = train(config, resume=True)
     expected = adapter_weights(whole)
     for name, tensor in adapter_weights(resumed).items():

@@ -11,20 +11,16 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainingArguments
 
-from e2rank_rag.evaluation.metrics import evaluate
-from e2rank_rag.evaluation.runs import run_from_rankings
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.models.resrank import ResRank
 from e2rank_rag.recipe import ResidualLayout
 from e2rank_rag.rerankers import ResidualReranker, load_reranker
 from e2rank_rag.training import train
 from e2rank_rag.training.config import ResRankConfig
-from e2rank_rag.training.examples import read_examples
 from e2rank_rag.training.loop import StageTrainer
 from e2rank_rag.training.sources import read_dev
 from e2rank_rag.training.stages.resrank import resrank_loss
-from e2rank_rag.types import Document, Hit
-from tests.training.conftest import TOPICS
+from tests.training.conftest import TOPICS, ndcg
 
 # Newer transformers warn of the old name, older ones do not know the new one.
 CHECKPOINTING = next(
@@ -56,23 +52,6 @@ def configured(model, lists, output, *, trainer=None, **changes):
             **changes,
         }
     )
-
-
-def ndcg(reranker, lists):
-    examples = read_examples(lists)
-    rankings = reranker.rerank_batch(
-        [example.query for example in examples],
-        [
-            [Hit(Document(str(place), text), 0.0) for place, text in enumerate(example.documents)]
-            for example in examples
-        ],
-    )
-    qrels = {
-        str(number): {str(place): int(label) for place, label in enumerate(example.labels)}
-        for number, example in enumerate(examples)
-    }
-    run = run_from_rankings({str(number): ranking for number, ranking in enumerate(rankings)})
-    return evaluate(run, qrels, ["nDCG@10"])["nDCG@10"]
 
 
 @pytest.mark.parametrize("mode", ["frozen", "joint"])
