@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import json
 import signal
+import sqlite3
 
 import pytest
 
@@ -55,3 +56,18 @@ def filled_store(encoder, documents, *, fingerprint=True):
     store.prepare(encoder.dim, fingerprint=encoder.fingerprint if fingerprint else None)
     store.upsert(documents, encoder.encode_documents([d.text for d in documents]))
     return store
+
+
+def stored_points(index):
+    """How many points a running process has written, read beside it."""
+    files = list(index.glob("collection/*/storage.sqlite"))
+    if not files:
+        return 0
+    try:
+        connection = sqlite3.connect(f"file:{files[0]}?mode=ro", uri=True, timeout=5)
+        try:
+            return connection.execute("SELECT COUNT(*) FROM points").fetchone()[0]
+        finally:
+            connection.close()
+    except sqlite3.OperationalError:
+        return 0

@@ -20,7 +20,7 @@ from e2rank_rag.pipeline import SearchPipeline
 from e2rank_rag.rerankers import ListwiseReranker
 from e2rank_rag.store.qdrant import QdrantStore
 from tests.chaos import texts
-from tests.test_indexing import stored_points
+from tests.kit import stored_points
 
 pytestmark = pytest.mark.chaos
 

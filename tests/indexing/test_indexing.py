@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -22,7 +21,7 @@ from e2rank_rag.store import LANGCHAIN_LAYOUT, QdrantStore
 from e2rank_rag.types import Document
 from tests.encoders import CountingEncoder, TableEncoder, another_model
 from tests.indexing.conftest import DOCUMENTS, GOOD_RECORDS, TEXTS, stored
-from tests.kit import write_jsonl
+from tests.kit import stored_points, write_jsonl
 
 # What is stored
 
@@ -250,21 +249,6 @@ def test_an_interrupted_run_goes_on_where_it_was(encoder, store, monkeypatch):
     assert store.count() == 4
     assert index_documents(DOCUMENTS, encoder, store) == IndexReport(added=3, unchanged=4)
     assert sorted(encoder.documents) == sorted(TEXTS)
-
-
-def stored_points(index):
-    """How many points a running process has written, read beside it."""
-    files = list(index.glob("collection/*/storage.sqlite"))
-    if not files:
-        return 0
-    try:
-        connection = sqlite3.connect(f"file:{files[0]}?mode=ro", uri=True, timeout=5)
-        try:
-            return connection.execute("SELECT COUNT(*) FROM points").fetchone()[0]
-        finally:
-            connection.close()
-    except sqlite3.OperationalError:
-        return 0
 
 
 def test_ctrl_c_in_the_middle_of_indexing_loses_and_doubles_nothing(tmp_path, interruptible):
