@@ -175,6 +175,21 @@ class ListwiseConfig(ListConfig):
         description="Feedback from the candidates' vectors, in training and as saved; for mode "
         '"adapter" only. None: no feedback.',
     )
+    anchor: float = Field(
+        default=0.0,
+        ge=0.0,
+        description="Weight of the anchor to the untrained model: the mean of 1 - cosine between "
+        'the listwise vectors with and without the adapter; for mode "adapter" only.',
+    )
+    counterfactual: float = Field(
+        default=0.0,
+        ge=0.0,
+        description="Weight of the counterfactual: a prompt with the documents of another query "
+        "of the batch must score the positive lower, by `margin`; else the difference is the loss.",
+    )
+    margin: float = Field(
+        default=0.05, gt=0.0, description="By how much cosine lower; see `counterfactual`."
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -183,6 +198,10 @@ class ListwiseConfig(ListConfig):
         for name in ("vectors", "feedback"):
             if self.mode == "joint" and getattr(self, name) is not None:
                 raise ValueError(f'{name}: in mode "joint" documents are not frozen; leave it out')
+        if self.mode == "joint" and self.anchor:
+            raise ValueError('anchor: in mode "joint" there is no adapter; leave it out')
+        if "margin" in self.model_fields_set and not self.counterfactual:
+            raise ValueError("margin is for the counterfactual, whose weight is 0: leave it out")
         return self
 
 

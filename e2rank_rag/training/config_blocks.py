@@ -98,6 +98,12 @@ class PromptOptions(Strict):
         description="Order of the documents: as retrieved, shuffled, or mixed: either, with even "
         "chance.",
     )
+    dropout: float = Field(
+        default=0.0,
+        ge=0.0,
+        lt=1.0,
+        description="Chance with which each document of a prompt is left out.",
+    )
 
 
 class LoraOptions(Strict):

@@ -21,6 +21,8 @@ def unit(*shape, seed):
 LISTWISE = unit(LISTS, DIM, seed=0)
 QUERIES = unit(LISTS, DIM, seed=1)
 VECTORS = unit(LISTS * DOCUMENTS, DIM, seed=2)
+UNTRAINED = unit(LISTS, DIM, seed=4)
+OTHERS = unit(LISTS, DIM, seed=5)
 RELEVANCE = torch.tensor([[2.0, 1, 0, 0], [1, 0, 0, 0], [3, 2, 1, 0]])
 LISTED = torch.tensor([[True] * 4, [True, True, True, False], [True] * 4])
 POSITIVES = torch.tensor([0, 4, 8])
@@ -55,7 +57,8 @@ def batch(mode):
 
 
 def embed(tokens):
-    return {"prompts": LISTWISE, "queries": QUERIES, "documents": VECTORS}[tokens]
+    vectors = {"prompts": LISTWISE, "queries": QUERIES, "documents": VECTORS, "others": OTHERS}
+    return vectors[tokens]
 
 
 def ranknet(better, temperature):
@@ -120,3 +123,38 @@ def test_weights_and_temperatures_are_those_of_the_configuration():
     loss, _ = listwise_loss(embed, batch("joint"), config, 0.0)
     expected = 0.5 * info_nce(QUERIES, 0.2) + 3.0 * ranknet(LISTWISE, 0.7)
     assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_anchor_is_the_distance_from_the_untrained_listwise_vectors():
+    plain, _ = listwise_loss(embed, batch("adapter"), configured("adapter"), 0.5)
+    loss, parts = listwise_loss(
+        embed, batch("adapter"), configured("adapter", anchor=0.7), 0.5, lambda _: UNTRAINED
+    )
+    cosines = [float(LISTWISE[row] @ UNTRAINED[row]) for row in range(LISTS)]
+    expected = 1 - sum(cosines) / LISTS
+    assert float(parts["anchor"]) == pytest.approx(expected, rel=1e-5)
+    assert float(loss) == pytest.approx(float(plain) + 0.7 * expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["joint", "adapter"])
+def test_the_counterfactual_is_what_another_querys_prompt_scores_too_high(mode):
+    feedback = 0.4 * unit(LISTS, DIM, seed=3)
+    given = {**batch(mode), "feedback": feedback}
+    plain, _ = listwise_loss(embed, given, configured(mode), 0.5)
+    config = configured(mode, counterfactual=0.3, margin=0.1)
+    loss, parts = listwise_loss(embed, {**given, "others": "others"}, config, 0.5)
+    missed = []
+    for row in range(LISTS):
+        positive = VECTORS[int(POSITIVES[row])]
+        scores = [
+            float(F.normalize(blended + feedback[row], dim=-1) @ positive)
+            for blended in (
+                F.normalize(0.5 * QUERIES[row] + 0.5 * listwise[row], dim=-1)
+                for listwise in (LISTWISE, OTHERS)
+            )
+        ]
+        missed.append(max(0.0, 0.1 - (scores[0] - scores[1])))
+    assert 0 < missed.count(0.0) < LISTS
+    expected = sum(missed) / LISTS
+    assert float(parts["counterfactual"]) == pytest.approx(expected, rel=1e-4)
+    assert float(loss) == pytest.approx(float(plain) + 0.3 * expected, rel=1e-5)

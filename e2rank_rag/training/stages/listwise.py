@@ -24,6 +24,7 @@ from e2rank_rag.training.base_model import (
     trainable_model,
 )
 from e2rank_rag.training.config import ListwiseConfig
+from e2rank_rag.training.config_blocks import PromptOptions
 from e2rank_rag.training.lists import TrainingList, scored_tensors, task_of
 from e2rank_rag.training.objective import list_loss
 from e2rank_rag.training.relevance import relevant_texts, scored_places
@@ -45,6 +46,11 @@ class Listwise(VectorListStage[ListwiseConfig]):
     def open(self) -> Iterator[None]:
         """In joint mode the base is closed before training: a copy of its weights is trained."""
         config = self.config
+        if config.counterfactual and self.arguments.per_device_train_batch_size < 2:
+            raise ValueError(
+                "counterfactual takes another query's documents, and a batch has one query: set "
+                "trainer.per_device_train_batch_size to 2 or more"
+            )
         with (
             open_base(config, self.arguments.device) as opened,
             opened.with_recipe(_recipe(opened.recipe, config)) as base,
@@ -74,9 +80,19 @@ class Listwise(VectorListStage[ListwiseConfig]):
         self, model: nn.Module, batch: Mapping[str, Any]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See `listwise_loss`."""
-        backbone = Backbone(model, truncate_dim=self.base.recipe.truncate_dim)
         weight = self.base.recipe.query_weight
-        return listwise_loss(lambda tokens: backbone(**tokens)[:, 0], batch, self.config, weight)
+        untrained = self._untrained if self.config.anchor else None
+        return listwise_loss(self._embed(model), batch, self.config, weight, untrained)
+
+    def _embed(self, transformer: nn.Module) -> Embed:
+        backbone = Backbone(transformer, truncate_dim=self.base.recipe.truncate_dim)
+        return lambda tokens: backbone(**tokens)[:, 0]
+
+    def _untrained(self, tokens: Mapping[str, Tensor]) -> Tensor:
+        """The vectors without the adapter, by the frozen base. Not in inference mode: autograd
+        could not keep them for the gradient of the others."""
+        with torch.no_grad():
+            return self._embed(self.base.loaded.transformer)(tokens)
 
     def save(self, model: Any) -> None:
         """An adapter beside the base's name, or an encoder with new weights."""
@@ -104,7 +120,7 @@ class ListwiseData:
         config = self.config
         places, positive = scored_places(example, config.list_size, config.positive)
         candidates, feedback = self._candidates(example)
-        shown = _shown(candidates, max(config.prompt.depths), config.prompt.order, draw)
+        shown = _shown(candidates, config.prompt, draw)
         return TrainingList(
             query=example.query,
             documents=tuple(example.documents[place] for place in places),
@@ -118,17 +134,19 @@ class ListwiseData:
         )
 
     def collate(self, lists: Sequence[TrainingList]) -> dict[str, Any]:
-        """What `lists.scored_tensors` gives; `prompts`, the tokens of the listwise prompts; and
-        `feedback` [B, D], if the lists have it."""
+        """What `lists.scored_tensors` gives; `prompts`, the tokens of the listwise prompts;
+        `feedback` [B, D], if the lists have it; and with a counterfactual `others`, the prompts
+        with the documents of the next query, unless they show none."""
         depth = lists[0].depth  # one for the batch: prompts of one depth have similar lengths
         tokenizer = self.tokenizers[task_of(lists)]
-        prompts, _ = tokenizer.listwise(
-            [each.query for each in lists], [each.shown for each in lists], depth
-        )
-        batch = {
-            "prompts": tokenizer.collate(prompts),
-            **scored_tensors(lists, self.tokenizers, self.frozen),
-        }
+        queries, shown = [each.query for each in lists], [each.shown for each in lists]
+
+        def prompts(shown: Sequence[Sequence[str]]) -> dict[str, Tensor]:
+            return tokenizer.collate(tokenizer.listwise(queries, shown, depth)[0])
+
+        batch = {"prompts": prompts(shown), **scored_tensors(lists, self.tokenizers, self.frozen)}
+        if self.config.counterfactual and depth:
+            batch["others"] = prompts([*shown[1:], shown[0]])
         feedback = [each.feedback for each in lists if each.feedback is not None]
         if feedback:
             batch["feedback"] = torch.from_numpy(np.stack(feedback))
@@ -146,22 +164,33 @@ class ListwiseData:
 
 
 def listwise_loss(
-    embed: Embed, batch: Mapping[str, Any], config: ListwiseConfig, query_weight: float
+    embed: Embed,
+    batch: Mapping[str, Any],
+    config: ListwiseConfig,
+    query_weight: float,
+    untrained: Embed | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of a batch of `ListwiseData`, and its parts by name.
 
     In joint mode the InfoNCE compares plain queries (E2Rank, eq. 2). In adapter mode those are
     frozen, so it compares the reranking vectors.
+
+    untrained: the model without its adapter, for the anchor; None: no anchor.
     """
     listwise = embed(batch["prompts"])
     joint = "documents" in batch
     queries = embed(batch["queries"]) if joint else batch["query_vectors"]
     documents = embed(batch["documents"]) if joint else batch["document_vectors"]
     documents = documents.view(*batch["relevance"].shape, -1)
-    better = blend(queries, listwise, query_weight)
-    if "feedback" in batch:
-        better = F.normalize(better + batch["feedback"], dim=-1)
-    return list_loss(
+
+    def reranking(listwise: Tensor) -> Tensor:
+        blended = blend(queries, listwise, query_weight)
+        if "feedback" not in batch:
+            return blended
+        return F.normalize(blended + batch["feedback"], dim=-1)
+
+    better = reranking(listwise)
+    loss, parts = list_loss(
         batch,
         config,
         queries=queries if joint else better,
@@ -169,18 +198,30 @@ def listwise_loss(
         better=better,
         contextual=documents,
     )
+    if untrained is not None:
+        anchor = 1.0 - (listwise * untrained(batch["prompts"])).sum(-1).mean()
+        loss, parts["anchor"] = loss + config.anchor * anchor, anchor.detach()
+    if "others" in batch:
+        positives = documents.flatten(0, 1)[batch["positives"]]
+        lower = ((better - reranking(embed(batch["others"]))) * positives).sum(-1)
+        missed = F.relu(config.margin - lower).mean()
+        loss, parts["counterfactual"] = loss + config.counterfactual * missed, missed.detach()
+    return loss, parts
 
 
 def _shown(
-    documents: Sequence[str], depth: int, order: str, draw: random.Random
+    documents: Sequence[str], options: PromptOptions, draw: random.Random
 ) -> tuple[str, ...]:
     """The prompt's documents. Shuffled, they are drawn from twice as many as it shows, because what
     it shows varies in serving too."""
-    if order == "retrieved" or (order == "mixed" and draw.random() < 0.5):
-        return tuple(documents[:depth])
-    nearest = list(documents[: 2 * depth])
-    draw.shuffle(nearest)
-    return tuple(nearest[:depth])
+    depth, order = max(options.depths), options.order
+    shown = list(documents[: 2 * depth])
+    if order == "shuffled" or (order == "mixed" and draw.random() >= 0.5):
+        draw.shuffle(shown)
+    del shown[depth:]
+    if options.dropout:
+        shown = [document for document in shown if draw.random() >= options.dropout]
+    return tuple(shown)
 
 
 def _recipe(base: Recipe, config: ListwiseConfig) -> Recipe:

@@ -78,6 +78,42 @@ def test_feedback_is_trained_through_and_saved(tiny_bert, lists, tmp_path):
     assert any(not torch.equal(found[name], other[name]) for name in found)
 
 
+def logged(folder, part):
+    lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
+    return [each[part] for each in map(json.loads, lines) if part in each]
+
+
+def test_an_anchor_keeps_the_adapter_near_the_untrained_prompt(tiny_bert, lists, tmp_path):
+    trainer = {"logging_steps": 1, "max_steps": 20}
+    free = configured(tiny_bert, lists, tmp_path / "free", anchor=1e-6, trainer=trainer)
+    held = configured(tiny_bert, lists, tmp_path / "held", anchor=100.0, trainer=trainer)
+    moved, kept = (logged(train(config), "anchor") for config in (free, held))
+    assert moved[0] == pytest.approx(0.0, abs=1e-6)  # the adapter begins as the base
+    assert kept[-1] < 0.2 * moved[-1]
+
+
+def test_a_counterfactual_is_trained_and_logged(tiny_bert, lists, tmp_path):
+    config = configured(
+        tiny_bert,
+        lists,
+        tmp_path / "model",
+        counterfactual=5.0,
+        info_nce_weight=1e-3,
+        ranknet_weight=0.0,
+        trainer={"logging_steps": 1, "max_steps": 40},
+    )
+    missed = logged(train(config), "counterfactual")
+    assert missed[0] == pytest.approx(0.05, abs=0.03)
+    assert missed[-1] < 0.7 * missed[0]
+
+
+def test_a_counterfactual_needs_a_second_query(tiny_bert, lists, tmp_path):
+    trainer = {"per_device_train_batch_size": 1}
+    config = configured(tiny_bert, lists, tmp_path / "m", counterfactual=1.0, trainer=trainer)
+    with pytest.raises(ValueError, match="a batch has one query: set trainer"):
+        train(config)
+
+
 def test_joint_training_moves_documents_and_says_so(tiny_bert, lists, tmp_path):
     config = configured(tiny_bert, lists, tmp_path / "model", mode="joint", lora=None)
     with (

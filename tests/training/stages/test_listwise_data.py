@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -100,6 +102,32 @@ def test_shuffled_prompts_show_some_of_twice_as_many():
         for s in range(60)
     ]
     assert 15 < mixed.count(("d0", "d1", "d2")) < 45
+
+
+def test_each_document_of_a_prompt_is_left_out_by_chance():
+    options = {"depths": [4], "dropout": 0.25}
+    rows = [drawn([0, 1, *[0] * 8], seed=s, prompt=options).shown for s in range(200)]
+    shown = ("d0", "d1", "d2", "d3")
+    assert all(row == tuple(text for text in shown if text in row) for row in rows)
+    for text in shown:
+        assert 0.65 < sum(text in row for row in rows) / 200 < 0.85
+    assert len(set(rows)) > 10
+
+
+def test_a_counterfactual_prompt_has_the_documents_of_the_next_query(bert):
+    examples = [example(name, [1, 0]) for name in "abc"]
+    config = configured(counterfactual=1.0, prompt={"depths": [2]})
+    data = ListwiseData(config, {None: bert.tokenizer})
+    lists = [ListDataset([examples], data.sample, seed=0)[0, i] for i in range(3)]
+    batch = data.collate(lists)
+    for row, (query, other) in enumerate(("ab", "bc", "ca")):
+        (tokens,), _ = bert.tokenizer.listwise([query], [[f"{other}0", f"{other}1"]], 2)
+        ids = batch["others"]["input_ids"][row][batch["others"]["attention_mask"][row] > 0]
+        assert ids.tolist() == list(tokens.ids)
+    empty = [replace(each, depth=0) for each in lists]
+    assert "others" not in data.collate(empty)
+    plain = ListwiseData(configured(), {None: bert.tokenizer})
+    assert "others" not in plain.collate(lists)
 
 
 def test_draws_depend_on_seed_epoch_and_example_alone():
