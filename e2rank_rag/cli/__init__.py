@@ -20,10 +20,10 @@ from e2rank_rag.cli.evaluate import evaluate
 from e2rank_rag.cli.index import index
 from e2rank_rag.cli.label import label
 from e2rank_rag.cli.search import search
-from e2rank_rag.cli.training import adapt, mine, train
+from e2rank_rag.cli.training import adapt, average, mine, train
 from e2rank_rag.cli.verify import verify
 
-COMMANDS = (demo, index, search, evaluate, verify, mine, label, train, adapt)
+COMMANDS = (demo, index, search, evaluate, verify, mine, label, train, adapt, average)
 """In the order of `--help`."""
 
 

@@ -1,4 +1,4 @@
-"""`e2rank mine`, `e2rank train` and `e2rank adapt`."""
+"""`e2rank mine`, `e2rank train`, `e2rank adapt` and `e2rank average`."""
 
 from __future__ import annotations
 
@@ -143,6 +143,26 @@ def adapt(
         terminal.say(
             terminal.out, f"the model is in {named}: name it where your pipeline names {base}"
         )
+
+
+def average(
+    models: Annotated[
+        list[str], typer.Argument(help="Models with a listwise adapter, all of one base.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the new model.")],
+    scale: Annotated[
+        float, typer.Option(min=0.0, help="Factor of the mean; 0.5 of one adapter is half of it.")
+    ] = 1.0,
+) -> None:
+    """Average listwise adapters, or scale one: a new model over the same index."""
+    from e2rank_rag.models.adapter_average import average_adapters
+    from e2rank_rag.models.folders import model_name
+
+    folder = average_adapters(models, output, scale=scale)
+    terminal.say(
+        terminal.out,
+        f"the model is in {model_name(folder)}: {scale:g} times the mean of {len(models)}",
+    )
 
 
 def _refuse_corpus_of_folder(data: Path, corpus: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""`e2rank mine`, `train` and `adapt` on a collection of a few documents."""
+"""`e2rank mine`, `train`, `adapt` and `average` on a collection of a few documents."""
 
 from __future__ import annotations
 
@@ -163,3 +163,20 @@ def test_adapt_from_python_takes_the_keys_of_a_block_that_are_given(
     assert config.list_size == 4
     assert config.trainer == {**shipped.trainer, "max_steps": 3}
     assert config.lora == shipped.lora
+
+
+def test_average_writes_a_model_over_the_same_index(run, pairs, tmp_path, tiny_bert):
+    outputs = [tmp_path / name for name in ("one", "other")]
+    for number, output in enumerate(outputs):
+        adapt(tiny_bert, pairs, output, list_size=4, trainer={"max_steps": 2, "seed": number})
+    code, said, errors = run("average", *outputs, "-o", tmp_path / "mean", "--scale", "0.5")
+    assert code == 0, errors
+    assert said == f"the model is in {tmp_path / 'mean'}: 0.5 times the mean of 2\n"
+    with (
+        Encoder.from_pretrained(tmp_path / "mean") as mean,
+        Encoder.from_pretrained(tiny_bert) as base,
+    ):
+        assert mean.fingerprint == base.fingerprint
+    code, _, errors = run("average", tiny_bert, "-o", tmp_path / "none")
+    assert code == 1
+    assert "has no listwise adapter: name a model that has one" in errors

@@ -7,7 +7,18 @@ import sys
 
 import pytest
 
-COMMANDS = ["demo", "index", "search", "evaluate", "verify", "mine", "label", "train", "adapt"]
+COMMANDS = [
+    "demo",
+    "index",
+    "search",
+    "evaluate",
+    "verify",
+    "mine",
+    "label",
+    "train",
+    "adapt",
+    "average",
+]
 
 
 def test_help_lists_every_command_and_the_exit_codes(run):
