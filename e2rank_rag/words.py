@@ -1,0 +1,172 @@
+"""Words: texts as stems, and as sparse vectors for BM25 in a Qdrant collection.
+
+    bm25 = Bm25(language="english")
+    bm25.tokens("The falls of older adults")   # ["fall", "older", "adult"]
+
+Stems, ids and weights are those of fastembed's model `Qdrant/bm25`, so a collection that other
+tools filled with it can be searched, and they can search ours.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import NamedTuple, Self
+
+import mmh3
+from bm25s import stopwords
+from py_rust_stemmers import SnowballStemmer
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+LANGUAGES = (
+    "arabic",
+    "danish",
+    "dutch",
+    "english",
+    "finnish",
+    "french",
+    "german",
+    "greek",
+    "hungarian",
+    "italian",
+    "norwegian",
+    "portuguese",
+    "romanian",
+    "russian",
+    "spanish",
+    "swedish",
+    "tamil",
+    "turkish",
+)
+"""Languages with a Snowball stemmer."""
+
+STOP_WORDS = {
+    "danish": stopwords.STOPWORDS_DANISH,
+    "dutch": stopwords.STOPWORDS_DUTCH,
+    "english": stopwords.STOPWORDS_EN_PLUS,
+    "french": stopwords.STOPWORDS_FRENCH,
+    "german": stopwords.STOPWORDS_GERMAN,
+    "italian": stopwords.STOPWORDS_ITALIAN,
+    "norwegian": stopwords.STOPWORDS_NORWEGIAN,
+    "portuguese": stopwords.STOPWORDS_PORTUGUESE,
+    "russian": stopwords.STOPWORDS_RUSSIAN,
+    "spanish": stopwords.STOPWORDS_SPANISH,
+    "swedish": stopwords.STOPWORDS_SWEDISH,
+    "turkish": stopwords.STOPWORDS_TURKISH,
+}
+"""Stop words by language, as bm25s has them. Most lists are NLTK's, as those of `Qdrant/bm25` are;
+the Danish, Norwegian and Turkish lists differ."""
+
+LONGEST_WORD = 40
+KEPT_STEMS = 200_000
+"""How many words keep their stem in memory, for each language."""
+
+_WORD = re.compile(r"\w+")
+
+
+class SparseVector(NamedTuple):
+    """Ids of stems, and a weight for each."""
+
+    indices: list[int]
+    values: list[float]
+
+
+class Bm25(BaseModel):
+    """BM25 (Robertson and Zaragoza 2009) as sparse vectors: the formula without the idf.
+
+    Qdrant multiplies by the idf of the collection (the sparse vector's modifier "idf").
+
+    language: one of `LANGUAGES`, which decides the stemmer and the stop words. None: words as they
+        are, without stemming and stop words.
+    stop_words: these in place of the language's; needed for a language that has none in
+        `STOP_WORDS`, () for none.
+    k1: saturation of a word's count, 0 or more. b: how much the length of a document counts, 0 to
+        1. average_words: the average length of a document in words, without stop words.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    language: str | None = "english"
+    stop_words: tuple[str, ...] | None = None
+    k1: float = Field(default=1.2, ge=0.0)
+    b: float = Field(default=0.75, ge=0.0, le=1.0)
+    average_words: float = Field(default=256.0, gt=0.0)
+
+    @field_validator("stop_words")
+    @classmethod
+    def _lower_case(cls, words: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return None if words is None else tuple(sorted({word.lower() for word in words}))
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if self.language is None:
+            return self
+        if self.language not in LANGUAGES:
+            raise ValueError(
+                f"language must be one of {', '.join(LANGUAGES)}, got {self.language!r}; None "
+                "takes words as they are"
+            )
+        if self.stop_words is None and self.language not in STOP_WORDS:
+            raise ValueError(
+                f"there is no list of stop words for {self.language!r}: give stop_words, () for "
+                "none"
+            )
+        return self
+
+    def tokens(self, text: str) -> list[str]:
+        """The stems of a text's words, in their order, without stop words.
+
+        A word is a run of letters, digits and underscores in lower case, of up to 40 characters. So
+        text without spaces between words, such as Chinese, has few and long words.
+        """
+        stems = _stems(self.language, self.stop_words)
+        return [stem for word in _WORD.findall(text.lower()) if (stem := stems[word])]
+
+    def documents(self, texts: Sequence[str]) -> list[SparseVector]:
+        """The sparse vector of each text; empty for a text without words."""
+        return [self._document(text) for text in texts]
+
+    def query(self, text: str) -> SparseVector:
+        """The sparse vector of a query: each stem once, with weight 1."""
+        ids = list(dict.fromkeys(map(_id, self.tokens(text))))
+        return SparseVector(ids, [1.0] * len(ids))
+
+    def _document(self, text: str) -> SparseVector:
+        tokens = self.tokens(text)
+        norm = self.k1 * (1 - self.b + self.b * len(tokens) / self.average_words)
+        weights = {
+            _id(stem): count * (self.k1 + 1) / (count + norm)
+            for stem, count in Counter(tokens).items()
+        }
+        return SparseVector(list(weights), list(weights.values()))
+
+
+class _Stems(dict[str, str]):
+    """The stem of each word that was met; "" for a word that is left out."""
+
+    def __init__(self, stem: Callable[[str], str], left_out: frozenset[str]) -> None:
+        super().__init__()
+        self._stem = stem
+        self._left_out = left_out
+
+    def __missing__(self, word: str) -> str:
+        if len(self) >= KEPT_STEMS:
+            self.clear()
+        dropped = word in self._left_out or len(word) > LONGEST_WORD
+        stem = self[word] = "" if dropped else self._stem(word)
+        return stem
+
+
+@lru_cache(maxsize=32)
+def _stems(language: str | None, stop_words: tuple[str, ...] | None) -> _Stems:
+    if stop_words is None:
+        stop_words = () if language is None else tuple(STOP_WORDS[language])
+    stem = str if language is None else SnowballStemmer(language).stem_word
+    return _Stems(stem, frozenset(stop_words))
+
+
+@lru_cache(maxsize=KEPT_STEMS)
+def _id(stem: str) -> int:
+    return abs(mmh3.hash(stem))
