@@ -28,9 +28,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from adapter_table import DEV, NDCG, Task, read_task, tuned_rocchio
 from machine import machine
+from pages import write_into
 from systems_latency import one_round, ratios, ratios_table, summary, times_table
+from tasks import DENSE, DEV, NDCG, Reader, Task, tuned_rocchio
 
 from e2rank_rag.evaluation.significance import holm_correction, paired_randomization_test
 from e2rank_rag.models.encoder import Encoder
@@ -40,15 +41,12 @@ from e2rank_rag.rerankers import (
     ListwiseReranker,
     RocchioReranker,
     load_reranker,
-    score_by_vector,
 )
-from e2rank_rag.training.vectors import TextVectors
 from e2rank_rag.types import Hit
 
 RESULTS = Path(__file__).parent / "results" / "systems_table.json"
 PAGE = Path(__file__).parents[1] / "docs" / "systems.md"
 PICTURE = PAGE.with_suffix(".svg")
-BEGIN, END = "<!-- systems_table.py begins -->", "<!-- systems_table.py ends -->"
 COLLECTIONS = ("scifact", "cranfield", "medlars", "nfcorpus", "dl19+dl20", "bioasq_snippets")
 TIMED_QUERIES = 20
 PROMPT = "e2rank, prompt alone"
@@ -63,8 +61,7 @@ def reranked(reranker: BaseReranker, task: Task) -> list[list[Hit]]:
 
 
 def by_cosine(task: Task) -> list[list[Hit]]:
-    pairs = zip(task.candidates, task.asked, strict=True)
-    return [score_by_vector(hits, vector) for hits, vector in pairs]
+    return task.hits(task.rankings[DENSE])
 
 
 def quality(tasks: Sequence[Task], systems: Mapping[str, Rerank], pairs: Sequence[str]) -> Record:
@@ -136,7 +133,8 @@ def render(record: Record) -> None:
     lines = ["All queries:", "", *quality_table(record[ALL]), ""]
     lines += [f"The first {max(few['queries'].values())} queries:", "", *quality_table(few), ""]
     lines += ["One query at a time:", "", *times_table(record["times"]), ""]
-    write_into(PAGE, [*lines, *ratios_table(record["ratios, 100 candidates"])])
+    lines += ratios_table(record["ratios, 100 candidates"])
+    write_into(PAGE, lines, Path(__file__).name)
     draw(few[NDCG], record["times"], PICTURE)
 
 
@@ -151,16 +149,6 @@ def timed(rerankers: Mapping[str, BaseReranker], task: Task, over: Sequence[str]
         "times": summary(rounds),
         "ratios, 100 candidates": {name: ratios(rounds, name) for name in (PROMPT, *over)},
     }
-
-
-def write_into(page: Path, lines: Sequence[str]) -> None:
-    """Between the page's two marks, in place of what is there."""
-    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{page} has no lines {BEGIN!r} and {END!r} to write between")
-    text = "\n".join([before + begin, "", *lines, "", end + after])
-    page.write_text(text, encoding="utf-8")
 
 
 def named(argument: str) -> tuple[str, str]:
@@ -179,12 +167,11 @@ def main() -> None:
     parser.add_argument("--times-only", action="store_true", help="keep the quality that is there")
     arguments = parser.parse_intermixed_args()
     base = Encoder.from_pretrained("minilm")
-    cache = arguments.cache and arguments.cache / f"{base.fingerprint}.npz"
-    known = TextVectors(base.dim, cache=cache)
+    reader = Reader.of(arguments.data, base, arguments.cache)
     record = json.loads(RESULTS.read_text()) if arguments.times_only else {}
     record["machine"] = machine()
     if not arguments.times_only:
-        dev = [read_task(arguments.data, name, "dev", base, known) for name in DEV]
+        dev = [reader.read(name, "dev") for name in DEV]
         documents, beta = tuned_rocchio(dev)
         record["rocchio"] = {"documents": documents, "beta": beta}
     folders = {"e2rank": "e2rank-minilm", **dict(arguments.models)}
@@ -198,7 +185,7 @@ def main() -> None:
         **{name: load_reranker(folder, stored_vectors="trust") for name, folder in folders.items()},
     }
     kinds = {name: system_of(folder) for name, folder in folders.items()}
-    few = read_task(arguments.data, COLLECTIONS[0], "test", base, known).first(TIMED_QUERIES)
+    few = reader.read(COLLECTIONS[0], "test").first(TIMED_QUERIES)
     record |= timed(rerankers, few, [name for name, kind in kinds.items() if kind == "resrank"])
     if not arguments.times_only:
         pairs = [name for name, kind in kinds.items() if kind == "rankt5"]
@@ -209,7 +196,7 @@ def main() -> None:
         for name, reranker in rerankers.items():
             systems[name] = partial(reranked, reranker)
         light = {name: rerank for name, rerank in systems.items() if name not in pairs}
-        tasks = [read_task(arguments.data, name, "test", base, known) for name in COLLECTIONS]
+        tasks = [reader.read(name, "test") for name in COLLECTIONS]
         record[ALL] = quality(tasks, light, [])
         tasks = [task.first(arguments.queries) for task in tasks]
         record[FEW] = quality(tasks, systems, pairs)

@@ -71,3 +71,26 @@ def stored_points(index):
             connection.close()
     except sqlite3.OperationalError:
         return 0
+
+
+def adapted(folder, *, seed, **options):
+    """A peft model of this folder whose LoRA weights are random, so that they do something.
+
+    options: of `LoraConfig`, in place of these.
+    """
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from e2rank_rag.models.adapter import quiet_peft
+    from e2rank_rag.models.weights import load_transformer
+
+    transformer = load_transformer(folder, dtype=torch.float32)
+    modules = ["query", "value", "q_proj", "v_proj"]
+    chosen = LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": modules, **options})
+    with quiet_peft():
+        model = get_peft_model(transformer, chosen).eval()
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if "lora_A" in name or "lora_B" in name:
+            parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+    return model

@@ -46,10 +46,15 @@ def evaluate(
         ValueError: no qrels; an unknown measure; a NaN score; a grade that is not a whole number or
             is above a million.
     """
-    by_query = evaluate_by_query(run, qrels, measures)
+    return means(evaluate_by_query(run, qrels, measures))
+
+
+def means(by_query: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each measure over the queries; by_query: query id -> measure -> value."""
+    names = next(iter(by_query.values()), {})
     return {
         name: math.fsum(values[name] for values in by_query.values()) / len(by_query)
-        for name in measures
+        for name in names
     }
 
 

@@ -171,7 +171,7 @@ class TextModel(Core):
 
         depth: None takes the recipe's; 0 leaves the documents out.
         query_weight: `a` in `a * query + (1 - a) * listwise`, scaled to unit length, from 0 to 1;
-            None takes the recipe's.
+            None takes the recipe's. With 1 no prompt is made, and `usage` is empty.
         query_vectors: [n, dim], the vectors of these queries from `encode_queries`; None: the
             queries are encoded here if the weight needs them.
         """
@@ -190,13 +190,16 @@ class TextModel(Core):
                 f"have vectors of shape {(len(texts), self.dim)}"
             )
         lists = [checked_texts(documents[:depth], "candidate") for documents in candidates]
+        plain = query_vectors
+        if plain is None and weight > 0.0:
+            plain = self._queries(self.tokenizer.queries(texts))
+        if plain is not None and weight == 1.0:
+            return ListwiseEncoding(np.array(plain, dtype=np.float32), ())
         tokens, usage = self.tokenizer.listwise(texts, lists, depth)
         vectors = self._forward(tokens, self._listwise)
-        if weight > 0.0:
-            if query_vectors is None:
-                query_vectors = self._queries(self.tokenizer.queries(texts))
-            plain = torch.from_numpy(np.asarray(query_vectors, dtype=np.float32))
-            vectors = blend(plain, torch.from_numpy(vectors), weight).numpy()
+        if plain is not None and weight > 0.0:
+            asked = torch.from_numpy(np.asarray(plain, dtype=np.float32))
+            vectors = blend(asked, torch.from_numpy(vectors), weight).numpy()
         return ListwiseEncoding(vectors, tuple(usage))
 
     @in_its_thread

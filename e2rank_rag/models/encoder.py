@@ -85,7 +85,7 @@ class Encoder(ModelUser[LoadedModel, TextModel], TextModel):
         self._core = TextModel(
             model.transformer,
             self.tokenizer,
-            listwise=model.listwise,
+            listwise=None if recipe.adapter is None else model.listwise,
             fingerprint=self.fingerprint,
             name=name,
             recent=model.queries,
@@ -137,6 +137,19 @@ class Encoder(ModelUser[LoadedModel, TextModel], TextModel):
         """The same weights under another recipe (prompts, lengths); close both when done."""
         _check_numbers(recipe, self.loaded, name=self.name)
         return Encoder(self._key, acquire(self._key, load_encoder), recipe, name=self.name)
+
+    def without_adapter(self) -> Encoder:
+        """The same weights with listwise prompts that no adapter reads; close both when done.
+
+        Raises:
+            ValueError: the model has no listwise adapter.
+        """
+        if self.recipe.adapter is None:
+            raise ValueError(
+                f"{self.name} has no listwise adapter to leave out: its prompts are read by the "
+                "weights that read queries and documents; use it as it is"
+            )
+        return self.with_recipe(self.recipe.model_copy(update={"adapter": None}))
 
     async def aencode_queries(self, queries: Sequence[str]) -> Embeddings:
         """`encode_queries` without blocking the event loop."""

@@ -9,32 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from e2rank_rag.errors import CheckpointError
-from e2rank_rag.models.adapter import quiet_peft, with_adapter
+from e2rank_rag.models.adapter import with_adapter
 from e2rank_rag.models.e2rank_folder import save_adapter
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.models.weights import load_transformer
-from tests.kit import watchdog
+from tests.kit import adapted, watchdog
 
 DOCUMENTS = ["cats purr", "dogs bark, dogs dig", "a ferry crosses the strait", "salt slows it down"]
 QUERIES = ["Query:cats", "bread rises", "the bridge"]
 LISTS = [DOCUMENTS, DOCUMENTS[2:], []]
-
-
-def adapted(folder, *, seed):
-    """A peft model of this folder whose LoRA weights are random, so that they do something."""
-    transformer = load_transformer(folder, dtype=torch.float32)
-    options = LoraConfig(r=4, lora_alpha=8, target_modules=["query", "value", "q_proj", "v_proj"])
-    with quiet_peft():
-        model = get_peft_model(transformer, options).eval()
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        if "lora_" in name:
-            parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
-    return model
 
 
 @pytest.fixture(scope="module", params=["tiny_bert", "tiny_qwen3"])
@@ -90,6 +76,27 @@ def test_the_blend_takes_the_plain_query_of_the_base(encoder, base):
     expected = 0.25 * base.encode_queries(QUERIES) + 0.75 * listwise
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     np.testing.assert_allclose(blended, expected, atol=1e-6)
+
+
+def test_without_its_adapter_a_model_reads_prompts_as_its_base_does(encoder, base, tmp_path):
+    with encoder.without_adapter() as plain:
+        ours = plain.encode_listwise(QUERIES, LISTS, query_weight=0.0).embeddings
+        assert plain.fingerprint == encoder.fingerprint
+        np.testing.assert_array_equal(plain.encode_queries(QUERIES), base.encode_queries(QUERIES))
+        plain.save(tmp_path / "plain")
+    expected = base.encode_listwise(QUERIES, LISTS, query_weight=0.0).embeddings
+    np.testing.assert_allclose(ours, expected, atol=1e-6)
+    with Encoder.from_pretrained(tmp_path / "plain") as saved:
+        again = saved.encode_listwise(QUERIES, LISTS, query_weight=0.0).embeddings
+    np.testing.assert_allclose(again, expected, atol=1e-6)
+    # The model itself keeps it.
+    mine = encoder.encode_listwise(QUERIES, LISTS, query_weight=0.0).embeddings
+    assert np.abs(mine - expected).max() > 0.01
+
+
+def test_a_model_without_an_adapter_has_none_to_leave_out(base):
+    with pytest.raises(ValueError, match=r"has no listwise adapter to leave out"):
+        base.without_adapter()
 
 
 def test_only_the_matrices_of_the_adapter_are_held_twice(base, folder):
@@ -233,15 +240,7 @@ def test_an_adapters_weights_are_those_that_it_states(folder, tmp_path, change):
     ],
 )
 def test_adapters_of_peft_are_merged_as_peft_merges_them(tiny_bert, tmp_path, options):
-    chosen = LoraConfig(
-        **{"r": 4, "lora_alpha": 8, "target_modules": ["query", "value"], **options}
-    )
-    with quiet_peft():
-        model = get_peft_model(load_transformer(tiny_bert, dtype=torch.float32), chosen).eval()
-    generator = torch.Generator().manual_seed(7)
-    for name, parameter in model.named_parameters():
-        if "lora_A" in name or "lora_B" in name:
-            parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+    model = adapted(tiny_bert, seed=7, **options)
     model.save_pretrained(tmp_path)
     merged = model.merge_and_unload(safe_merge=True).state_dict()
     ours = with_adapter(load_transformer(tiny_bert, dtype=torch.float32), tmp_path).state_dict()

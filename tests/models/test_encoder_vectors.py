@@ -205,6 +205,16 @@ def test_query_weight_blends_both_views(bert, weight):
     assert encoding.embeddings.dtype == np.float32
 
 
+def test_with_the_whole_weight_on_the_query_no_prompt_is_read(bert, monkeypatch):
+    monkeypatch.setattr(bert.tokenizer, "listwise", None)
+    queries = bert.encode_queries(QUERIES)
+    encoding = bert.encode_listwise(QUERIES, CANDIDATES, query_weight=1.0)
+    np.testing.assert_array_equal(encoding.embeddings, queries)
+    assert encoding.usage == ()
+    given = bert.encode_listwise(QUERIES, CANDIDATES, query_weight=1.0, query_vectors=-queries)
+    np.testing.assert_array_equal(given.embeddings, -queries)
+
+
 def test_query_weight_of_the_recipe_is_the_default(bert):
     recipe = bert.recipe.model_copy(update={"query_weight": 0.75})
     expected = bert.encode_listwise(QUERIES, CANDIDATES, query_weight=0.75).embeddings

@@ -1,0 +1,371 @@
+"""What each part of a reranking is worth beside hybrid search: one table over all datasets.
+
+    python benchmarks/hybrid_table.py DATA e2rank-minilm --cache FOLDER [--query-adapter FOLDER]
+
+DATA holds BEIR folders. First stages: `dense`, the base's 100 nearest documents; `BM25`; `RRF`,
+both fused as the store's hybrid search does; `hybrid`, z(cosine) + 0.5 z(BM25) over the union of
+both. For MS MARCO the candidates are the BM25 runs of TREC DL 2019 and 2020, with NIST's whole
+qrels. All other rows rerank the 100 candidates of RRF, `listwise over dense` those of dense:
+`rocchio`; `feedback`, the model's own without a prompt; `untrained prompt`, the model without its
+listwise adapter; `query adapter`, trained on the same data without documents in its prompts;
+`listwise`, the model as its folder says. The numbers of every row but the last two are chosen here,
+on the dev splits pooled. Tests: paired randomisation with Holm's correction over the datasets that
+training has not seen and the test splits of two that it has, against RRF, and against the better of
+dense and hybrid on each dataset. Then what the documents in the prompt do: in other orders, none,
+and those of another query.
+
+`--dev-only` prints what the weights of query and feedback bring on dev instead. `--limit` takes a
+few queries of each dataset, to try things. `--keep FOLDER` keeps what is measured, dataset by
+dataset: a second call with it goes on where the first one ended.
+
+Writes benchmarks/results/hybrid_table.json (`--dev-only`: hybrid_dev.json), and without `--output`,
+`--limit` and `--datasets` the tables in docs/results.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from machine import machine
+from pages import changes_table, datasets_table, write_into
+from tasks import (
+    DENSE,
+    DEV,
+    NDCG,
+    OTHERS,
+    RRF,
+    UNSEEN_COLLECTIONS,
+    UNSEEN_DEV,
+    UNSEEN_SPLITS,
+    WORDS,
+    ZSUM,
+    Reader,
+    Task,
+    Values,
+    mean,
+    tuned_rocchio,
+)
+
+from e2rank_rag.evaluation.differences import differences
+from e2rank_rag.feedback import Feedback, order
+from e2rank_rag.models.encoder import Encoder
+from e2rank_rag.rerankers import ListwiseReranker
+from e2rank_rag.types import Embeddings
+
+RESULTS = Path(__file__).parent / "results" / "hybrid_table.json"
+DEV_RESULTS = RESULTS.with_name("hybrid_dev.json")
+PAGE = Path(__file__).parents[1] / "docs" / "results.md"
+GROUPS = {
+    "datasets not trained on": UNSEEN_COLLECTIONS,
+    "test splits, trained on `train`": UNSEEN_SPLITS,
+    "the other five": OTHERS,
+}
+TESTED = UNSEEN_COLLECTIONS + UNSEEN_SPLITS
+"""Holm's correction is over these."""
+
+DEFAULT = "listwise over RRF"
+AGAINST_RRF, AGAINST_BETTER = "against RRF", "against the better of dense and hybrid"
+
+QUERY_WEIGHTS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
+FEEDBACK_WEIGHTS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5)
+SHUFFLES = 5
+STUDIED_QUERIES = 500
+BATCH_QUERIES = 64
+
+Measure = Callable[[Task], Values]
+Arrange = Callable[[list[list[str]]], list[list[str]]]
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Listwise:
+    """Listwise vectors of a task, and the candidates' weighted means, before they are blended."""
+
+    task: Task
+    vectors: Embeddings
+    means: Embeddings
+
+    @classmethod
+    def of(
+        cls,
+        task: Task,
+        encoder: Encoder,
+        *,
+        depth: int | None = None,
+        arrange: Arrange | None = None,
+    ) -> Listwise:
+        """As `ListwiseReranker` has them over RRF.
+
+        depth: of the prompt; None: the recipe's. arrange: changes the texts that are shown.
+        """
+        feedback = _feedback(encoder)
+        depth = encoder.recipe.listwise.depth if depth is None else depth
+        shown, means = [], []
+        for place, query in enumerate(task.queries):
+            rows = task.rankings[RRF][place]
+            texts = [task.documents[row].text for row in rows]
+            vectors = task.vectors[rows]
+            evidence = feedback.evidence(query, texts, vectors @ task.asked[place])
+            means.append(feedback.mean(vectors, evidence))
+            shown.append([texts[best] for best in order(evidence)[:depth]])
+        if arrange is not None:
+            shown = arrange(shown)
+        encode = partial(encoder.encode_listwise, depth=depth, query_weight=0.0)
+        return cls(task, encode(task.queries, shown).embeddings, np.stack(means))
+
+    def ndcg(self, query_weight: float, feedback_weight: float) -> Values:
+        """With these weights of the query's vector and of the mean."""
+        vectors = query_weight * self.task.asked + (1 - query_weight) * self.vectors
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors = vectors + feedback_weight * self.means
+        return self.task.ndcg(self.task.by_vectors(vectors, RRF))
+
+
+def grid(dev: Sequence[Listwise]) -> dict[tuple[float, float], dict[str, float]]:
+    """Dev means by dataset for every pair of weights of query and feedback."""
+    return {
+        (query, feedback): {each.task.name: mean(each.ndcg(query, feedback)) for each in dev}
+        for query in QUERY_WEIGHTS
+        for feedback in FEEDBACK_WEIGHTS
+    }
+
+
+def best(figures: Mapping[tuple[float, float], Mapping[str, float]]) -> tuple[float, float]:
+    """The pair of weights with the best mean over the dev sets."""
+    return max(figures, key=lambda pair: fmean(figures[pair].values()))
+
+
+def reranked(
+    task: Task,
+    encoder: Encoder,
+    candidates: str,
+    weights: tuple[float, float] | None,
+    **options: Any,
+) -> Values:
+    """What the product makes of one of the task's rankings.
+
+    weights: of query and feedback; None: the recipe's. options: those of `ListwiseReranker`.
+    """
+    if weights is not None:
+        feedback = _feedback(encoder).model_copy(update={"weight": weights[1]})
+        options |= {"query_weight": weights[0], "feedback": feedback}
+    reranker = ListwiseReranker(encoder, stored_vectors="trust", **options)
+    rankings = []
+    for start in range(0, len(task.ids), BATCH_QUERIES):
+        span = slice(start, start + BATCH_QUERIES)
+        hits = task.hits(task.rankings[candidates][span], start)
+        asked = task.asked[span]
+        rankings += reranker.rerank_batch(task.queries[span], hits, query_vectors=asked)
+    return task.ndcg_of(rankings)
+
+
+def _feedback(encoder: Encoder) -> Feedback:
+    """The recipe's; its defaults for an adapter that was trained without."""
+    return encoder.feedback or Feedback()
+
+
+def rows(
+    dev: Sequence[Task], model: Encoder, query_adapter: Encoder | None
+) -> tuple[dict[str, Measure], Record]:
+    """How every row of the table is measured, and what was chosen on dev for it."""
+    untrained = model.without_adapter()
+    count, beta = tuned_rocchio(dev, RRF)
+    prompts = {"untrained prompt": grid([Listwise.of(task, untrained) for task in dev])}
+    if query_adapter is not None:
+        lists = [Listwise.of(task, query_adapter, depth=0) for task in dev]
+        prompts["query adapter"] = grid(lists)
+    # With the whole weight on the query the prompt is of no account.
+    alone = {pair: by for pair, by in prompts["untrained prompt"].items() if pair[0] == 1.0}
+    chosen = {"feedback": best(alone), **{name: best(by) for name, by in prompts.items()}}
+    measures: dict[str, Measure] = {
+        **{name: partial(_first_stage, name) for name in (DENSE, WORDS, RRF, ZSUM)},
+        "rocchio": lambda t: t.ndcg(t.by_vectors(t.rocchio(count, beta, RRF), RRF)),
+        "feedback": lambda t: reranked(t, model, RRF, chosen["feedback"]),
+        "untrained prompt": lambda t: reranked(t, untrained, RRF, chosen["untrained prompt"]),
+    }
+    if query_adapter is not None:
+        measures["query adapter"] = lambda t: reranked(
+            t, query_adapter, RRF, chosen["query adapter"], prompt_depth=0
+        )
+    measures["listwise over dense"] = lambda t: reranked(t, model, DENSE, None)
+    measures[DEFAULT] = lambda t: reranked(t, model, RRF, None)
+    settings: Record = {"rocchio": {"documents": count, "beta": beta}}
+    for name, (query, feedback) in chosen.items():
+        settings[name] = {"query_weight": query, "feedback.weight": feedback}
+    return measures, settings
+
+
+def _first_stage(name: str, task: Task) -> Values:
+    return task.ndcg(task.rankings[name])
+
+
+def documents_of_the_prompt(task: Task, encoder: Encoder) -> dict[str, float]:
+    """nDCG@10 with other documents in the prompt; of the first queries only."""
+    task = task.first(STUDIED_QUERIES)
+    weights = (encoder.recipe.query_weight, _feedback(encoder).weight)
+
+    def with_texts(arrange: Arrange | None) -> float:
+        return mean(Listwise.of(task, encoder, arrange=arrange).ndcg(*weights))
+
+    def shuffled(seed: int) -> Arrange:
+        draw = random.Random(seed)
+        return lambda lists: [draw.sample(texts, len(texts)) for texts in lists]
+
+    return {
+        "as they are": with_texts(None),
+        **{f"shuffled {seed}": with_texts(shuffled(seed)) for seed in range(SHUFFLES)},
+        "reversed": with_texts(lambda lists: [texts[::-1] for texts in lists]),
+        "none": with_texts(lambda lists: [[] for _ in lists]),
+        "of another query": with_texts(lambda lists: [*lists[1:], lists[0]]),
+        "100 candidates shuffled": _shuffled_candidates(task, encoder),
+    }
+
+
+def _shuffled_candidates(task: Task, encoder: Encoder) -> float:
+    draw = np.random.default_rng(0)
+    mixed = {**task.rankings, RRF: [draw.permutation(found) for found in task.rankings[RRF]]}
+    return mean(reranked(replace(task, rankings=mixed), encoder, RRF, None))
+
+
+def measured(task: Task, measures: Mapping[str, Measure], keep: Path | None) -> dict[str, Values]:
+    """Each row's values by query; rows that the folder `keep` has are read from it."""
+    file = None if keep is None else keep / f"{task.name}.json"
+    values: dict[str, Values] = {}
+    if file is not None and file.is_file():
+        values = json.loads(file.read_text())
+    for name, measure in measures.items():
+        if name not in values or values[name].keys() != set(task.ids):
+            values[name] = measure(task)
+            if file is not None:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(json.dumps(values))
+    return {name: values[name] for name in measures}
+
+
+def tests(values: Mapping[str, Mapping[str, Values]]) -> dict[str, dict[str, Record]]:
+    """For both baselines, row and tested dataset, the difference; values: by dataset and row."""
+    tested = [name for name in TESTED if name in values]
+    better = {name: max((DENSE, ZSUM), key=lambda of: mean(values[name][of])) for name in tested}
+    found: dict[str, dict[str, Record]] = {}
+    for title, of in ((AGAINST_RRF, dict.fromkeys(tested, RRF)), (AGAINST_BETTER, better)):
+        found[title] = {}
+        for row in next(iter(values.values()), {}):
+            pairs = {name: (values[name][row], values[name][of[name]]) for name in tested}
+            found[title][row] = {
+                name: {"against": of[name], **asdict(each)}
+                for name, each in differences(pairs).items()
+            }
+    return found
+
+
+def markdown(record: Record) -> list[str]:
+    """A star: another figure than RRF has. A ring: another than the better of dense and hybrid."""
+    lines: list[str] = []
+    tests = {"*": record[AGAINST_RRF], "°": record[AGAINST_BETTER]}
+    for title, group in GROUPS.items():
+        queries = {name: record["queries"][name] for name in group if name in record["queries"]}
+        if queries:
+            lines += [f"{title}:".capitalize(), ""]
+            lines += [*datasets_table(record[NDCG], queries, tests, DEFAULT), ""]
+    return lines + changes_table(record[NDCG], list(tests.values()), DEFAULT)
+
+
+def whole(
+    reader: Reader, names: Sequence[str], model: Encoder, arguments: argparse.Namespace
+) -> Record:
+    """The table's record."""
+    query_adapter = arguments.query_adapter and Encoder.from_pretrained(arguments.query_adapter)
+    dev = [reader.read(name, "dev") for name in DEV]
+    measures, settings = rows(dev, model, query_adapter)
+    del dev
+    print(f"tuned on dev: {settings}", flush=True)
+    values: dict[str, dict[str, Values]] = {}
+    studied: dict[str, dict[str, float]] = {}
+    for name in names:
+        task = reader.read(name, "test")
+        values[name] = measured(task, measures, arguments.keep)
+        print(name, {row: round(mean(of), 2) for row, of in values[name].items()}, flush=True)
+        if name in UNSEEN_COLLECTIONS and not arguments.without_documents:
+            studied[name] = documents_of_the_prompt(task, model)
+            print({way: round(figure, 2) for way, figure in studied[name].items()}, flush=True)
+    figures: dict[str, dict[str, float]] = {}
+    for row in measures:
+        figures[row] = {name: mean(values[name][row]) for name in names}
+        for title, group in GROUPS.items():
+            there = [figures[row][name] for name in group if name in names]
+            if there:
+                figures[row][title] = fmean(there)
+    return {
+        "tuned on dev": settings,
+        "queries": {name: len(next(iter(values[name].values()))) for name in names},
+        NDCG: figures,
+        **tests(values),
+        "documents of the prompt": studied,
+    }
+
+
+def dev_only(reader: Reader, model: Encoder) -> Record:
+    """The grid of weights on dev, printed with its means over all dev sets and the unseen ones."""
+    figures = grid([Listwise.of(reader.read(name, "dev"), model) for name in DEV])
+    record = {f"query_weight {q}, feedback.weight {f}": by for (q, f), by in figures.items()}
+    for setting, by_dataset in record.items():
+        shown = " ".join(f"{value:.2f}" for value in by_dataset.values())
+        unseen = fmean(by_dataset[name] for name in UNSEEN_DEV)
+        print(f"{setting}: {shown} | {fmean(by_dataset.values()):.2f} | {unseen:.2f}")
+    return {"dev": record}
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("model")
+    parser.add_argument("--base", default="minilm")
+    parser.add_argument("--query-adapter", type=Path, help="trained with prompt.depths=[0]")
+    parser.add_argument("--cache", type=Path, help="keeps the vectors of documents")
+    parser.add_argument("--keep", type=Path, help="keeps the figures of one model, query by query")
+    parser.add_argument("--limit", type=int, help="queries of each dataset, the first ones")
+    parser.add_argument("--datasets", help="comma-separated, in place of all")
+    parser.add_argument("--dev-only", action="store_true", help="the grid of weights on dev")
+    parser.add_argument(
+        "--without-documents", action="store_true", help="no other documents in the prompt"
+    )
+    parser.add_argument("--output", type=Path, help="in place of the file in benchmarks/results")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = _arguments()
+    everything = [name for group in GROUPS.values() for name in group]
+    names = arguments.datasets.split(",") if arguments.datasets else everything
+    unknown = sorted(set(names) - set(everything))
+    if unknown:
+        raise SystemExit(f"no dataset {unknown[0]}; there are {', '.join(everything)}")
+    base, model = Encoder.from_pretrained(arguments.base), Encoder.from_pretrained(arguments.model)
+    reader = Reader.of(arguments.data, base, arguments.cache, arguments.limit)
+    record: Record = {"model": arguments.model, "machine": machine()}
+    if arguments.limit is not None:
+        record["limit"] = arguments.limit
+    record |= (
+        dev_only(reader, model) if arguments.dev_only else whole(reader, names, model, arguments)
+    )
+    output = arguments.output or (DEV_RESULTS if arguments.dev_only else RESULTS)
+    output.write_text(json.dumps(record, indent=2) + "\n")
+    if arguments.dev_only:
+        return
+    lines = markdown(record)
+    print("\n".join(lines))
+    if arguments.output is None and arguments.limit is None and names == everything:
+        write_into(PAGE, lines, Path(__file__).name)
+
+
+if __name__ == "__main__":
+    main()

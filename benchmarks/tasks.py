@@ -1,0 +1,284 @@
+"""Queries of a dataset with four rankings of its documents, for tables over many datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from e2rank_rag.documents import is_query
+from e2rank_rag.evaluation.metrics import evaluate_by_query
+from e2rank_rag.evaluation.report import Experiment
+from e2rank_rag.models.encoder import Encoder
+from e2rank_rag.rerankers.ranking import unit
+from e2rank_rag.training.mining import nearest
+from e2rank_rag.training.vectors import TextVectors
+from e2rank_rag.types import Document, Embeddings, Hit
+from e2rank_rag.words import Bm25
+
+NDCG = "nDCG@10"
+CANDIDATES = 100
+MSMARCO = "msmarco_dl19_dl20_pool"
+
+UNSEEN_COLLECTIONS = (
+    "cranfield",
+    "medlars",
+    "cisi",
+    "nfcorpus",
+    "dl19+dl20",
+    "liveqa_med",
+    "squad2_dev",
+)
+UNSEEN_SPLITS = ("scifact", "bioasq_snippets")
+OTHERS = ("medquad", "squadshifts_new_wiki", "wikiqa", "multihop_small", "nq_qed_dev")
+UNSEEN_DEV = ("nfcorpus", "wikiqa")
+DEV = ("nfcorpus", "wikiqa", "bioasq_snippets", "squadshifts_new_wiki", "medquad")
+
+DENSE, WORDS, RRF, ZSUM = "dense", "BM25", "RRF", "hybrid"
+"""Rankings: by cosine; by words; both by reciprocal ranks, as the store fuses them; the sum of both
+scores, standardised over the union of the first two, with the words' times 0.5."""
+WORDS_WEIGHT = 0.5
+RRF_K = 2  # Qdrant's
+
+ROCCHIO = [(count, beta) for count in (1, 2, 3, 5, 10) for beta in (0.1, 0.2, 0.4, 0.6, 0.8)]
+
+Rows = NDArray[np.int64]
+Values = dict[str, float]
+"""query id -> nDCG@10 x 100."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Queries, documents with their vectors, and for each query the rows of ranked documents.
+
+    rankings: DENSE, WORDS and RRF with at most 100 rows per query, and ZSUM over the union.
+    """
+
+    name: str
+    ids: list[str]
+    queries: list[str]
+    asked: Embeddings
+    documents: list[Document]
+    vectors: Embeddings
+    rankings: Mapping[str, list[Rows]]
+    qrels: Mapping[str, Mapping[str, int]]
+
+    @property
+    def candidates(self) -> list[list[Hit]]:
+        """The nearest documents of every query, as rerankers take them."""
+        return self.hits(self.rankings[DENSE])
+
+    def hits(self, ranked: Sequence[Rows], start: int = 0) -> list[list[Hit]]:
+        """Hits of these rows, scored by cosine; `start`: the query of the first ranking."""
+        lists = []
+        for rows, query in zip(ranked, self.asked[start:], strict=False):
+            scores = self.vectors[rows] @ query
+            found = zip(rows, scores.tolist(), strict=True)
+            lists.append([Hit(self.documents[row], s, self.vectors[row]) for row, s in found])
+        return lists
+
+    def ndcg(self, ranked: Sequence[Rows]) -> Values:
+        """Of one ranking of rows per query."""
+        found = [[self.documents[row].id for row in rows[:CANDIDATES]] for rows in ranked]
+        return self._ndcg(found)
+
+    def ndcg_of(self, rankings: Sequence[Sequence[Hit]]) -> Values:
+        """Of one ranking of hits per query."""
+        return self._ndcg([[hit.document.id for hit in hits] for hits in rankings])
+
+    def _ndcg(self, found: Sequence[Sequence[str]]) -> Values:
+        run = {
+            query: {id: -float(place) for place, id in enumerate(ids)}
+            for query, ids in zip(self.ids, found, strict=True)
+        }
+        values = evaluate_by_query(run, self.qrels, [NDCG])
+        return {id: 100 * each[NDCG] for id, each in values.items()}
+
+    def by_vectors(self, vectors: Embeddings, candidates: str) -> list[Rows]:
+        """One of the rankings, ordered by the cosines with one vector per query."""
+        return [
+            rows[np.argsort(-(self.vectors[rows] @ vector), kind="stable")]
+            for rows, vector in zip(self.rankings[candidates], vectors, strict=True)
+        ]
+
+    def first(self, count: int) -> Task:
+        """The same with so many queries at most."""
+        ids = self.ids[:count]
+        return replace(
+            self,
+            ids=ids,
+            queries=self.queries[:count],
+            asked=self.asked[:count],
+            rankings={name: rows[:count] for name, rows in self.rankings.items()},
+            qrels={id: self.qrels[id] for id in ids},
+        )
+
+    def rocchio(self, count: int, beta: float, candidates: str) -> Embeddings:
+        """Query vectors moved towards the mean of the first documents."""
+        means = [self.vectors[rows[:count]].mean(axis=0) for rows in self.rankings[candidates]]
+        return unit(self.asked + beta * np.stack(means))
+
+
+def mean(values: Mapping[str, float]) -> float:
+    """The mean over the queries."""
+    return fmean(values.values())
+
+
+def tuned_rocchio(dev: Sequence[Task], candidates: str = DENSE) -> tuple[int, float]:
+    """Documents and beta with the best mean over the dev sets."""
+
+    def dev_mean(setting: tuple[int, float]) -> float:
+        vectors = [task.rocchio(*setting, candidates) for task in dev]
+        pairs = zip(dev, vectors, strict=True)
+        return fmean(mean(task.ndcg(task.by_vectors(v, candidates))) for task, v in pairs)
+
+    return max(ROCCHIO, key=dev_mean)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads tasks from a folder of BEIR folders.
+
+    known: keeps the vectors of documents. limit: queries of a dataset at most; None: all.
+    """
+
+    data: Path
+    base: Encoder
+    known: TextVectors
+    limit: int | None = None
+
+    @classmethod
+    def of(cls, data: Path, base: Encoder, cache: Path | None, limit: int | None = None) -> Reader:
+        """cache: a folder that keeps the vectors of documents in one file per fingerprint."""
+        kept = None if cache is None else cache / f"{base.fingerprint}.npz"
+        return cls(data, base, TextVectors(base.dim, cache=kept), limit)
+
+    def read(self, name: str, split: str) -> Task:
+        """The queries of a split of one dataset."""
+        if name == "dl19+dl20":
+            parts = [self._task(year, self._msmarco(year)) for year in ("dl19", "dl20")]
+        else:
+            # Nothing is trained on wikiqa, and its dev split is small.
+            splits = ("dev", "train") if (name, split) == ("wikiqa", "dev") else (split,)
+            parts = [self._task(name, Experiment.read(self.data / name, each)) for each in splits]
+        return parts[0] if len(parts) == 1 else _merged(name, parts)
+
+    def _msmarco(self, year: str) -> Experiment:
+        folder = self.data / MSMARCO
+        run, qrels = folder / "runs" / f"{year}.bm25.trec", folder / "qrels_full" / f"{year}.tsv"
+        return Experiment.read(folder, year, run=run, qrels=qrels)
+
+    def _task(self, name: str, experiment: Experiment) -> Task:
+        documents = [each for each in experiment.documents() if each.text.strip()]
+        texts = [document.text for document in documents]
+        self.known.encode(texts, self.base.encode_documents)
+        ids = list(experiment.queries)[: self.limit]
+        queries = [experiment.queries[id] for id in ids]
+        rows = {document.id: row for row, document in enumerate(documents)}
+        given = None
+        if experiment.candidates is not None:
+            given = [np.array([rows[each] for each in experiment.candidates[id]]) for id in ids]
+        qrels = {id: experiment.qrels[id] for id in ids}
+        own = [
+            rows.get(id, -1)
+            if id not in qrels[id] and id in rows and is_query(documents[rows[id]], query)
+            else -1
+            for id, query in zip(ids, queries, strict=True)
+        ]
+        task = Task(
+            name,
+            ids,
+            queries,
+            self.base.encode_queries(queries),
+            # Without their metadata, of which some datasets have much.
+            [Document(each.id, each.text) for each in documents],
+            self.known.of(texts),
+            {},
+            qrels,
+        )
+        return replace(task, rankings=_rankings(task, given, own))
+
+
+def _merged(name: str, parts: Sequence[Task]) -> Task:
+    """All queries over all documents; ranks stay, so documents of two parts may be there twice."""
+    starts = np.cumsum([0, *(len(part.documents) for part in parts)])
+    pairs = list(zip(parts, starts, strict=False))
+    return Task(
+        name,
+        [id for part in parts for id in part.ids],
+        [query for part in parts for query in part.queries],
+        np.concatenate([part.asked for part in parts]),
+        [document for part in parts for document in part.documents],
+        np.concatenate([part.vectors for part in parts]),
+        {
+            of: [rows + start for part, start in pairs for rows in part.rankings[of]]
+            for of in (DENSE, WORDS, RRF, ZSUM)
+        },
+        {id: grades for part in parts for id, grades in part.qrels.items()},
+    )
+
+
+def _rankings(task: Task, given: list[Rows] | None, own: Sequence[int]) -> dict[str, list[Rows]]:
+    """given: candidates of every query in place of a search, in the order of words.
+
+    own: the row of the document that is the query itself, which no ranking has; -1: none.
+    """
+    words = lexical_scores([each.text for each in task.documents], task.queries)
+    found: dict[str, list[Rows]] = {DENSE: [], WORDS: [], RRF: [], ZSUM: []}
+    depth = min(CANDIDATES + 1, len(task.documents))
+    searched = nearest(task.asked, task.vectors, depth) if given is None else given
+    for place, (rows, query) in enumerate(zip(searched, task.asked, strict=True)):
+        lexical = next(words)
+        if given is None:
+            dense = np.array([row for row in rows if row != own[place]])[:CANDIDATES]
+            best = np.argsort(-lexical, kind="stable")[:depth]
+            by_words = best[(lexical[best] > 0) & (best != own[place])][:CANDIDATES]
+        else:
+            by_words = np.asarray(rows)
+            dense = by_words[np.argsort(-(task.vectors[by_words] @ query), kind="stable")]
+        union = np.array(list(dict.fromkeys([*dense, *by_words])))
+        scores = standardised(task.vectors[union] @ query)
+        scores += WORDS_WEIGHT * standardised(lexical[union])
+        found[DENSE].append(dense)
+        found[WORDS].append(by_words)
+        found[RRF].append(reciprocal_ranks([dense, by_words])[:CANDIDATES])
+        found[ZSUM].append(union[np.argsort(-scores, kind="stable")])
+    return found
+
+
+def lexical_scores(texts: Sequence[str], queries: Sequence[str]) -> Iterator[NDArray[np.float32]]:
+    """BM25 scores of all texts for each query, as Qdrant makes them of the store's vectors."""
+    bm25 = Bm25()
+    vectors = bm25.documents(texts)
+    words = np.concatenate([np.asarray(each.indices) for each in vectors])
+    known, columns = np.unique(words, return_inverse=True)
+    starts = np.cumsum([0, *(len(each.indices) for each in vectors)])
+    values = np.concatenate([np.asarray(each.values, dtype=np.float32) for each in vectors])
+    shape = (len(texts), len(known))
+    weights = csr_array((values, columns, starts), shape=shape).tocsc()
+    place = {word: column for column, word in enumerate(known.tolist())}
+    held = np.diff(weights.indptr)
+    idf = np.log((len(texts) - held + 0.5) / (held + 0.5) + 1).astype(np.float32)
+    for query in queries:
+        asked = [place[word] for word in bm25.query(query).indices if word in place]
+        yield weights[:, asked] @ idf[asked]
+
+
+def reciprocal_ranks(rankings: Sequence[Rows]) -> Rows:
+    """Rankings of rows, fused as Qdrant does: the sum of 1 / (2 + place), places from 0."""
+    scores: dict[int, float] = {}
+    for rows in rankings:
+        for place, row in enumerate(rows.tolist()):
+            scores[row] = scores.get(row, 0.0) + 1 / (RRF_K + place)
+    return np.array(sorted(scores, key=lambda row: -scores[row]), dtype=np.int64)
+
+
+def standardised(scores: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Scores with mean 0 and deviation 1; all 0 if they are all equal."""
+    deviation = float(np.std(scores))
+    return (scores - np.mean(scores, dtype=np.float64)) / (deviation if deviation > 1e-6 else 1.0)
