@@ -1,0 +1,183 @@
+"""What the words of a list's candidates say, and how it joins their cosines in the score.
+
+    words = CandidateWords.of("who sang it?", texts, evidence.bm25)
+    added = evidence.added(words, feedback.evidence(words, vectors @ query))
+    scores = joined(vectors @ reranking_vector, added)
+
+Everything is computed over the candidates of one list alone, so no second index is needed. A list
+is split into words once, for feedback and for the score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from e2rank_rag.words import STOP_WORDS, Bm25
+
+Scores = NDArray[np.float32]
+
+SATURATION = 0.4
+"""BM25's k1 within a list. With this value, and with b = 0, which leaves lengths out, a score is
+nearly the share of the query's words that a text holds. On dev data that orders a hundred retrieved
+candidates better than the values for a whole index (1.2 and 0.75)."""
+
+
+@dataclass(frozen=True)
+class CandidateWords:
+    """The words of a query and its n candidates, counted; BM25 with the list as its corpus.
+
+    There are m pairs of a candidate and a word that it holds, and v different words.
+
+    asked: int [a], the query's different words. rows, words: int [m], from 0 to n - 1 and from 0 to
+    v - 1. counts: float64 [m], how often the candidate holds the word. lengths: int [n].
+    """
+
+    asked: NDArray[np.intp]
+    rows: NDArray[np.intp]
+    words: NDArray[np.intp]
+    counts: NDArray[np.float64]
+    lengths: NDArray[np.intp]
+    size: int
+
+    @classmethod
+    def of(cls, query: str, texts: Sequence[str], bm25: Bm25) -> Self:
+        """Split the query and its candidates' texts into words, as `bm25` does for an index."""
+        split = [bm25.tokens(text) for text in texts]
+        known: dict[str, int] = {}
+        asked = {known.setdefault(word, len(known)) for word in bm25.tokens(query)}
+        every = [known.setdefault(word, len(known)) for word in chain.from_iterable(split)]
+        lengths = np.fromiter(map(len, split), dtype=np.intp, count=len(split))
+        size = max(len(known), 1)
+        pairs = np.repeat(np.arange(len(split)) * size, lengths) + np.array(every, dtype=np.intp)
+        held, counts = np.unique(pairs, return_counts=True)
+        rows, words = np.divmod(held, size)
+        return cls(
+            asked=np.array(sorted(asked), dtype=np.intp),
+            rows=rows,
+            words=words,
+            counts=counts.astype(np.float64),
+            lengths=lengths,
+            size=size,
+        )
+
+    def scores(self) -> Scores:
+        """BM25 of each candidate for the query's different words, float32 [n].
+
+        idf = ln(1 + (n - df + 0.5) / (df + 0.5)); a word with count c weighs c (k1 + 1) / (c + k1).
+        All scores are 0 if no candidate holds a word of the query, as in languages that are written
+        without spaces.
+        """
+        weights = np.zeros(self.size)
+        weights[self.asked] = 1.0
+        return self._weighted(weights)
+
+    def expansion(self, evidence: Scores, *, documents: int = 8, terms: int = 50) -> Scores:
+        """BM25 of each candidate for words that the query lacks, float32 [n]: RM3's expansion.
+
+        The words are taken from the `documents` candidates with the most evidence [n], weighted by
+        the softmax of their evidence: p(word) = sum of weight * count / length (Lavrenko and Croft
+        2001). The `terms` words with the highest p * idf that are not the query's count, each in
+        proportion to that value; the best counts like a word of the query. Words with equal values
+        are taken in the order of the list.
+        """
+        best = np.argsort(-evidence, kind="stable")[:documents]
+        shares = np.zeros(len(self.lengths))
+        shares[best] = np.exp(evidence[best] - evidence[best].max(initial=0.0))
+        shares /= max(shares.sum(), 1e-12)
+        mass = shares[self.rows] * self.counts / self.lengths[self.rows]
+        values = np.bincount(self.words, mass, minlength=self.size) * self._idf
+        values[self.asked] = 0.0
+        chosen = np.argsort(-values, kind="stable")[:terms]
+        weights = np.zeros(self.size)
+        weights[chosen] = values[chosen] / max(values.max(), 1e-12)
+        return self._weighted(weights)
+
+    @cached_property
+    def _idf(self) -> NDArray[np.float64]:
+        holding = np.bincount(self.words, minlength=self.size)
+        idf: NDArray[np.float64] = np.log1p((len(self.lengths) - holding + 0.5) / (holding + 0.5))
+        return idf
+
+    def _weighted(self, weights: NDArray[np.float64]) -> Scores:
+        """BM25 of each candidate for words with weights [v], float32 [n]."""
+        saturated = self.counts * (SATURATION + 1.0) / (self.counts + SATURATION)
+        parts = saturated * (self._idf * weights)[self.words]
+        return np.bincount(self.rows, parts, minlength=len(self.lengths)).astype(np.float32)
+
+
+class Evidence(BaseModel):
+    """What words add to the cosines of a list, in units of the cosines' deviation.
+
+    words: weight of the candidates' BM25 scores for the query.
+    expansion: weight of their BM25 scores for words of the best candidates, see
+        `CandidateWords.expansion`.
+    expansion_documents, expansion_terms: how many candidates these words are from, and how many
+        words they are.
+    language: of the texts, for stems and stop words: one of `words.LANGUAGES`, or None for words as
+        they are. Where there are no stop words in `words.STOP_WORDS`, all words count.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    words: float = Field(default=0.3, ge=0.0)
+    expansion: float = Field(default=0.3, ge=0.0)
+    expansion_documents: int = Field(default=8, ge=1)
+    expansion_terms: int = Field(default=50, ge=1)
+    language: str | None = "english"
+
+    @field_validator("language")
+    @classmethod
+    def _known(cls, language: str | None) -> str | None:
+        return _bm25(language).language
+
+    @property
+    def bm25(self) -> Bm25:
+        """What splits texts of this language into words."""
+        return _bm25(self.language)
+
+    def added(self, words: CandidateWords, evidence: Scores) -> Scores:
+        """What n candidates get beside their standardised cosines, float32 [n].
+
+        evidence: [n], `Feedback.evidence` with the plain query's cosines; it chooses the candidates
+        whose words are added. Both scores are standardised over the candidates.
+        """
+        added = np.zeros(len(words.lengths), dtype=np.float32)
+        if self.words > 0.0:
+            added += self.words * standardised(words.scores())
+        if self.expansion > 0.0:
+            scores = words.expansion(
+                evidence, documents=self.expansion_documents, terms=self.expansion_terms
+            )
+            added += self.expansion * standardised(scores)
+        return added
+
+
+def joined(cosines: Scores, added: Scores) -> Scores:
+    """The scores of n candidates, float32 [n]: cosines [n] + their deviation * added [n].
+
+    The order is that of the standardised cosines plus `added`; the scale stays that of the cosines,
+    and one candidate alone keeps its cosine.
+    """
+    cosines = np.asarray(cosines, dtype=np.float32)
+    scores: Scores = cosines + cosines.std() * np.asarray(added, dtype=np.float32)
+    return scores
+
+
+def standardised(scores: Scores) -> Scores:
+    """Scores [n] with mean 0 and deviation 1, float32; all 0 if they are all equal."""
+    scores = np.asarray(scores, dtype=np.float32)
+    deviation = scores.std()
+    values: Scores = (scores - scores.mean()) / (deviation if deviation > 1e-6 else 1.0)
+    return values
+
+
+def _bm25(language: str | None) -> Bm25:
+    return Bm25(language=language, stop_words=None if language in STOP_WORDS else ())
