@@ -40,6 +40,7 @@ class Known:
 
     fingerprint = "known"
     feedback = None
+    evidence = None
 
     def __init__(self, vectors: Mapping[str, Embeddings]) -> None:
         self._vectors = vectors

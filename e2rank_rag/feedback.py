@@ -1,6 +1,7 @@
 """Pseudo-relevance feedback from a list of candidates, before a prompt reads any of them.
 
-    places, added = Feedback().choose("who sang it?", texts, vectors @ query, vectors)
+    words = CandidateWords.of("who sang it?", texts, bm25)
+    places, added = Feedback().choose(words, vectors @ query, vectors)
     shown = [texts[place] for place in places]   # what a prompt shows, best first
     better = query + added
 
@@ -12,14 +13,14 @@ candidates in the order of the evidence. It costs no forward pass.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-Scores = NDArray[np.float32]
+from e2rank_rag.evidence import CandidateWords, Scores, standardised
+
 Vectors = NDArray[np.float32]
 
 
@@ -47,19 +48,19 @@ class Feedback(BaseModel):
     temperature: float = Field(default=0.6, gt=0.0)
     weight: float = Field(default=0.5, ge=0.0)
 
-    def choose(self, query: str, texts: Sequence[str], cosines: Scores, vectors: Vectors) -> Chosen:
+    def choose(self, words: CandidateWords, cosines: Scores, vectors: Vectors) -> Chosen:
         """The order of n candidates, and their mean vector times `weight`, float32 [dim].
 
         cosines: [n], with the query. vectors: the candidates', [n, dim].
         """
-        evidence = self.evidence(query, texts, cosines)
+        evidence = self.evidence(words, cosines)
         return Chosen(order(evidence), self.weight * self.mean(vectors, evidence))
 
-    def evidence(self, query: str, texts: Sequence[str], cosines: Scores) -> Scores:
+    def evidence(self, words: CandidateWords, cosines: Scores) -> Scores:
         """The evidence for n candidates, float32 [n], higher is better, given their cosines [n]."""
-        scores = _standardised(cosines)
+        scores = standardised(cosines)
         if self.lexical_weight > 0.0:
-            scores = scores + self.lexical_weight * _standardised(lexical_scores(query, texts))
+            scores = scores + self.lexical_weight * standardised(words.scores())
         return scores
 
     def mean(self, vectors: Vectors, evidence: Scores) -> Vectors:
@@ -69,33 +70,7 @@ class Feedback(BaseModel):
         return mean.astype(np.float32, copy=False)
 
 
-def lexical_scores(query: str, texts: Sequence[str]) -> Scores:
-    """BM25 scores of the texts for the query, float32 [n], as if they were the whole corpus.
-
-    Words are runs of letters and digits, in lower case, without English stop words. All scores are
-    0 if no text holds a word of the query, as in languages that are written without spaces.
-    """
-    import bm25s
-
-    tokens = bm25s.tokenize(list(texts), stopwords="en", show_progress=False)
-    (asked,) = bm25s.tokenize([query], stopwords="en", show_progress=False, return_ids=False)
-    if not asked or not tokens.vocab:
-        return np.zeros(len(texts), dtype=np.float32)
-    index = bm25s.BM25(k1=0.9, b=0.4)
-    index.index(tokens, show_progress=False)
-    scores: Scores = index.get_scores(asked)
-    return scores
-
-
 def order(evidence: Scores) -> list[int]:
     """Indices of the candidates, best first; ties keep their order."""
     places: list[int] = np.argsort(-evidence, kind="stable").tolist()
     return places
-
-
-def _standardised(scores: Scores) -> Scores:
-    """Scores with mean 0 and deviation 1; all 0 if they are all equal."""
-    scores = np.asarray(scores, dtype=np.float32)
-    deviation = scores.std()
-    standardised: Scores = (scores - scores.mean()) / (deviation if deviation > 1e-6 else 1.0)
-    return standardised

@@ -15,6 +15,7 @@ from typing import Any
 
 from e2rank_rag.candidates import without_copies
 from e2rank_rag.errors import StoredVectorMismatch
+from e2rank_rag.rerankers.base import VectorReranker
 from e2rank_rag.rerankers.ranking import score_lists
 from e2rank_rag.types import (
     Embeddings,
@@ -132,7 +133,9 @@ class SearchPipeline:
         if expand:
             better = self._reranking_vectors(queries, ranked, plain)
             more = self.store.search_batch(better, top_k=retrieve_k + most, filter=filter)
-            ranked = self._merge(ranked, _without(more, exclude, retrieve_k), better)
+            ranked = self._merge(
+                queries, ranked, _without(more, exclude, retrieve_k), better, plain
+            )
         return [hits[:top_k] for hits in ranked]
 
     async def asearch(
@@ -190,7 +193,7 @@ class SearchPipeline:
             better = await run(partial(self._reranking_vectors, queries, ranked, plain))
             more = await self.store.asearch_batch(better, top_k=retrieve_k + most, filter=filter)
             more = _without(more, exclude, retrieve_k)
-            ranked = await run(partial(self._merge, ranked, more, better))
+            ranked = await run(partial(self._merge, queries, ranked, more, better, plain))
         return [hits[:top_k] for hits in ranked]
 
     def _mended(self, found: list[list[Hit]], vectors: Embeddings) -> list[list[Hit]]:
@@ -212,14 +215,19 @@ class SearchPipeline:
         if plain is not None and not self._reads_vectors:
             found = self._vectors.probe(found)
         if self.reranker is not None:
-            # Two encoders with one fingerprint may have different query prompts.
-            same = self._reads_vectors and self._vectors.encoder is self.encoder
-            options: dict[str, Any] = {"query_vectors": plain} if same else {}
+            asked = self._asked(plain)
+            options: dict[str, Any] = {} if asked is None else {"query_vectors": asked}
             return self.reranker.rerank_batch(queries, found, **options)
         if plain is not None:
             return found
         filled, _ = self._vectors.attach(found)
         return score_lists(filled, self.encoder.encode_queries(queries))
+
+    def _asked(self, plain: Embeddings | None) -> Embeddings | None:
+        """The query vectors for the reranker, where they are its own encoder's."""
+        # Two encoders with one fingerprint may have different query prompts.
+        same = self._reads_vectors and self._vectors.encoder is self.encoder
+        return plain if same else None
 
     def _reranking_vectors(
         self, queries: Sequence[str], ranked: list[list[Hit]], plain: Embeddings | None
@@ -244,9 +252,14 @@ class SearchPipeline:
         )
 
     def _merge(
-        self, ranked: Sequence[list[Hit]], more: Sequence[Sequence[Hit]], vectors: Embeddings
+        self,
+        queries: Sequence[str],
+        ranked: Sequence[list[Hit]],
+        more: Sequence[Sequence[Hit]],
+        vectors: Embeddings,
+        plain: Embeddings | None,
     ) -> list[list[Hit]]:
-        """The documents of both searches, each once, ranked by the reranking vectors."""
+        """The documents of both searches, each once, ranked as the reranker scores them."""
         unions = [{hit.document.id: hit for hit in hits} for hits in ranked]
         fresh = [
             [hit for hit in hits if hit.document.id not in union]
@@ -254,7 +267,8 @@ class SearchPipeline:
         ]
         filled, _ = self._vectors.attach(fresh)
         lists = [[*union.values(), *hits] for union, hits in zip(unions, filled, strict=True)]
-        return score_lists(lists, vectors)
+        assert isinstance(self.reranker, VectorReranker)
+        return self.reranker.score(queries, lists, vectors, query_vectors=self._asked(plain))
 
     def _depth(self, top_k: int, retrieve_k: int) -> int:
         return top_k if self.reranker is None else retrieve_k

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
+from e2rank_rag.evidence import Evidence
 from e2rank_rag.feedback import Feedback
 from e2rank_rag.prompts import PairPrompt, Prompts, Record
 
@@ -60,6 +61,7 @@ class Recipe(Record):
     query_weight: `a` in `a * query + (1 - a) * listwise`, the reranking vector before feedback.
     feedback: how candidates are chosen for the prompt, and how much their mean vector counts; None:
         the prompt shows the first candidates, and no vector is added.
+    evidence: what the words of the candidates add to their cosines; None: the score is the cosine.
     adapter: the base of the listwise adapter, which is in the folder `listwise_adapter`; None: the
         model has no adapter.
     """
@@ -75,6 +77,7 @@ class Recipe(Record):
     truncate_dim: int | None = Field(default=None, ge=1)
     query_weight: float = Field(default=0.0, ge=0.0, le=1.0)
     feedback: Feedback | None = None
+    evidence: Evidence | None = None
     adapter: AdapterOf | None = None
 
     def document_fingerprint(self, weights: str) -> str:

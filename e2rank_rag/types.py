@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from e2rank_rag.evidence import Evidence
     from e2rank_rag.feedback import Feedback
 
 Embeddings = NDArray[np.float32]
@@ -171,6 +172,11 @@ class TextEncoder(Protocol):
     @property
     def feedback(self) -> Feedback | None:
         """How the model reranks with feedback by default; None: without."""
+        ...
+
+    @property
+    def evidence(self) -> Evidence | None:
+        """What words add to the model's cosines by default; None: nothing."""
         ...
 
     def encode_queries(self, queries: Sequence[str]) -> Embeddings:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from e2rank_rag.evidence import Evidence
 from e2rank_rag.feedback import Feedback
 from e2rank_rag.types import ListwiseEncoding, PromptUsage
 
@@ -41,6 +42,7 @@ class CountingEncoder:
         self.dim = inner.dim
         self.fingerprint = inner.fingerprint if turn is None else "turned"
         self.feedback = inner.feedback
+        self.evidence = inner.evidence
         self.documents: list[str] = []
         self.queries: list[str] = []
         self.prompts: list[dict] = []
@@ -82,8 +84,10 @@ class TableEncoder:
         *,
         fingerprint: str = "t",
         feedback: Feedback | None = None,
+        evidence: Evidence | None = None,
     ) -> None:
         self.feedback = feedback
+        self.evidence = evidence
         self.shown: list[list[str]] = []
         self._vectors = {
             text: np.asarray(vector, dtype=np.float32) / np.float32(np.linalg.norm(vector))

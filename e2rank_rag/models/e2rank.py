@@ -118,6 +118,7 @@ class TextModel(Core):
         self.recipe = tokenizer.recipe
         self.fingerprint = fingerprint
         self.feedback = self.recipe.feedback
+        self.evidence = self.recipe.evidence
         self.dim = int(self.recipe.truncate_dim or transformer.config.hidden_size)  # type: ignore[union-attr, arg-type]
         self._plain = transformer
         self._listwise = transformer if listwise is None else listwise

@@ -81,6 +81,7 @@ class Encoder(ModelUser[LoadedModel, TextModel], TextModel):
         check_special_ids(self.tokenizer.special_ids, model.transformer)
         self.hidden_size = int(model.transformer.config.hidden_size)
         self.feedback = recipe.feedback
+        self.evidence = recipe.evidence
         self.fingerprint = recipe.document_fingerprint(model.digest)
         self._core = TextModel(
             model.transformer,

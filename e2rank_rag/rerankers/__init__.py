@@ -17,6 +17,7 @@ Scores are comparable within one query, not across queries.
 
 from e2rank_rag.rerankers.base import BaseReranker, Reranking, RerankReport
 from e2rank_rag.rerankers.cross_encoder import CrossEncoderReranker
+from e2rank_rag.rerankers.evidence import EvidenceReranker
 from e2rank_rag.rerankers.listwise import ListwiseReranker
 from e2rank_rag.rerankers.loading import load_reranker
 from e2rank_rag.rerankers.ranking import Window, rank, score_by_vector
@@ -26,6 +27,7 @@ from e2rank_rag.rerankers.rocchio import RocchioReranker
 __all__ = [
     "BaseReranker",
     "CrossEncoderReranker",
+    "EvidenceReranker",
     "ListwiseReranker",
     "RerankReport",
     "Reranking",

@@ -12,6 +12,7 @@ import numpy as np
 
 from e2rank_rag.candidates import Candidates, checked_lists
 from e2rank_rag.closing import Closable
+from e2rank_rag.rerankers.ranking import score_lists
 from e2rank_rag.types import Embeddings, Hit, PromptUsage, T, TextEncoder
 from e2rank_rag.vectors import CandidateVectors, StoredVectors, VectorCounts
 
@@ -33,9 +34,9 @@ class Reranking(list[list[Hit]]):
     """The rankings of one call, one per query, best first: a list with two more attributes.
 
     report: what the call read.
-    vectors: the reranking vectors, float32 [n, dim], whose cosines are the scores; zero for a query
-        without candidates. None if the scores do not come from one vector per query: with windows,
-        a ResRank or a cross-encoder.
+    vectors: the reranking vectors, float32 [n, dim]; zero for a query without candidates. With them
+        `VectorReranker.score` gives these scores. None if the scores do not come from one vector
+        per query: with windows, a ResRank or a cross-encoder.
     """
 
     def __init__(
@@ -158,6 +159,21 @@ class VectorReranker(BaseReranker):
     async def run_async(self, call: Callable[[], T]) -> T:
         """Run a call in the encoder's thread."""
         return await self.encoder.run_async(call)
+
+    def score(
+        self,
+        queries: Sequence[str],
+        lists: Sequence[Sequence[Hit]],
+        vectors: Embeddings,
+        *,
+        query_vectors: Embeddings | None = None,
+    ) -> list[list[Hit]]:
+        """Each list ranked by its query's reranking vector, as `rerank_batch` ranks with it.
+
+        lists: candidates with their embeddings, such as the documents of two searches; a list may
+            be empty. vectors: [n, dim], see `Reranking`. query_vectors: as in `rerank_batch`.
+        """
+        return score_lists(lists, vectors)
 
     def close(self) -> None:
         """Close the encoder."""

@@ -1,4 +1,4 @@
-"""E2Rank's reranker: cosines with the vector of a prompt of the query and its best candidates."""
+"""E2Rank's reranker: the vector of a prompt of the query and its best candidates is the query."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Literal
 
 import numpy as np
 
+from e2rank_rag.evidence import Evidence
 from e2rank_rag.feedback import Feedback
-from e2rank_rag.rerankers.base import Lists, Ordered, VectorReranker
-from e2rank_rag.rerankers.ranking import Window, score_lists, slide, stacked, unit
+from e2rank_rag.rerankers.base import Lists, Ordered
+from e2rank_rag.rerankers.evidence import WordsReranker
+from e2rank_rag.rerankers.ranking import Window, cosines, score_lists, slide, unit
 from e2rank_rag.types import Embeddings, Hit, PromptUsage, TextEncoder
 from e2rank_rag.vectors import StoredVectors
 
@@ -27,16 +29,21 @@ def check_listwise(
         raise ValueError(f"passes must be 1 or more, got {passes}")
 
 
-class ListwiseReranker(VectorReranker):
+class ListwiseReranker(WordsReranker):
     """E2Rank: scores are cosines with the vector of a prompt of the query and some candidates.
+
+    With evidence, the words of the candidates add to the cosines; see `evidence.joined`.
 
     prompt_depth: candidates in the prompt, 0 or more (all are scored); None takes the model's own.
     query_weight: `a` in `a * query + (1 - a) * listwise`, 0 to 1; None takes the model's own.
     feedback: how the candidates for the prompt are chosen, and how much the mean of their vectors
         counts; None takes the model's own, False shows the first candidates.
-    passes: how often it reranks, at least 1; each pass reads the ranking of the previous one.
+    evidence: what words add to the cosines; None takes the model's own, False adds nothing.
+    passes: how often it reranks, at least 1; each pass reads the ranking of the previous one, and
+        feedback the cosines with its reranking vector. Words add to the scores of each pass anew.
     window: reranks in windows, last to first. Each window costs a prompt, which shows the first
-        `prompt_depth` candidates of the window. See `slide` for the scores.
+        `prompt_depth` candidates of the window. Words and deviations are those of the window. See
+        `slide` for the scores.
     stored_vectors: see `StoredVectors`.
     """
 
@@ -47,22 +54,28 @@ class ListwiseReranker(VectorReranker):
         prompt_depth: int | None = None,
         query_weight: float | None = None,
         feedback: Feedback | Literal[False] | None = None,
+        evidence: Evidence | Literal[False] | None = None,
         passes: int = 1,
         window: Window | None = None,
         stored_vectors: StoredVectors = "check",
     ) -> None:
-        super().__init__(encoder, stored_vectors=stored_vectors)
+        super().__init__(
+            encoder, evidence=evidence, feedback=feedback, stored_vectors=stored_vectors
+        )
         check_listwise(prompt_depth=prompt_depth, query_weight=query_weight, passes=passes)
         self.prompt_depth = prompt_depth
         self.query_weight = query_weight
-        self.feedback = feedback
         self.passes = passes
         self.window = window
+
+    @property
+    def _reads_words(self) -> bool:
+        return self._feedback() is not None or self._evidence() is not None
 
     def _order(
         self, queries: Sequence[str], lists: Lists, query_vectors: Embeddings | None
     ) -> Ordered:
-        if query_vectors is None and self._feedback() is not None:
+        if query_vectors is None and self._reads_words:
             query_vectors = self.encoder.encode_queries(queries)
 
         def in_window(
@@ -74,11 +87,13 @@ class ListwiseReranker(VectorReranker):
 
         ordered = Ordered(list(lists), ())
         prompts: list[PromptUsage] = []
-        for turn in range(self.passes):
+        for _ in range(self.passes):
             if self.window is not None:
                 ordered = Ordered(*slide(in_window, ordered.rankings, self.window))
             else:
-                ordered = self._once(queries, ordered.rankings, query_vectors, reranked=turn > 0)
+                ordered = self._once(
+                    queries, ordered.rankings, query_vectors, previous=ordered.vectors
+                )
             prompts += ordered.prompts
         return ordered._replace(prompts=tuple(prompts))
 
@@ -88,9 +103,9 @@ class ListwiseReranker(VectorReranker):
         lists: Sequence[list[Hit]],
         query_vectors: Embeddings | None,
         *,
-        reranked: bool = False,
+        previous: Embeddings | None = None,
     ) -> Ordered:
-        """One prompt per list. reranked: the lists' scores are cosines from an earlier pass."""
+        """One prompt per list. previous: the reranking vectors of an earlier pass, [n, dim]."""
         encode = partial(
             self.encoder.encode_listwise,
             queries,
@@ -98,30 +113,28 @@ class ListwiseReranker(VectorReranker):
             query_weight=self.query_weight,
             query_vectors=query_vectors,
         )
+        if not self._reads_words:
+            vectors, usage = encode([_texts(hits) for hits in lists])
+            return Ordered(score_lists(lists, vectors), usage, vectors)
+        assert query_vectors is not None
+        read = [self._read(*each) for each in zip(queries, lists, query_vectors, strict=True)]
         feedback = self._feedback()
         if feedback is None:
             vectors, usage = encode([_texts(hits) for hits in lists])
-            return Ordered(score_lists(lists, vectors), usage, vectors)
-        scored = lists
-        if not reranked:
-            # The candidates' scores may be of any kind, such as BM25.
-            assert query_vectors is not None
-            scored = score_lists(lists, query_vectors)
-        chosen = [
-            feedback.choose(query, _texts(hits), np.array([h.score for h in hits]), stacked(hits))
-            for query, hits in zip(queries, scored, strict=True)
-        ]
-        shown = [
-            _texts([hits[place] for place in places])
-            for hits, (places, _) in zip(scored, chosen, strict=True)
-        ]
-        listwise, usage = encode(shown)
-        vectors = unit(listwise + np.stack([added for _, added in chosen]))
-        return Ordered(score_lists(lists, vectors), usage, vectors)
-
-    def _feedback(self) -> Feedback | None:
-        own = self.encoder.feedback if self.feedback is None else self.feedback
-        return own or None
+        else:
+            best = query_vectors if previous is None else previous
+            chosen = [
+                feedback.choose(each.words, cosines(each.vectors, vector), each.vectors)
+                for each, vector in zip(read, best, strict=True)
+            ]
+            shown = [
+                _texts([each.hits[place] for place in places])
+                for each, (places, _) in zip(read, chosen, strict=True)
+            ]
+            listwise, usage = encode(shown)
+            vectors = unit(listwise + np.stack([added for _, added in chosen]))
+        rankings = [self._ranked(*each) for each in zip(read, vectors, strict=True)]
+        return Ordered(rankings, usage, vectors)
 
 
 def _texts(hits: Sequence[Hit]) -> list[str]:

@@ -31,8 +31,14 @@ def rank_by_vectors(
     candidates: Sequence[Hit], vectors: Embeddings, query_vector: Embeddings
 ) -> list[Hit]:
     """Candidates, ranked by the cosines of their vectors [n, dim] with the query's vector [dim]."""
+    return rank(candidates, cosines(vectors, query_vector))
+
+
+def cosines(vectors: Embeddings, query_vector: Embeddings) -> NDArray[np.float32]:
+    """The cosines of unit vectors [n, dim] with the query's [dim], float32 [n]."""
     # Not `@`: BLAS rounds a row by its place in the matrix, and equal texts would not tie.
-    return rank(candidates, np.einsum("nd,d->n", vectors, query_vector))
+    values: NDArray[np.float32] = np.einsum("nd,d->n", vectors, query_vector)
+    return values
 
 
 def score_by_vector(candidates: Sequence[Hit], vector: Embeddings) -> list[Hit]:

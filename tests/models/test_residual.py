@@ -7,11 +7,13 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModel
 
+from e2rank_rag.evidence import CandidateWords
 from e2rank_rag.feedback import Feedback
 from e2rank_rag.list_tokenization import collate_lists, list_tokens
 from e2rank_rag.models.residual import ListBackbone, ResidualHead, token_length
 from e2rank_rag.recipe import ResidualLayout
 from e2rank_rag.tokenization import Tokens
+from e2rank_rag.words import Bm25
 
 QUERY = Tokens(ids=[2, 11, 12, 3], slots=[1, 1, 1, 1], cut=False)
 DIM = 32
@@ -88,7 +90,7 @@ def test_the_query_may_begin_from_feedback_which_is_that_of_e2rank_without_words
     feedback = Feedback(lexical_weight=0.0, temperature=1 / 2.0, weight=0.3)
     for row, count in enumerate((3, 2)):
         query, those = asked[row].numpy(), passages[row, :count].numpy()
-        evidence = feedback.evidence("", [""] * count, those @ query)
+        evidence = feedback.evidence(CandidateWords.of("", [""] * count, Bm25()), those @ query)
         expected = query + feedback.weight * feedback.mean(those, evidence)
         torch.testing.assert_close(
             better[row].detach(), F.normalize(torch.from_numpy(expected), dim=0)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from e2rank_rag.evidence import CandidateWords
 from e2rank_rag.feedback import Feedback
 from e2rank_rag.rerankers import ListwiseReranker
 from e2rank_rag.types import Document, Hit
+from e2rank_rag.words import Bm25
 from tests.encoders import TableEncoder
 
 QUERY = "river ferry"
@@ -23,6 +25,10 @@ TEXTS = [text for text in VECTORS if QUERY not in text]
 FEEDBACK = Feedback(lexical_weight=1.0, temperature=0.5, weight=0.4)
 
 
+def words_of(texts):
+    return CandidateWords.of(QUERY, texts, Bm25())
+
+
 def hits(encoder, scores=(0.9, 0.8, 0.7, 0.6)):
     vectors = encoder.encode_documents(TEXTS)
     return [
@@ -35,7 +41,7 @@ def expected(encoder, feedback):
     """The order of the evidence, and the vector, from the parts."""
     vectors = encoder.encode_documents(TEXTS)
     (query,) = encoder.encode_queries([QUERY])
-    evidence = feedback.evidence(QUERY, TEXTS, vectors @ query)
+    evidence = feedback.evidence(words_of(TEXTS), vectors @ query)
     listwise = encoder.encode_listwise([QUERY], [TEXTS]).embeddings[0]
     vector = listwise + feedback.weight * feedback.mean(vectors, evidence)
     return [TEXTS[i] for i in np.argsort(-evidence)], vector / np.linalg.norm(vector)
@@ -86,7 +92,7 @@ def test_a_reranker_may_have_feedback_of_its_own_or_none():
 def test_a_second_pass_weighs_by_the_cosines_of_the_first():
     encoder = TableEncoder(VECTORS, feedback=FEEDBACK)
     once = ListwiseReranker(encoder).rerank(QUERY, hits(encoder))
-    evidence = FEEDBACK.evidence(QUERY, ids(once), np.array([hit.score for hit in once]))
+    evidence = FEEDBACK.evidence(words_of(ids(once)), np.array([hit.score for hit in once]))
     encoder.shown.clear()
     ListwiseReranker(encoder, passes=2).rerank(QUERY, hits(encoder))
     assert encoder.shown[1] == [ids(once)[i] for i in np.argsort(-evidence)]

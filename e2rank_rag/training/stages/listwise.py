@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from e2rank_rag.evidence import CandidateWords
 from e2rank_rag.models.e2rank import Backbone, RecentVectors, TextModel, blend
 from e2rank_rag.models.e2rank_folder import save_adapter
 from e2rank_rag.recipe import Recipe
@@ -31,6 +32,7 @@ from e2rank_rag.training.relevance import relevant_texts, scored_places
 from e2rank_rag.training.stages.vector_lists import VectorListStage
 from e2rank_rag.training.vectors import FrozenVectors
 from e2rank_rag.types import Embeddings, RankingExample
+from e2rank_rag.words import Bm25
 
 CACHED_QUERIES = 10_000
 """Query vectors of the dev sets that are kept while the base is frozen."""
@@ -159,7 +161,8 @@ class ListwiseData:
             return example.documents, None
         vectors = self.frozen.documents.of(example.documents)
         (query,) = self.frozen.queries[example.task].of([example.query])
-        places, added = feedback.choose(example.query, example.documents, vectors @ query, vectors)
+        words = CandidateWords.of(example.query, example.documents, Bm25())
+        places, added = feedback.choose(words, vectors @ query, vectors)
         return [example.documents[place] for place in places], added
 
 

@@ -7,12 +7,14 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from e2rank_rag.evidence import CandidateWords
 from e2rank_rag.feedback import Feedback
 from e2rank_rag.training.config import ListwiseConfig
 from e2rank_rag.training.lists import ListDataset
 from e2rank_rag.training.stages.listwise import ListwiseData
 from e2rank_rag.training.vectors import FrozenVectors, TextVectors
 from e2rank_rag.types import RankingExample
+from e2rank_rag.words import Bm25
 
 
 def configured(**changes):
@@ -84,7 +86,8 @@ def test_with_feedback_the_prompt_shows_the_best_and_their_mean_is_added(bert):
     frozen = FrozenVectors(vectors, {None: queries})
     data = ListwiseData(config, {None: bert.tokenizer}, frozen)
     row = ListDataset([[given]], data.sample, seed=0)[0, 0]
-    evidence = feedback.evidence("ferry", documents, np.array([1.0, 0.8, 0.0]))
+    words = CandidateWords.of("ferry", documents, Bm25())
+    evidence = feedback.evidence(words, np.array([1.0, 0.8, 0.0]))
     assert row.shown == ("the ferry", "a bridge", "bread")
     expected = 0.4 * feedback.mean(vectors.values, evidence)
     np.testing.assert_allclose(data.collate([row])["feedback"], expected[None], rtol=1e-6)
