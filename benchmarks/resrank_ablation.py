@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--only", action="append", choices=CHOICES, default=None)
     arguments = parser.parse_intermixed_args()
-    given = sources(arguments.data, arguments.work)
+    given = sources(arguments.data, arguments.work, "dense", seen=True)
     given["data"] = [{**part, "limit": LISTS} for part in given["data"]]  # type: ignore[attr-defined]
     given["vectors"] = arguments.vectors or arguments.work / "vectors"
     folders = {

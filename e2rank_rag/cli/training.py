@@ -34,29 +34,31 @@ def mine(
     corpus: Annotated[
         Path | None, typer.Option(help="Documents to mine beside those of a file of pairs.")
     ] = None,
+    hybrid: Annotated[
+        bool, typer.Option("--hybrid", help="Fuse what cosines and what BM25 finds.")
+    ] = False,
+    language: Annotated[
+        str | None, typer.Option(help="Language of the words for --hybrid; default: english.")
+    ] = None,
     texts: Annotated[
         bool, typer.Option("--texts/--ids", help="Write the texts, or ids into the corpus.")
     ] = True,
     device: Device = None,
 ) -> None:
-    """Build training lists: the documents a model retrieves, labelled by the judgements."""
+    """Build training lists: the documents a search retrieves, labelled by the judgements."""
     from e2rank_rag.models.encoder import Encoder
     from e2rank_rag.training.config import Source
     from e2rank_rag.training.examples import write_examples
     from e2rank_rag.training.sources import Judged, mined
 
     _refuse_corpus_of_folder(folder, corpus)
-    if split is not None and not folder.is_dir():
-        raise typer.BadParameter(f"--split {split}: {folder} is no BEIR folder; leave it out")
-    of_folder: dict[str, Any] = {} if split is None else {"split": split}
-    source = Source(
-        path=folder,
-        **of_folder,
-        corpus=corpus,
-        mine=folder.is_file(),
-        depth=depth,
-        first_negative=first_negative,
-    )
+    _refuse_split_of_file(folder, split)
+    if language is not None and not hybrid:
+        raise typer.BadParameter(f"--language {language} is for --hybrid: give both")
+    given: dict[str, Any] = {"path": folder, "corpus": corpus, "mine": folder.is_file()}
+    given |= {"depth": depth, "first_negative": first_negative, "split": split}
+    given |= {"candidates": "hybrid" if hybrid else "dense", "language": language}
+    source = Source(**{name: value for name, value in given.items() if value is not None})
     judged = Judged.read(source, 0)
     with Encoder.from_pretrained(model, device=device) as encoder:
         lists = mined(source, judged, encoder, None, add_missing=True)
@@ -163,6 +165,11 @@ def average(
         terminal.out,
         f"the model is in {model_name(folder)}: {scale:g} times the mean of {len(models)}",
     )
+
+
+def _refuse_split_of_file(data: Path, split: str | None) -> None:
+    if split is not None and not data.is_dir():
+        raise typer.BadParameter(f"--split {split}: {data} is no BEIR folder; leave it out")
 
 
 def _refuse_corpus_of_folder(data: Path, corpus: Path | None) -> None:

@@ -32,6 +32,9 @@ def _named(model: Any) -> Any:
 ModelName = Annotated[str, BeforeValidator(_named)]
 """As `folders.find_model` takes it: a `Path` is a folder, whatever its name."""
 
+MARGIN = 0.05
+"""The default of `margin`, a difference of cosines."""
+
 RankingLoss = Literal["point_ce", "pair", "softmax", "poly1"]
 
 Targets = Literal["relevant", "labels"]
@@ -188,7 +191,7 @@ class ListwiseConfig(ListConfig):
         "of the batch must score the positive lower, by `margin`; else the difference is the loss.",
     )
     margin: float = Field(
-        default=0.05, gt=0.0, description="By how much cosine lower; see `counterfactual`."
+        default=MARGIN, gt=0.0, description="By how much cosine lower; see `counterfactual`."
     )
 
     @model_validator(mode="after")
@@ -200,7 +203,7 @@ class ListwiseConfig(ListConfig):
                 raise ValueError(f'{name}: in mode "joint" documents are not frozen; leave it out')
         if self.mode == "joint" and self.anchor:
             raise ValueError('anchor: in mode "joint" there is no adapter; leave it out')
-        if "margin" in self.model_fields_set and not self.counterfactual:
+        if self.margin != MARGIN and not self.counterfactual:
             raise ValueError("margin is for the counterfactual, whose weight is 0: leave it out")
         return self
 

@@ -11,6 +11,9 @@ from e2rank_rag.training.settings import as_written
 
 Order = Literal["retrieved", "shuffled", "mixed"]
 
+MINING = ("depth", "first_negative", "candidates", "language")
+"""Settings of a source that say how its lists are mined."""
+
 
 class Strict(BaseModel):
     """A frozen record with strict types; unknown keys are errors."""
@@ -47,6 +50,15 @@ class Source(Strict):
         "corpus, with its labels as judgements. False: its lists are taken as they are.",
     )
     depth: int = Field(default=100, ge=2, description="Documents of a mined list.")
+    candidates: Literal["dense", "hybrid"] = Field(
+        default="dense",
+        description='What a mined list holds: "dense", the nearest documents by cosine; "hybrid", '
+        "the first of the reciprocal rank fusion of these and of the best by BM25.",
+    )
+    language: str = Field(
+        default="english",
+        description="Language of the words of hybrid candidates, as `words.Bm25` names it.",
+    )
     first_negative: int = Field(
         default=0,
         ge=0,
@@ -69,12 +81,14 @@ class Source(Strict):
         elif self.path.is_file():
             of = {"split": "a BEIR folder"}
             if not self.mine:
-                of |= dict.fromkeys(("depth", "first_negative"), "lists that are mined")
+                of |= dict.fromkeys(MINING, "lists that are mined")
         for name in self.model_fields_set & of.keys():
             if getattr(self, name):
                 raise ValueError(
                     f"{name} is for {of[name]}, which {self.path} is not: leave it out"
                 )
+        if self.language != "english" and self.candidates == "dense":
+            raise ValueError('language is for hybrid candidates: set candidates to "hybrid" too')
         return self
 
 

@@ -40,6 +40,8 @@ class TrainingList:
     task: the task of the example, see `base_model.task_recipe`; a batch has one task.
     shown, depth: documents for the listwise prompt in their order, and how many it may show.
     feedback: float32 [dim], what is added to the reranking vector; None: nothing.
+    added: float32, one per document, what its words add to its standardised cosine; None: the score
+        is the cosine.
     """
 
     query: str
@@ -51,6 +53,7 @@ class TrainingList:
     shown: tuple[str, ...] = ()
     depth: int = 0
     feedback: Embeddings | None = None
+    added: tuple[float, ...] | None = None
 
 
 Sample = Callable[[RankingExample, random.Random], TrainingList]

@@ -1,4 +1,4 @@
-"""Training lists from a dataset: what a model retrieves for each query, labelled by the qrels.
+"""Training lists from a dataset: what a search retrieves for each query, labelled by the qrels.
 
     embedded = Embedded.of_collection(encoder, collection)
     queries, qrels = collection.queries("train"), collection.qrels("train")
@@ -19,6 +19,7 @@ import numpy as np
 
 from e2rank_rag.documents import BadRecord, is_query
 from e2rank_rag.evaluation.collections import Collection
+from e2rank_rag.training.word_index import WordIndex, fused
 from e2rank_rag.types import Document, Embeddings, RankingExample, TextEncoder
 
 logger = logging.getLogger(__name__)
@@ -31,10 +32,15 @@ BLOCK = 256
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """The documents of a dataset, and their vectors row by row, float32 [n, dim]."""
+    """The documents of a dataset, and their vectors row by row, float32 [n, dim].
+
+    words: the index of their words; with it lists hold what a hybrid search retrieves, None: what a
+        dense search does.
+    """
 
     documents: Sequence[Document]
     embeddings: Embeddings
+    words: WordIndex | None = None
 
     @classmethod
     def of(cls, encoder: TextEncoder, documents: Sequence[Document]) -> Embedded:
@@ -75,8 +81,9 @@ def mine_lists(
 ) -> dict[str, RankingExample]:
     """By query id, one list per query that has a relevant document, labelled by the qrels.
 
-    depth: how many of the nearest documents, by exact cosine. Unjudged ones are labelled 0, and
-        left out where they copy a positive (`NEAR_POSITIVE`) or are the query itself (`is_query`).
+    depth: how many of the nearest documents, by exact cosine; with `embedded.words`, how many of
+        the fusion of these and of as many by BM25. Unjudged ones are labelled 0, and left out where
+        they copy a positive (`NEAR_POSITIVE`) or are the query itself (`is_query`).
     first_negative: leave out unjudged documents that were retrieved before this place (from 0). It
         is for sparse judgements, where the documents retrieved first are often relevant.
     add_missing: if no relevant document was retrieved, append the relevant ones, so that every list
@@ -89,8 +96,7 @@ def mine_lists(
         if query in qrels
     }
     asked = [query for query, grades in judged.items() if any(g > 0 for g in grades.values())]
-    vectors = encoder.encode_queries([queries[query] for query in asked])
-    found = nearest(vectors, embedded.embeddings, depth)
+    found = _retrieved(encoder, embedded, [queries[query] for query in asked], depth)
     examples = {}
     for query, places in zip(asked, found, strict=True):
         grades = judged[query]
@@ -107,6 +113,17 @@ def mine_lists(
             copies=tuple(embedded.documents[row].text for row in sorted(own - grades.keys())),
         )
     return examples
+
+
+def _retrieved(
+    encoder: TextEncoder, embedded: Embedded, queries: Sequence[str], depth: int
+) -> list[list[int]]:
+    """The rows that a search retrieves for each query, best first."""
+    dense = nearest(encoder.encode_queries(queries), embedded.embeddings, depth)
+    if embedded.words is None:
+        return dense
+    words = embedded.words.best(queries, depth)
+    return [fused(*rankings, depth) for rankings in zip(dense, words, strict=True)]
 
 
 def nearest(queries: Embeddings, documents: Embeddings, count: int) -> list[list[int]]:

@@ -36,12 +36,17 @@ def list_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """InfoNCE and RankNet under their weights, and both by name.
 
-    batch: see `lists.scored_tensors`. The vectors have unit length.
+    batch: see `lists.scored_tensors`; with `added` [B, L], what the documents' words add to their
+        standardised cosines. The vectors have unit length.
     queries [B, D], documents [B, L, D]: the InfoNCE compares each query with all documents of the
         batch.
-    better [B, D], contextual [B, L, D]: RankNet orders their cosines, list by list.
+    better [B, D], contextual [B, L, D]: RankNet orders their cosines, list by list, or the final
+        scores with what words add.
     """
-    cosines = (contextual @ better.unsqueeze(-1)).squeeze(-1)
+    scores = (contextual @ better.unsqueeze(-1)).squeeze(-1)
+    if "added" in batch:
+        # Detached: a list must not gain by moving its cosines apart until words do not count.
+        scores = scores + _deviation(scores.detach(), batch["listed"]) * batch["added"]
     parts = {
         "info_nce": info_nce_loss(
             queries,
@@ -51,11 +56,19 @@ def list_loss(
             mask=batch["counted"],
         ),
         "ranknet": ranknet_loss(
-            cosines / config.ranknet_temperature, batch["relevance"], batch["listed"]
+            scores / config.ranknet_temperature, batch["relevance"], batch["listed"]
         ),
     }
     loss = config.info_nce_weight * parts["info_nce"] + config.ranknet_weight * parts["ranknet"]
     return loss, {name: part.detach() for name, part in parts.items()}
+
+
+def _deviation(scores: Tensor, listed: Tensor) -> Tensor:
+    """The standard deviation of the listed documents' scores, list by list: [B, L] -> [B, 1]."""
+    count = listed.sum(-1, keepdim=True)
+    mean = torch.where(listed, scores, 0.0).sum(-1, keepdim=True) / count
+    squares = torch.where(listed, (scores - mean) ** 2, 0.0)
+    return (squares.sum(-1, keepdim=True) / count).sqrt()
 
 
 def ranking_loss(config: RankT5Config) -> Loss:

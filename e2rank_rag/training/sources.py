@@ -18,7 +18,9 @@ from e2rank_rag.training.examples import read_examples
 from e2rank_rag.training.mining import Embedded, collection_documents, mine_lists
 from e2rank_rag.training.relevance import grades, judgements, without_query
 from e2rank_rag.training.vectors import TextVectors
+from e2rank_rag.training.word_index import WordIndex
 from e2rank_rag.types import Document, RankingExample
+from e2rank_rag.words import Bm25
 
 T = TypeVar("T")
 
@@ -217,7 +219,7 @@ def mined(
     *,
     add_missing: bool,
 ) -> dict[str, RankingExample]:
-    """By query id, the list of what an encoder retrieves, see `mining.mine_lists`.
+    """By query id, the list of what a search retrieves, see `mining.mine_lists`.
 
     Each has the task and the source of its example; of a BEIR folder, the task of its `source`.
     """
@@ -226,7 +228,7 @@ def mined(
     known.encode(texts, encoder.encode_documents)
     lists = mine_lists(
         encoder,
-        Embedded(judged.documents, known.of(texts)),
+        Embedded(judged.documents, known.of(texts), _word_index(source, texts)),
         judged.queries,
         judged.labels,
         depth=source.depth,
@@ -238,6 +240,12 @@ def mined(
         task, named = (source.task, None) if first is None else (first.task, first.source)
         lists[id] = replace(example, task=task, source=named)
     return lists
+
+
+def _word_index(source: Source, texts: Sequence[str]) -> WordIndex | None:
+    if source.candidates == "dense":
+        return None
+    return WordIndex.of(Bm25(language=source.language), texts)
 
 
 def _examples(source: Source, seed: int) -> list[RankingExample]:

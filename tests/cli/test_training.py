@@ -108,6 +108,19 @@ def pairs(tmp_path):
     return path
 
 
+def test_mine_finds_hybrid_candidates_by_their_words(run, folder, tmp_path, tiny_bert):
+    """The one document that has the query's words is first, or second to the nearest one."""
+    output = tmp_path / "lists.jsonl"
+    mine = ("mine", folder, output, "-m", tiny_bert, "--depth", "2")
+    assert run(*mine, "--hybrid", "--language", "english")[0] == 0
+    for example in read_examples(output):
+        assert example.labels.index(1.0) in (0, 1)
+        assert len(example.documents) == 2
+    code, _, said = run(*mine, "--language", "german")
+    assert code == 2
+    assert "is for --hybrid" in said
+
+
 def test_mine_takes_pairs_and_the_whole_corpus(run, folder, pairs, tmp_path, tiny_bert):
     output = tmp_path / "lists.jsonl"
     corpus = tmp_path / "corpus.jsonl"

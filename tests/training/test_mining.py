@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from e2rank_rag.training.mining import NEAR_POSITIVE, Embedded, mine_lists, nearest
+from e2rank_rag.training.word_index import WordIndex
 from e2rank_rag.types import Document
+from e2rank_rag.words import Bm25
 from tests.encoders import TableEncoder
 
 
@@ -45,6 +49,20 @@ def test_positives_stand_at_the_end_where_none_was_found(encoder, embedded):
     assert found.ids == ("d0", "d1", "d2", "d3")
     bare = mine_lists(encoder, embedded, {"1": "q"}, qrels, depth=2, add_missing=False)["1"]
     assert bare.ids == ("d0", "d1")
+
+
+def test_hybrid_candidates_are_the_fusion_of_cosines_and_words(encoder):
+    texts = {**{f"text of {id}": f"text of {id}" for id in ANGLES}, "a q": "a q", "q q b": "q q b"}
+    table = {**VECTORS, "a q": unit(120), "q q b": unit(70)}
+    encoder = TableEncoder(table)
+    documents = [Document(text, text) for text in texts]
+    index = WordIndex.of(Bm25(), list(texts))
+    assert [list(texts)[row] for row in index.best(["q"], 9)[0]] == ["q q b", "a q"]
+    embedded = replace(Embedded.of(encoder, documents), words=index)
+    found = mine_lists(encoder, embedded, {"1": "q"}, {"1": {"text of d1": 1}}, depth=4)["1"]
+    # 1/2 each for the first of both, 1/3 each for the second.
+    assert found.ids == ("text of d0", "q q b", "text of d1", "a q")
+    assert found.labels == (0.0, 0.0, 1.0, 0.0)
 
 
 def test_unjudged_documents_of_the_first_places_can_be_left_out(encoder, embedded):

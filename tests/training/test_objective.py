@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import statistics
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from e2rank_rag.losses import ranknet_loss
 from e2rank_rag.training.config import ListwiseConfig
 from e2rank_rag.training.stages.listwise import listwise_loss
 
@@ -110,6 +112,48 @@ def test_feedback_is_added_to_the_unit_vector_that_reranks():
     )
     expected = {"info_nce": info_nce(better, 0.03), "ranknet": ranknet(better, 0.1)}
     assert {name: float(part) for name, part in parts.items()} == pytest.approx(expected, rel=1e-5)
+
+
+def test_ranknet_orders_the_final_scores_of_the_listed_documents():
+    added = torch.randn(LISTS, DOCUMENTS, generator=torch.Generator().manual_seed(6))
+    _, parts = listwise_loss(embed, {**batch("joint"), "added": added}, configured("joint"), 0.0)
+    means = []
+    for row in range(LISTS):
+        places = [i for i in range(DOCUMENTS) if LISTED[row, i]]
+        cosines = {i: float(LISTWISE[row] @ VECTORS[row * DOCUMENTS + i]) for i in places}
+        deviation = statistics.pstdev(cosines.values())
+        scores = {i: cosines[i] + deviation * float(added[row, i]) for i in places}
+        pairs = [
+            math.log(1 + math.exp((scores[j] - scores[i]) / 0.1))
+            for i in places
+            for j in places
+            if RELEVANCE[row, i] > RELEVANCE[row, j]
+        ]
+        means.append(sum(pairs) / len(pairs))
+    assert float(parts["ranknet"]) == pytest.approx(sum(means) / LISTS, rel=1e-5)
+    assert float(parts["info_nce"]) == pytest.approx(info_nce(QUERIES, 0.03), rel=1e-5)
+
+
+def test_the_deviation_of_the_cosines_has_no_gradient():
+    """Cosine and deviation move together by a factor; only the cosine's gradient may count."""
+    factor = torch.ones((), requires_grad=True)
+    added = torch.randn(LISTS, DOCUMENTS, generator=torch.Generator().manual_seed(6))
+
+    def scaled(tokens):
+        return factor * embed(tokens) if tokens == "prompts" else embed(tokens)
+
+    config = configured("joint", info_nce_weight=0.0)
+    loss, _ = listwise_loss(scaled, {**batch("joint"), "added": added}, config, 0.0)
+    loss.backward()
+    vectors = VECTORS.view(LISTS, DOCUMENTS, DIM)
+    cosines = (vectors @ LISTWISE[:, :, None]).squeeze(-1)
+    deviations = torch.stack(
+        [row[listed].std(correction=0) for row, listed in zip(cosines, LISTED, strict=True)]
+    )
+    other = torch.ones((), requires_grad=True)
+    scores = other * cosines + deviations[:, None] * added
+    (2 * ranknet_loss(scores / 0.1, RELEVANCE, LISTED)).backward()
+    assert float(factor.grad) == pytest.approx(float(other.grad), rel=1e-4)
 
 
 def test_weights_and_temperatures_are_those_of_the_configuration():

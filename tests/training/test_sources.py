@@ -147,6 +147,29 @@ def test_mined_pairs_keep_the_task_and_the_source_of_their_query(tmp_path, bert)
     ]
 
 
+def test_hybrid_candidates_are_found_by_their_words(folder, bert):
+    lines = [json.dumps({"_id": f"f{i}", "text": f"purring {i}"}) + "\n" for i in range(3)]
+    with (folder / "corpus.jsonl").open("a") as file:
+        file.writelines(lines)
+    source = Source(path=folder, candidates="hybrid", depth=3)
+    known = TextVectors(bert.dim)
+    (train,) = read_training([source], bert, known, seed=0)
+    (dev,) = read_dev([source], bert, known, seed=0)
+    purring = [text for text in train[0].documents if text.startswith("purring")]
+    assert purring
+    assert [each.text for each in dev.candidates["1"]][:3] == list(train[0].documents)[:3]
+
+
+def test_languages_and_candidates_are_of_mined_lists_only(tmp_path):
+    path = pairs_file(tmp_path, [("q", "cats")])
+    for setting in ({}, {"language": "german"}):
+        with pytest.raises(ValueError, match="is for lists that are mined"):
+            Source(path=path, candidates="hybrid", **setting)
+        assert Source(path=path, mine=True, candidates="hybrid", **setting)
+    with pytest.raises(ValueError, match="language is for hybrid candidates"):
+        Source(path=path, mine=True, language="german")
+
+
 def test_the_query_itself_is_not_mined(folder, tmp_path, bert):
     """As ArguAna and duplicate questions: a query is a document of its collection."""
     lines = [

@@ -18,7 +18,7 @@ from e2rank_rag.models.e2rank import Backbone, RecentVectors, TextModel, blend
 from e2rank_rag.models.e2rank_folder import save_adapter
 from e2rank_rag.recipe import Recipe
 from e2rank_rag.rerankers import ListwiseReranker
-from e2rank_rag.tokenization import TextTokenizer
+from e2rank_rag.tokenization import TextTokenizer, padded
 from e2rank_rag.training.base_model import (
     open_base,
     save_merged,
@@ -137,8 +137,8 @@ class ListwiseData:
 
     def collate(self, lists: Sequence[TrainingList]) -> dict[str, Any]:
         """What `lists.scored_tensors` gives; `prompts`, the tokens of the listwise prompts;
-        `feedback` [B, D], if the lists have it; and with a counterfactual `others`, the prompts
-        with the documents of the next query, unless they show none."""
+        `feedback` [B, D] and `added` [B, L], if the lists have them; and with a counterfactual
+        `others`, the prompts with the documents of the next query, unless they show none."""
         depth = lists[0].depth  # one for the batch: prompts of one depth have similar lengths
         tokenizer = self.tokenizers[task_of(lists)]
         queries, shown = [each.query for each in lists], [each.shown for each in lists]
@@ -152,6 +152,9 @@ class ListwiseData:
         feedback = [each.feedback for each in lists if each.feedback is not None]
         if feedback:
             batch["feedback"] = torch.from_numpy(np.stack(feedback))
+        added = [each.added for each in lists if each.added is not None]
+        if added:
+            batch["added"] = padded(added, dtype=torch.float32)
         return batch
 
     def _candidates(self, example: RankingExample) -> tuple[Sequence[str], Embeddings | None]:
