@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from e2rank_rag.training.settings import as_written
+from e2rank_rag.words import Bm25
 
 Order = Literal["retrieved", "shuffled", "mixed"]
 
@@ -55,9 +56,10 @@ class Source(Strict):
         description='What a mined list holds: "dense", the nearest documents by cosine; "hybrid", '
         "the first of the reciprocal rank fusion of these and of the best by BM25.",
     )
-    language: str = Field(
+    language: str | None = Field(
         default="english",
-        description="Language of the words of hybrid candidates, as `words.Bm25` names it.",
+        description="Language of the words of hybrid candidates, one of `words.LANGUAGES`. None: "
+        "words as they are, without stemming and stop words.",
     )
     first_negative: int = Field(
         default=0,
@@ -71,6 +73,11 @@ class Source(Strict):
         "sentence, which is used for plain queries only. None: lines whose `source` is in "
         "`prompts.SOURCE_TASKS` have that one's. Cross-encoders have no instruction.",
     )
+
+    @field_validator("language")
+    @classmethod
+    def _known(cls, language: str | None) -> str | None:
+        return Bm25(language=language).language
 
     @model_validator(mode="after")
     def _used(self) -> Self:

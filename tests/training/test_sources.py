@@ -168,6 +168,9 @@ def test_languages_and_candidates_are_of_mined_lists_only(tmp_path):
         assert Source(path=path, mine=True, candidates="hybrid", **setting)
     with pytest.raises(ValueError, match="language is for hybrid candidates"):
         Source(path=path, mine=True, language="german")
+    with pytest.raises(ValueError, match="language must be one of arabic, danish"):
+        Source(path=path, mine=True, candidates="hybrid", language="klingon")
+    assert Source(path=path, mine=True, candidates="hybrid", language=None).language is None
 
 
 def test_the_query_itself_is_not_mined(folder, tmp_path, bert):
