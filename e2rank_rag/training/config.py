@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
+from e2rank_rag.evidence import Evidence
 from e2rank_rag.feedback import Feedback
 from e2rank_rag.models.folders import model_name
 from e2rank_rag.prompts import Prompts
@@ -178,6 +179,11 @@ class ListwiseConfig(ListConfig):
         description="Feedback from the candidates' vectors, in training and as saved; for mode "
         '"adapter" only. None: no feedback.',
     )
+    evidence: Evidence | None = Field(
+        default=None,
+        description="What the words of the candidates add to their cosines in RankNet, and as "
+        'saved; for mode "adapter" only. None: RankNet orders cosines.',
+    )
     anchor: float = Field(
         default=0.0,
         ge=0.0,
@@ -198,7 +204,7 @@ class ListwiseConfig(ListConfig):
     def _consistent(self) -> Self:
         if self.mode == "adapter" and self.lora is None:
             raise ValueError('mode "adapter" trains LoRA weights: give lora, such as {rank: 16}')
-        for name in ("vectors", "feedback"):
+        for name in ("vectors", "feedback", "evidence"):
             if self.mode == "joint" and getattr(self, name) is not None:
                 raise ValueError(f'{name}: in mode "joint" documents are not frozen; leave it out')
         if self.mode == "joint" and self.anchor:

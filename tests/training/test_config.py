@@ -120,6 +120,8 @@ def test_settings_on_the_command_line_replace_those_of_the_file(tmp_path):
         (MINIMAL, ["ranknet_weight=0", "info_nce_weight=0"], "are both 0: nothing is trained"),
         (MINIMAL, ["mode=joint", "vectors=kept"], 'vectors: in mode "joint" documents are not fr'),
         (MINIMAL, ["mode=joint", "feedback={}"], 'feedback: in mode "joint" documents are not f'),
+        (MINIMAL, ["mode=joint", "evidence={}"], 'evidence: in mode "joint" documents are not f'),
+        (MINIMAL, ["evidence.language=elvish"], "evidence.language: Value error, language must be"),
         (MINIMAL, ["mode=joint", "anchor=1"], 'anchor: in mode "joint" there is no adapter'),
         (MINIMAL, ["margin=0.1"], "margin is for the counterfactual, whose weight is 0"),
         (MINIMAL, ["prompt.dropout=1"], "prompt.dropout: Input should be less than 1"),

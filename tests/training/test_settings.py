@@ -8,6 +8,7 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
+from e2rank_rag.evidence import Evidence
 from e2rank_rag.feedback import Feedback
 from e2rank_rag.prompts import Prompts
 from e2rank_rag.recipe import ResidualLayout
@@ -31,6 +32,7 @@ BLOCKS = {
     "lora": LoraOptions,
     "prompt": PromptOptions,
     "feedback": Feedback,
+    "evidence": Evidence,
     "layout": ResidualLayout,
     "prompts": Prompts,
 }

@@ -6,18 +6,19 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from e2rank_rag.evidence import CandidateWords
+from e2rank_rag.evidence import CandidateWords, Evidence, Scores
 from e2rank_rag.models.e2rank import Backbone, RecentVectors, TextModel, blend
 from e2rank_rag.models.e2rank_folder import save_adapter
 from e2rank_rag.recipe import Recipe
 from e2rank_rag.rerankers import ListwiseReranker
+from e2rank_rag.rerankers.evidence import FEEDBACK
 from e2rank_rag.tokenization import TextTokenizer, padded
 from e2rank_rag.training.base_model import (
     open_base,
@@ -32,13 +33,24 @@ from e2rank_rag.training.relevance import relevant_texts, scored_places
 from e2rank_rag.training.stages.vector_lists import VectorListStage
 from e2rank_rag.training.vectors import FrozenVectors
 from e2rank_rag.types import Embeddings, RankingExample
-from e2rank_rag.words import Bm25
 
 CACHED_QUERIES = 10_000
 """Query vectors of the dev sets that are kept while the base is frozen."""
 
 Embed = Callable[[Mapping[str, Tensor]], Tensor]
 """Tokens of `TextTokenizer.collate`, [n, L], to unit vectors, float32 [n, D]."""
+
+
+class Weighed(NamedTuple):
+    """The documents of an example as a reranker reads them.
+
+    order: for a prompt. mean: float32 [dim], what feedback adds to the reranking vector. added:
+    float32, one per document, what words add to its standardised cosine.
+    """
+
+    order: Sequence[str]
+    mean: Embeddings | None = None
+    added: Scores | None = None
 
 
 class Listwise(VectorListStage[ListwiseConfig]):
@@ -121,8 +133,9 @@ class ListwiseData:
         """The list is the same in each epoch; the prompt's documents and depth are drawn."""
         config = self.config
         places, positive = scored_places(example, config.list_size, config.positive)
-        candidates, feedback = self._candidates(example)
-        shown = _shown(candidates, config.prompt, draw)
+        weighed = self._weighed(example)
+        shown = _shown(weighed.order, config.prompt, draw)
+        added = weighed.added
         return TrainingList(
             query=example.query,
             documents=tuple(example.documents[place] for place in places),
@@ -132,7 +145,8 @@ class ListwiseData:
             task=example.task,
             shown=shown,
             depth=draw.choice(config.prompt.depths),
-            feedback=feedback,
+            feedback=weighed.mean,
+            added=None if added is None else tuple(added[places].tolist()),
         )
 
     def collate(self, lists: Sequence[TrainingList]) -> dict[str, Any]:
@@ -157,16 +171,22 @@ class ListwiseData:
             batch["added"] = padded(added, dtype=torch.float32)
         return batch
 
-    def _candidates(self, example: RankingExample) -> tuple[Sequence[str], Embeddings | None]:
-        """The documents in the prompt's order, and what feedback adds to the reranking vector."""
-        feedback = self.config.feedback
-        if feedback is None or self.frozen is None:
-            return example.documents, None
-        vectors = self.frozen.documents.of(example.documents)
+    def _weighed(self, example: RankingExample) -> Weighed:
+        config, documents = self.config, example.documents
+        if self.frozen is None or (config.feedback is None and config.evidence is None):
+            return Weighed(documents)
+        vectors = self.frozen.documents.of(documents)
         (query,) = self.frozen.queries[example.task].of([example.query])
-        words = CandidateWords.of(example.query, example.documents, Bm25())
-        places, added = feedback.choose(words, vectors @ query, vectors)
-        return [example.documents[place] for place in places], added
+        cosines = vectors @ query
+        words = CandidateWords.of(example.query, documents, (config.evidence or Evidence()).bm25)
+        weighed = Weighed(documents)
+        if config.evidence is not None:
+            known = (config.feedback or FEEDBACK).evidence(words, cosines)
+            weighed = weighed._replace(added=config.evidence.added(words, known))
+        if config.feedback is not None:
+            places, mean = config.feedback.choose(words, cosines, vectors)
+            weighed = weighed._replace(order=[documents[place] for place in places], mean=mean)
+        return weighed
 
 
 def listwise_loss(
@@ -240,5 +260,6 @@ def _recipe(base: Recipe, config: ListwiseConfig) -> Recipe:
     }
     budget = base.listwise.model_copy(update={"depth": max(options.depths), **limits})
     weight = base.query_weight if config.query_weight is None else config.query_weight
-    changes = {"listwise": budget, "query_weight": weight, "feedback": config.feedback}
-    return base.model_copy(update={**changes, "adapter": None})
+    changes = {"listwise": budget, "query_weight": weight, "adapter": None}
+    words = {"feedback": config.feedback, "evidence": config.evidence}
+    return base.model_copy(update={**changes, **words})

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from e2rank_rag.evidence import Evidence
 from e2rank_rag.feedback import Feedback
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.rerankers import ListwiseReranker
@@ -112,6 +113,25 @@ def test_a_counterfactual_needs_a_second_query(tiny_bert, lists, tmp_path):
     config = configured(tiny_bert, lists, tmp_path / "m", counterfactual=1.0, trainer=trainer)
     with pytest.raises(ValueError, match="a batch has one query: set trainer"):
         train(config)
+
+
+def test_the_final_score_is_trained_and_saved(tiny_bert, lists, tmp_path):
+    evidence = {"words": 2.0, "expansion": 0.0}
+    losses = {}
+    for name, changes in {"words": {"evidence": evidence}, "plain": {}}.items():
+        config = configured(
+            tiny_bert,
+            lists,
+            tmp_path / name,
+            trainer={"max_steps": 1, "logging_steps": 1},
+            **changes,
+        )
+        (losses[name],) = logged(train(config), "ranknet")
+    assert losses["words"] != pytest.approx(losses["plain"], abs=1e-3)
+    with Encoder.from_pretrained(tmp_path / "words") as trained:
+        assert trained.recipe.evidence == Evidence(**evidence)
+    with Encoder.from_pretrained(tmp_path / "plain") as trained:
+        assert trained.recipe.evidence is None
 
 
 def test_joint_training_moves_documents_and_says_so(tiny_bert, lists, tmp_path):

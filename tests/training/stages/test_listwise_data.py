@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
-from e2rank_rag.evidence import CandidateWords
+from e2rank_rag.evidence import CandidateWords, Evidence
 from e2rank_rag.feedback import Feedback
+from e2rank_rag.rerankers import ListwiseReranker
 from e2rank_rag.training.config import ListwiseConfig
 from e2rank_rag.training.lists import ListDataset
 from e2rank_rag.training.stages.listwise import ListwiseData
 from e2rank_rag.training.vectors import FrozenVectors, TextVectors
 from e2rank_rag.types import RankingExample
 from e2rank_rag.words import Bm25
+from tests.encoders import TableEncoder
 
 
 def configured(**changes):
@@ -91,6 +94,33 @@ def test_with_feedback_the_prompt_shows_the_best_and_their_mean_is_added(bert):
     assert row.shown == ("the ferry", "a bridge", "bread")
     expected = 0.4 * feedback.mean(vectors.values, evidence)
     np.testing.assert_allclose(data.collate([row])["feedback"], expected[None], rtol=1e-6)
+
+
+@pytest.mark.parametrize("feedback", [None, Feedback(lexical_weight=1.0, temperature=0.5)])
+def test_each_listed_document_has_what_its_words_add_in_serving(bert, feedback):
+    vectors = vectors_of({"a bridge": [1.0, 0.0], "the ferry": [0.8, 0.6], "bread": [0.0, 1.0]})
+    documents = tuple(vectors.rows)
+    given = RankingExample("ferry", documents, (0.0, 1.0, 0.0))
+    table = TableEncoder(
+        {
+            **dict(zip(documents, vectors.values, strict=True)),
+            "ferry": [1.0, 0.0],
+            "listwise ferry": [0.9, 0.1],
+        },
+        feedback=feedback,
+    )
+    table.evidence = evidence = Evidence(words=0.5, expansion=0.4)
+    (served,) = ListwiseReranker(table).rerank_batch(["ferry"], [documents])
+    config = configured(mode="adapter", lora={"rank": 4}, feedback=feedback, evidence=evidence)
+    frozen = FrozenVectors(vectors, {None: vectors_of({"ferry": [1.0, 0.0]})})
+    data = ListwiseData(config, {None: bert.tokenizer}, frozen)
+    row = ListDataset([[given]], data.sample, seed=0)[0, 0]
+    (added,) = data.collate([row])["added"].numpy()
+    moved = table.encode_queries(["listwise ferry"])[0]
+    moved = moved if row.feedback is None else moved + row.feedback
+    cosines = vectors.of(row.documents) @ (moved / np.linalg.norm(moved))
+    scores = dict(zip(row.documents, cosines + cosines.std() * added, strict=True))
+    assert {hit.document.text: hit.score for hit in served} == pytest.approx(scores, rel=1e-5)
 
 
 def test_shuffled_prompts_show_some_of_twice_as_many():
