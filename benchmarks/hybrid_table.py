@@ -56,10 +56,12 @@ from tasks import (
 )
 
 from e2rank_rag.evaluation.differences import differences
+from e2rank_rag.evidence import CandidateWords
 from e2rank_rag.feedback import Feedback, order
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.rerankers import ListwiseReranker
 from e2rank_rag.types import Embeddings
+from e2rank_rag.words import Bm25
 
 RESULTS = Path(__file__).parent / "results" / "hybrid_table.json"
 DEV_RESULTS = RESULTS.with_name("hybrid_dev.json")
@@ -114,7 +116,8 @@ class Listwise:
             rows = task.rankings[RRF][place]
             texts = [task.documents[row].text for row in rows]
             vectors = task.vectors[rows]
-            evidence = feedback.evidence(query, texts, vectors @ task.asked[place])
+            words = CandidateWords.of(query, texts, Bm25())
+            evidence = feedback.evidence(words, vectors @ task.asked[place])
             means.append(feedback.mean(vectors, evidence))
             shown.append([texts[best] for best in order(evidence)[:depth]])
         if arrange is not None:
