@@ -84,9 +84,10 @@ class CandidateWords:
 
         The words are taken from the `documents` candidates with the most evidence [n], weighted by
         the softmax of their evidence: p(word) = sum of weight * count / length (Lavrenko and Croft
-        2001). The `terms` words with the highest p * idf that are not the query's count, each in
-        proportion to that value; the best counts like a word of the query. Words with equal values
-        are taken in the order of the list.
+        2001). The `terms` words with the highest p * idf count, each in proportion to that value;
+        the best counts like a word of the query. Left out are the query's words, and those that one
+        candidate alone holds: they say nothing about any other. Words with equal values are taken
+        in the order of the list.
         """
         best = np.argsort(-evidence, kind="stable")[:documents]
         shares = np.zeros(len(self.lengths))
@@ -95,15 +96,21 @@ class CandidateWords:
         mass = shares[self.rows] * self.counts / self.lengths[self.rows]
         values = np.bincount(self.words, mass, minlength=self.size) * self._idf
         values[self.asked] = 0.0
+        values[self._holding < 2] = 0.0
         chosen = np.argsort(-values, kind="stable")[:terms]
         weights = np.zeros(self.size)
         weights[chosen] = values[chosen] / max(values.max(), 1e-12)
         return self._weighted(weights)
 
     @cached_property
+    def _holding(self) -> NDArray[np.intp]:
+        """How many candidates hold each word, [v]."""
+        return np.bincount(self.words, minlength=self.size)
+
+    @cached_property
     def _idf(self) -> NDArray[np.float64]:
-        holding = np.bincount(self.words, minlength=self.size)
-        idf: NDArray[np.float64] = np.log1p((len(self.lengths) - holding + 0.5) / (holding + 0.5))
+        without = len(self.lengths) - self._holding
+        idf: NDArray[np.float64] = np.log1p((without + 0.5) / (self._holding + 0.5))
         return idf
 
     def _weighted(self, weights: NDArray[np.float64]) -> Scores:

@@ -55,7 +55,7 @@ def rm3_weights(asked, lists, evidence, documents, terms):
     values = {
         word: values[word] * idf(word, lists)
         for word in first
-        if word in values and word not in asked
+        if word in values and word not in asked and sum(word in each for each in lists) > 1
     }
     chosen = sorted(values, key=lambda word: -values[word])[:terms]
     return {word: values[word] / values[chosen[0]] for word in chosen}
@@ -109,6 +109,12 @@ def test_words_of_equal_value_are_taken_in_the_order_of_the_list():
     np.testing.assert_array_equal(second > 0.0, [True, True, False])
 
 
+def test_words_of_one_candidate_alone_do_not_count():
+    evidence = np.array([5.0, 4.0], np.float32)
+    words = CandidateWords.of("bridge", ["snow rain", "tram ferry"], BM25)
+    np.testing.assert_array_equal(words.expansion(evidence), np.zeros(2))
+
+
 @pytest.mark.parametrize(
     ("query", "texts"),
     [
@@ -130,8 +136,8 @@ def test_without_a_common_word_all_scores_are_zero(query, texts):
 def test_texts_without_common_words_keep_the_cosines(texts):
     cosines = np.array([0.2, 0.5, 0.3], np.float32)
     words = CandidateWords.of("猫", texts, BM25)
-    evidence = Evidence(expansion=0.0)
-    np.testing.assert_array_equal(joined(cosines, evidence.added(words, cosines)), cosines)
+    added = Evidence().added(words, standardised(cosines))
+    np.testing.assert_array_equal(joined(cosines, added), cosines)
 
 
 def test_what_is_added_is_the_weighted_sum_of_the_standardised_scores():
