@@ -4,15 +4,17 @@
 
 DATA holds BEIR folders. First stages: `dense`, the base's 100 nearest documents; `BM25`; `RRF`,
 both fused as the store's hybrid search does; `hybrid`, z(cosine) + 0.5 z(BM25) over the union of
-both. For MS MARCO the candidates are the BM25 runs of TREC DL 2019 and 2020, with NIST's whole
-qrels. All other rows rerank the 100 candidates of RRF, `listwise over dense` those of dense:
-`rocchio`; `feedback`, the model's own without a prompt; `untrained prompt`, the model without its
-listwise adapter; `query adapter`, trained on the same data without documents in its prompts;
-`listwise`, the model as its folder says. The numbers of every row but the last two are chosen here,
-on the dev splits pooled. Tests: paired randomisation with Holm's correction over the datasets that
-training has not seen and the test splits of two that it has, against RRF, and against the better of
-dense and hybrid on each dataset. Then what the documents in the prompt do: in other orders, none,
-and those of another query.
+both; `hybrid + expansion`, the same with the words of its best documents. For MS MARCO the
+candidates are the BM25 runs of TREC DL 2019 and 2020, with NIST's whole qrels. All other rows
+rerank the 100 candidates of RRF, `listwise over dense` those of dense: `rocchio`; `feedback`, the
+model's own without a prompt; `evidence`, feedback and words without a prompt, at their defaults;
+`untrained prompt`, the model without its listwise adapter; `query adapter`, trained on the same
+data without documents in its prompts; `listwise`, the model as its folder says. The last three have
+the words that the model's recipe says. The numbers of every row but `evidence` and the last two are
+chosen here, on the dev splits pooled. Tests: paired randomisation with Holm's correction over the
+datasets that training has not seen and the test splits of two that it has, against RRF, and against
+the better of dense and hybrid on each dataset. Then what the documents in the prompt do: in other
+orders, none, and those of another query.
 
 `--dev-only` prints what the weights of query and feedback bring on dev instead. `--limit` takes a
 few queries of each dataset, to try things. `--keep FOLDER` keeps what is measured, dataset by
@@ -26,9 +28,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -54,14 +55,12 @@ from tasks import (
     mean,
     tuned_rocchio,
 )
+from weights import Listwise, best, documents_of_the_prompt, grid, reranked, weighted
 
 from e2rank_rag.evaluation.differences import differences
-from e2rank_rag.evidence import CandidateWords
-from e2rank_rag.feedback import Feedback, order
+from e2rank_rag.evidence import Evidence, Scores, standardised
 from e2rank_rag.models.encoder import Encoder
-from e2rank_rag.rerankers import ListwiseReranker
-from e2rank_rag.types import Embeddings
-from e2rank_rag.words import Bm25
+from e2rank_rag.rerankers import EvidenceReranker, ListwiseReranker
 
 RESULTS = Path(__file__).parent / "results" / "hybrid_table.json"
 DEV_RESULTS = RESULTS.with_name("hybrid_dev.json")
@@ -77,131 +76,74 @@ TESTED = UNSEEN_COLLECTIONS + UNSEEN_SPLITS
 DEFAULT = "listwise over RRF"
 AGAINST_RRF, AGAINST_BETTER = "against RRF", "against the better of dense and hybrid"
 
-QUERY_WEIGHTS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
-FEEDBACK_WEIGHTS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5)
-SHUFFLES = 5
-STUDIED_QUERIES = 500
-BATCH_QUERIES = 64
+EXPANSION_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 
 Measure = Callable[[Task], Values]
-Arrange = Callable[[list[list[str]]], list[list[str]]]
 Record = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Listwise:
-    """Listwise vectors of a task, and the candidates' weighted means, before they are blended."""
-
-    task: Task
-    vectors: Embeddings
-    means: Embeddings
-
-    @classmethod
-    def of(
-        cls,
-        task: Task,
-        encoder: Encoder,
-        *,
-        depth: int | None = None,
-        arrange: Arrange | None = None,
-    ) -> Listwise:
-        """As `ListwiseReranker` has them over RRF.
-
-        depth: of the prompt; None: the recipe's. arrange: changes the texts that are shown.
-        """
-        feedback = _feedback(encoder)
-        depth = encoder.recipe.listwise.depth if depth is None else depth
-        shown, means = [], []
-        for place, query in enumerate(task.queries):
-            rows = task.rankings[RRF][place]
-            texts = [task.documents[row].text for row in rows]
-            vectors = task.vectors[rows]
-            words = CandidateWords.of(query, texts, Bm25())
-            evidence = feedback.evidence(words, vectors @ task.asked[place])
-            means.append(feedback.mean(vectors, evidence))
-            shown.append([texts[best] for best in order(evidence)[:depth]])
-        if arrange is not None:
-            shown = arrange(shown)
-        encode = partial(encoder.encode_listwise, depth=depth, query_weight=0.0)
-        return cls(task, encode(task.queries, shown).embeddings, np.stack(means))
-
-    def ndcg(self, query_weight: float, feedback_weight: float) -> Values:
-        """With these weights of the query's vector and of the mean."""
-        vectors = query_weight * self.task.asked + (1 - query_weight) * self.vectors
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        vectors = vectors + feedback_weight * self.means
-        return self.task.ndcg(self.task.by_vectors(vectors, RRF))
+def expansions(task: Task) -> list[Scores]:
+    """For each query what the best candidates' words say of ZSUM's documents, standardised."""
+    settings = Evidence()
+    found = []
+    for place, scores in enumerate(task.sums):
+        words = task.words(place, ZSUM, settings.bm25)
+        terms = settings.expansion_terms
+        documents = settings.expansion_documents
+        found.append(standardised(words.expansion(scores, documents=documents, terms=terms)))
+    return found
 
 
-def grid(dev: Sequence[Listwise]) -> dict[tuple[float, float], dict[str, float]]:
-    """Dev means by dataset for every pair of weights of query and feedback."""
-    return {
-        (query, feedback): {each.task.name: mean(each.ndcg(query, feedback)) for each in dev}
-        for query in QUERY_WEIGHTS
-        for feedback in FEEDBACK_WEIGHTS
-    }
+def expanded(task: Task, added: Sequence[Scores], weight: float) -> Values:
+    """ZSUM with so much of the expansion added."""
+    lists = zip(task.rankings[ZSUM], task.sums, added, strict=True)
+    return task.ndcg([rows[np.argsort(-(s + weight * a), kind="stable")] for rows, s, a in lists])
 
 
-def best(figures: Mapping[tuple[float, float], Mapping[str, float]]) -> tuple[float, float]:
-    """The pair of weights with the best mean over the dev sets."""
-    return max(figures, key=lambda pair: fmean(figures[pair].values()))
+def tuned_expansion(dev: Sequence[Task]) -> float:
+    """The weight with the best mean over the dev sets."""
+    lists = [(task, expansions(task)) for task in dev]
 
+    def dev_mean(weight: float) -> float:
+        return fmean(mean(expanded(task, added, weight)) for task, added in lists)
 
-def reranked(
-    task: Task,
-    encoder: Encoder,
-    candidates: str,
-    weights: tuple[float, float] | None,
-    **options: Any,
-) -> Values:
-    """What the product makes of one of the task's rankings.
-
-    weights: of query and feedback; None: the recipe's. options: those of `ListwiseReranker`.
-    """
-    if weights is not None:
-        feedback = _feedback(encoder).model_copy(update={"weight": weights[1]})
-        options |= {"query_weight": weights[0], "feedback": feedback}
-    reranker = ListwiseReranker(encoder, stored_vectors="trust", **options)
-    rankings = []
-    for start in range(0, len(task.ids), BATCH_QUERIES):
-        span = slice(start, start + BATCH_QUERIES)
-        hits = task.hits(task.rankings[candidates][span], start)
-        asked = task.asked[span]
-        rankings += reranker.rerank_batch(task.queries[span], hits, query_vectors=asked)
-    return task.ndcg_of(rankings)
-
-
-def _feedback(encoder: Encoder) -> Feedback:
-    """The recipe's; its defaults for an adapter that was trained without."""
-    return encoder.feedback or Feedback()
+    return max(EXPANSION_WEIGHTS, key=dev_mean)
 
 
 def rows(
     dev: Sequence[Task], model: Encoder, query_adapter: Encoder | None
 ) -> tuple[dict[str, Measure], Record]:
     """How every row of the table is measured, and what was chosen on dev for it."""
-    untrained = model.without_adapter()
+    untrained, words = model.without_adapter(), model.evidence
     count, beta = tuned_rocchio(dev, RRF)
-    prompts = {"untrained prompt": grid([Listwise.of(task, untrained) for task in dev])}
-    if query_adapter is not None:
-        lists = [Listwise.of(task, query_adapter, depth=0) for task in dev]
-        prompts["query adapter"] = grid(lists)
-    # With the whole weight on the query the prompt is of no account.
-    alone = {pair: by for pair, by in prompts["untrained prompt"].items() if pair[0] == 1.0}
-    chosen = {"feedback": best(alone), **{name: best(by) for name, by in prompts.items()}}
+    expansion = tuned_expansion(dev)
+    lists = [Listwise.of(task, untrained, evidence=words) for task in dev]
+    alone = [replace(each, vectors=each.task.asked, added=None) for each in lists]
+    chosen = {"feedback": best(grid(alone, [1.0])), "untrained prompt": best(grid(lists))}
     measures: dict[str, Measure] = {
         **{name: partial(_first_stage, name) for name in (DENSE, WORDS, RRF, ZSUM)},
+        "hybrid + expansion": lambda t: expanded(t, expansions(t), expansion),
         "rocchio": lambda t: t.ndcg(t.by_vectors(t.rocchio(count, beta, RRF), RRF)),
-        "feedback": lambda t: reranked(t, model, RRF, chosen["feedback"]),
-        "untrained prompt": lambda t: reranked(t, untrained, RRF, chosen["untrained prompt"]),
+        "feedback": lambda t: reranked(t, weighted(model, chosen["feedback"], evidence=False), RRF),
+        "evidence": lambda t: reranked(t, EvidenceReranker(model, stored_vectors="trust"), RRF),
+        "untrained prompt": lambda t: reranked(
+            t, weighted(untrained, chosen["untrained prompt"]), RRF
+        ),
     }
     if query_adapter is not None:
+        lists = [Listwise.of(task, query_adapter, depth=0, evidence=words) for task in dev]
+        chosen["query adapter"] = best(grid(lists))
+        options: Record = {"prompt_depth": 0, "evidence": words or False}
         measures["query adapter"] = lambda t: reranked(
-            t, query_adapter, RRF, chosen["query adapter"], prompt_depth=0
+            t, weighted(query_adapter, chosen["query adapter"], **options), RRF
         )
-    measures["listwise over dense"] = lambda t: reranked(t, model, DENSE, None)
-    measures[DEFAULT] = lambda t: reranked(t, model, RRF, None)
-    settings: Record = {"rocchio": {"documents": count, "beta": beta}}
+    default = ListwiseReranker(model, stored_vectors="trust")
+    measures["listwise over dense"] = lambda t: reranked(t, default, DENSE)
+    measures[DEFAULT] = lambda t: reranked(t, default, RRF)
+    settings: Record = {
+        "rocchio": {"documents": count, "beta": beta},
+        "hybrid + expansion": {"weight": expansion},
+    }
     for name, (query, feedback) in chosen.items():
         settings[name] = {"query_weight": query, "feedback.weight": feedback}
     return measures, settings
@@ -209,34 +151,6 @@ def rows(
 
 def _first_stage(name: str, task: Task) -> Values:
     return task.ndcg(task.rankings[name])
-
-
-def documents_of_the_prompt(task: Task, encoder: Encoder) -> dict[str, float]:
-    """nDCG@10 with other documents in the prompt; of the first queries only."""
-    task = task.first(STUDIED_QUERIES)
-    weights = (encoder.recipe.query_weight, _feedback(encoder).weight)
-
-    def with_texts(arrange: Arrange | None) -> float:
-        return mean(Listwise.of(task, encoder, arrange=arrange).ndcg(*weights))
-
-    def shuffled(seed: int) -> Arrange:
-        draw = random.Random(seed)
-        return lambda lists: [draw.sample(texts, len(texts)) for texts in lists]
-
-    return {
-        "as they are": with_texts(None),
-        **{f"shuffled {seed}": with_texts(shuffled(seed)) for seed in range(SHUFFLES)},
-        "reversed": with_texts(lambda lists: [texts[::-1] for texts in lists]),
-        "none": with_texts(lambda lists: [[] for _ in lists]),
-        "of another query": with_texts(lambda lists: [*lists[1:], lists[0]]),
-        "100 candidates shuffled": _shuffled_candidates(task, encoder),
-    }
-
-
-def _shuffled_candidates(task: Task, encoder: Encoder) -> float:
-    draw = np.random.default_rng(0)
-    mixed = {**task.rankings, RRF: [draw.permutation(found) for found in task.rankings[RRF]]}
-    return mean(reranked(replace(task, rankings=mixed), encoder, RRF, None))
 
 
 def measured(task: Task, measures: Mapping[str, Measure], keep: Path | None) -> dict[str, Values]:
@@ -318,7 +232,8 @@ def whole(
 
 def dev_only(reader: Reader, model: Encoder) -> Record:
     """The grid of weights on dev, printed with its means over all dev sets and the unseen ones."""
-    figures = grid([Listwise.of(reader.read(name, "dev"), model) for name in DEV])
+    tasks = (reader.read(name, "dev") for name in DEV)
+    figures = grid([Listwise.of(task, model, evidence=model.evidence) for task in tasks])
     record = {f"query_weight {q}, feedback.weight {f}": by for (q, f), by in figures.items()}
     for setting, by_dataset in record.items():
         shown = " ".join(f"{value:.2f}" for value in by_dataset.values())

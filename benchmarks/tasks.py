@@ -14,6 +14,7 @@ from scipy.sparse import csr_array
 from e2rank_rag.documents import is_query
 from e2rank_rag.evaluation.metrics import evaluate_by_query
 from e2rank_rag.evaluation.report import Experiment
+from e2rank_rag.evidence import CandidateWords, Scores, joined, standardised
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.rerankers.ranking import unit
 from e2rank_rag.training.mining import nearest
@@ -57,6 +58,7 @@ class Task:
     """Queries, documents with their vectors, and for each query the rows of ranked documents.
 
     rankings: DENSE, WORDS and RRF with at most 100 rows per query, and ZSUM over the union.
+    sums: the scores of ZSUM.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Task:
     documents: list[Document]
     vectors: Embeddings
     rankings: Mapping[str, list[Rows]]
+    sums: list[Scores]
     qrels: Mapping[str, Mapping[str, int]]
 
     @property
@@ -99,12 +102,27 @@ class Task:
         values = evaluate_by_query(run, self.qrels, [NDCG])
         return {id: 100 * each[NDCG] for id, each in values.items()}
 
-    def by_vectors(self, vectors: Embeddings, candidates: str) -> list[Rows]:
-        """One of the rankings, ordered by the cosines with one vector per query."""
-        return [
-            rows[np.argsort(-(self.vectors[rows] @ vector), kind="stable")]
-            for rows, vector in zip(self.rankings[candidates], vectors, strict=True)
-        ]
+    def by_vectors(
+        self, vectors: Embeddings, candidates: str, added: Sequence[Scores] | None = None
+    ) -> list[Rows]:
+        """One of the rankings, ordered by the cosines with one vector per query.
+
+        added: what words add to them, for each query and candidate; see `evidence.joined`.
+        """
+        ordered = []
+        for place, (rows, vector) in enumerate(
+            zip(self.rankings[candidates], vectors, strict=True)
+        ):
+            scores = self.vectors[rows] @ vector
+            if added is not None:
+                scores = joined(scores, added[place])
+            ordered.append(rows[np.argsort(-scores, kind="stable")])
+        return ordered
+
+    def words(self, place: int, candidates: str, bm25: Bm25) -> CandidateWords:
+        """The words of one query and its candidates, in the ranking's order."""
+        texts = [self.documents[row].text for row in self.rankings[candidates][place]]
+        return CandidateWords.of(self.queries[place], texts, bm25)
 
     def first(self, count: int) -> Task:
         """The same with so many queries at most."""
@@ -115,6 +133,7 @@ class Task:
             queries=self.queries[:count],
             asked=self.asked[:count],
             rankings={name: rows[:count] for name, rows in self.rankings.items()},
+            sums=self.sums[:count],
             qrels={id: self.qrels[id] for id in ids},
         )
 
@@ -199,9 +218,10 @@ class Reader:
             [Document(each.id, each.text) for each in documents],
             self.known.of(texts),
             {},
+            [],
             qrels,
         )
-        return replace(task, rankings=_rankings(task, given, own))
+        return _ranked(task, given, own)
 
 
 def _merged(name: str, parts: Sequence[Task]) -> Task:
@@ -219,17 +239,21 @@ def _merged(name: str, parts: Sequence[Task]) -> Task:
             of: [rows + start for part, start in pairs for rows in part.rankings[of]]
             for of in (DENSE, WORDS, RRF, ZSUM)
         },
+        [scores for part in parts for scores in part.sums],
         {id: grades for part in parts for id, grades in part.qrels.items()},
     )
 
 
-def _rankings(task: Task, given: list[Rows] | None, own: Sequence[int]) -> dict[str, list[Rows]]:
-    """given: candidates of every query in place of a search, in the order of words.
+def _ranked(task: Task, given: list[Rows] | None, own: Sequence[int]) -> Task:
+    """The task with its rankings.
+
+    given: candidates of every query in place of a search, in the order of words.
 
     own: the row of the document that is the query itself, which no ranking has; -1: none.
     """
     words = lexical_scores([each.text for each in task.documents], task.queries)
     found: dict[str, list[Rows]] = {DENSE: [], WORDS: [], RRF: [], ZSUM: []}
+    sums = []
     depth = min(CANDIDATES + 1, len(task.documents))
     searched = nearest(task.asked, task.vectors, depth) if given is None else given
     for place, (rows, query) in enumerate(zip(searched, task.asked, strict=True)):
@@ -244,11 +268,13 @@ def _rankings(task: Task, given: list[Rows] | None, own: Sequence[int]) -> dict[
         union = np.array(list(dict.fromkeys([*dense, *by_words])))
         scores = standardised(task.vectors[union] @ query)
         scores += WORDS_WEIGHT * standardised(lexical[union])
+        order = np.argsort(-scores, kind="stable")
         found[DENSE].append(dense)
         found[WORDS].append(by_words)
         found[RRF].append(reciprocal_ranks([dense, by_words])[:CANDIDATES])
-        found[ZSUM].append(union[np.argsort(-scores, kind="stable")])
-    return found
+        found[ZSUM].append(union[order])
+        sums.append(scores[order])
+    return replace(task, rankings=found, sums=sums)
 
 
 def lexical_scores(texts: Sequence[str], queries: Sequence[str]) -> Iterator[NDArray[np.float32]]:
@@ -276,9 +302,3 @@ def reciprocal_ranks(rankings: Sequence[Rows]) -> Rows:
         for place, row in enumerate(rows.tolist()):
             scores[row] = scores.get(row, 0.0) + 1 / (RRF_K + place)
     return np.array(sorted(scores, key=lambda row: -scores[row]), dtype=np.int64)
-
-
-def standardised(scores: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Scores with mean 0 and deviation 1; all 0 if they are all equal."""
-    deviation = float(np.std(scores))
-    return (scores - np.mean(scores, dtype=np.float64)) / (deviation if deviation > 1e-6 else 1.0)

@@ -1,0 +1,150 @@
+"""Prompts taken apart: weights of query and feedback, and other documents in the prompt."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from tasks import RRF, Task, Values, mean
+
+from e2rank_rag.evidence import Evidence, Scores
+from e2rank_rag.feedback import Feedback, order
+from e2rank_rag.models.encoder import Encoder
+from e2rank_rag.rerankers import BaseReranker, ListwiseReranker
+from e2rank_rag.types import Embeddings
+
+QUERY_WEIGHTS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
+FEEDBACK_WEIGHTS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5)
+SHUFFLES = 5
+STUDIED_QUERIES = 500
+BATCH_QUERIES = 64
+
+Weights = tuple[float, float]
+"""Of the query's vector, and of the candidates' mean."""
+
+Arrange = Callable[[list[list[str]]], list[list[str]]]
+
+
+@dataclass(frozen=True)
+class Listwise:
+    """Listwise vectors of a task over RRF, before they are blended, and what is added to them.
+
+    means: the candidates' weighted means. added: what words add to the cosines; None: nothing.
+    """
+
+    task: Task
+    vectors: Embeddings
+    means: Embeddings
+    added: list[Scores] | None
+
+    @classmethod
+    def of(
+        cls,
+        task: Task,
+        encoder: Encoder,
+        *,
+        depth: int | None = None,
+        evidence: Evidence | None = None,
+        arrange: Arrange | None = None,
+    ) -> Listwise:
+        """As `ListwiseReranker` has them.
+
+        depth: of the prompt; None: the recipe's. arrange: changes the texts that are shown.
+        """
+        feedback = _feedback(encoder)
+        depth = encoder.recipe.listwise.depth if depth is None else depth
+        bm25 = (evidence or Evidence()).bm25
+        shown, means, added = [], [], []
+        for place, rows in enumerate(task.rankings[RRF]):
+            words, vectors = task.words(place, RRF, bm25), task.vectors[rows]
+            known = feedback.evidence(words, vectors @ task.asked[place])
+            means.append(feedback.mean(vectors, known))
+            shown.append([task.documents[rows[each]].text for each in order(known)[:depth]])
+            if evidence is not None:
+                added.append(evidence.added(words, known))
+        if arrange is not None:
+            shown = arrange(shown)
+        encode = partial(encoder.encode_listwise, depth=depth, query_weight=0.0)
+        vectors = encode(task.queries, shown).embeddings
+        return cls(task, vectors, np.stack(means), added or None)
+
+    def ndcg(self, query_weight: float, feedback_weight: float) -> Values:
+        """With these weights of the query's vector and of the mean."""
+        vectors = query_weight * self.task.asked + (1 - query_weight) * self.vectors
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors = vectors + feedback_weight * self.means
+        return self.task.ndcg(self.task.by_vectors(vectors, RRF, self.added))
+
+
+def grid(
+    dev: Sequence[Listwise], query_weights: Sequence[float] = QUERY_WEIGHTS
+) -> dict[Weights, dict[str, float]]:
+    """Dev means by dataset for every pair of weights of query and feedback."""
+    return {
+        (query, feedback): {each.task.name: mean(each.ndcg(query, feedback)) for each in dev}
+        for query in query_weights
+        for feedback in FEEDBACK_WEIGHTS
+    }
+
+
+def best(figures: Mapping[Weights, Mapping[str, float]]) -> Weights:
+    """The pair of weights with the best mean over the dev sets."""
+    return max(figures, key=lambda pair: fmean(figures[pair].values()))
+
+
+def weighted(encoder: Encoder, weights: Weights, **options: Any) -> ListwiseReranker:
+    """With these weights of query and feedback; options: others of `ListwiseReranker`."""
+    feedback = _feedback(encoder).model_copy(update={"weight": weights[1]})
+    options |= {"query_weight": weights[0], "feedback": feedback, "stored_vectors": "trust"}
+    return ListwiseReranker(encoder, **options)
+
+
+def reranked(task: Task, reranker: BaseReranker, candidates: str) -> Values:
+    """What the product makes of one of the task's rankings."""
+    rankings = []
+    for start in range(0, len(task.ids), BATCH_QUERIES):
+        span = slice(start, start + BATCH_QUERIES)
+        hits = task.hits(task.rankings[candidates][span], start)
+        asked = task.asked[span]
+        rankings += reranker.rerank_batch(task.queries[span], hits, query_vectors=asked)
+    return task.ndcg_of(rankings)
+
+
+def _feedback(encoder: Encoder) -> Feedback:
+    """The recipe's; its defaults for an adapter that was trained without."""
+    return encoder.feedback or Feedback()
+
+
+def documents_of_the_prompt(task: Task, encoder: Encoder) -> dict[str, float]:
+    """nDCG@10 with other documents in the prompt; of the first queries only."""
+    task = task.first(STUDIED_QUERIES)
+    weights = (encoder.recipe.query_weight, _feedback(encoder).weight)
+
+    def with_texts(arrange: Arrange | None) -> float:
+        lists = Listwise.of(task, encoder, evidence=encoder.evidence, arrange=arrange)
+        return mean(lists.ndcg(*weights))
+
+    def shuffled(seed: int) -> Arrange:
+        draw = random.Random(seed)
+        return lambda lists: [draw.sample(texts, len(texts)) for texts in lists]
+
+    return {
+        "as they are": with_texts(None),
+        **{f"shuffled {seed}": with_texts(shuffled(seed)) for seed in range(SHUFFLES)},
+        "reversed": with_texts(lambda lists: [texts[::-1] for texts in lists]),
+        "none": with_texts(lambda lists: [[] for _ in lists]),
+        "of another query": with_texts(lambda lists: [*lists[1:], lists[0]]),
+        "100 candidates shuffled": _shuffled_candidates(task, encoder),
+    }
+
+
+def _shuffled_candidates(task: Task, encoder: Encoder) -> float:
+    draw = np.random.default_rng(0)
+    mixed = {**task.rankings, RRF: [draw.permutation(found) for found in task.rankings[RRF]]}
+    reranker = ListwiseReranker(encoder, stored_vectors="trust")
+    return mean(reranked(replace(task, rankings=mixed), reranker, RRF))
