@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from e2rank_rag.evaluation.report import Experiment, run_experiment
-from e2rank_rag.evaluation.systems import SYSTEMS
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.store import QdrantStore
 
@@ -36,6 +35,7 @@ COLLECTIONS = (
     "squad2_dev",
 )
 MSMARCO = "msmarco_dl19_dl20_pool"
+METHODS = ("retrieve", "rocchio", "listwise")
 
 
 def experiments(data: Path) -> dict[str, Experiment]:
@@ -55,7 +55,7 @@ def measured(name: str, experiment: Experiment, encoder: Encoder, model: str) ->
     path = RESULTS / Path(model).name / f"{name.split()[0]}.json"
     if not path.is_file():
         store = QdrantStore.open(":memory:", experiment.name)
-        results = run_experiment(experiment, encoder, store, SYSTEMS, progress=True)
+        results = run_experiment(experiment, encoder, store, METHODS, progress=True)
         store.close()
         experiment.write_json(path, results, model=model)
     systems: dict[str, Any] = json.loads(path.read_text())["systems"]
@@ -68,11 +68,11 @@ def main() -> None:
     parser.add_argument("--model", default="minilm")
     arguments = parser.parse_args()
     encoder = Encoder.from_pretrained(arguments.model)
-    print(f"| nDCG@10 | queries | {' | '.join(SYSTEMS)} |\n|---|---|{'---|' * len(SYSTEMS)}")
+    print(f"| nDCG@10 | queries | {' | '.join(METHODS)} |\n|---|---|{'---|' * len(METHODS)}")
     rows = []
     for name, experiment in experiments(arguments.data).items():
         systems = measured(name, experiment, encoder, arguments.model)
-        rows.append([100 * systems[system]["nDCG@10"] for system in SYSTEMS])
+        rows.append([100 * systems[system]["nDCG@10"] for system in METHODS])
         figures = " | ".join(f"{value:.2f}" for value in rows[-1])
         print(f"| {name} | {len(experiment.queries)} | {figures} |", flush=True)
     means = (sum(column) / len(rows) for column in zip(*rows, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.markup import escape
@@ -13,6 +14,9 @@ from e2rank_rag.evaluation.systems import SystemResult
 from e2rank_rag.terminal import printable
 from e2rank_rag.types import Hit
 from e2rank_rag.verify import PUBLISHED, Verification
+
+if TYPE_CHECKING:
+    from e2rank_rag.evaluation.differences import Difference, Differences
 
 TITLE_WIDTH = 44
 
@@ -72,12 +76,26 @@ def before_after_table(
     return table
 
 
-def systems_table(results: Mapping[str, SystemResult], *, title: str) -> Table:
-    """One row per method: measures in points (0 to 100) and milliseconds per query."""
+def systems_table(
+    results: Mapping[str, SystemResult],
+    *,
+    title: str,
+    differences: Differences | None = None,
+) -> Table:
+    """One row per method: measures in points (0 to 100) and milliseconds per query.
+
+    differences: adds wins, ties, losses and p in the first measure, and a star to every figure
+        that differs significantly.
+    """
     measures = list(next(iter(results.values())).measures)
+    found: Mapping[str, Mapping[str, Difference]] = {}
+    compared: list[str] = []
+    if differences is not None and differences.by_method:
+        found = differences.by_method
+        compared = [f"{measures[0]} against {differences.against}", "p (Holm)"]
     table = Table(
         "system",
-        *(escape(printable(measure)) for measure in measures),
+        *(escape(printable(column)) for column in (*measures, *compared)),
         "ms/query",
         title=Text(printable(title)),
         title_justify="left",
@@ -85,9 +103,24 @@ def systems_table(results: Mapping[str, SystemResult], *, title: str) -> Table:
     for column in table.columns[1:]:
         column.justify = "right"
     for name, result in results.items():
-        points = (f"{100 * result.measures[measure]:.2f}" for measure in measures)
-        table.add_row(Text(printable(name)), *points, f"{1000 * result.seconds_per_query:.0f}")
+        figures = result.measures
+        cells = [f"{100 * figures[measure]:.2f}" for measure in measures]
+        if found:
+            own = found.get(name, {})
+            cells = [
+                f"{cell}{'*' if measure in own and own[measure].significant else ' '}"
+                for cell, measure in zip(cells, measures, strict=True)
+            ]
+            cells += _difference(own.get(measures[0]))
+        table.add_row(Text(printable(name)), *cells, f"{1000 * result.seconds_per_query:.0f}")
     return table
+
+
+def _difference(difference: Difference | None) -> tuple[str, str]:
+    if difference is None:
+        return "", ""
+    p = "<0.001" if difference.p_holm < 0.001 else f"{difference.p_holm:.3f}"
+    return f"+{difference.wins} ={difference.ties} -{difference.losses}", p
 
 
 def _one_line(text: str) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from e2rank_rag.evaluation.differences import Differences
 from e2rank_rag.evaluation.systems import SystemResult
 from e2rank_rag.rendering import (
     before_after_table,
@@ -92,8 +93,8 @@ def test_before_after_table_shows_falls():
 
 def test_systems_table_is_in_points_and_milliseconds():
     results = {
-        "retrieve": SystemResult({"nDCG@10": 0.64512, "R@100": 1.0}, 0.0104, {}),
-        "[listwise]": SystemResult({"nDCG@10": 0.0, "R@100": 0.5}, 2.0, {}),
+        "retrieve": SystemResult({"q": {"nDCG@10": 0.64512, "R@100": 1.0}}, 0.0104, {}),
+        "[listwise]": SystemResult({"q": {"nDCG@10": 0.0, "R@100": 0.5}}, 2.0, {}),
     }
     table = systems_table(results, title="[c] test")
     assert cells(table) == [
@@ -101,6 +102,39 @@ def test_systems_table_is_in_points_and_milliseconds():
         ["[listwise]", "0.00", "50.00", "2000"],
     ]
     assert lines(table)[0].strip() == "[c] test"
+
+
+def test_systems_table_counts_wins_ties_and_losses_and_stars_what_is_significant():
+    queries = [str(query) for query in range(8)]
+    values = {
+        "retrieve": dict.fromkeys(queries, (0.5, 0.5)),
+        "listwise": {query: (0.75, 0.5 if query > "1" else 0.4) for query in queries},
+        "rocchio": {query: (0.4 if query == "0" else 0.5, 0.5) for query in queries},
+    }
+    results = {
+        name: SystemResult(
+            {q: {"nDCG@10": one, "[R]@100": other} for q, (one, other) in by.items()}, 0.01, {}
+        )
+        for name, by in values.items()
+    }
+    by_query = {name: result.by_query for name, result in results.items()}
+    differences = Differences.of(by_query, "retrieve")
+    table = systems_table(results, title="t", differences=differences)
+    assert "nDCG@10 against retrieve" in " ".join(lines(table))
+    # All of 8 above: 2 of 2^8 patterns, times 2 methods.
+    assert cells(table) == [
+        ["retrieve", "50.00", "50.00", "", "", "10"],
+        ["listwise", "75.00*", "47.50", "+8 =0 -0", "0.016", "10"],
+        ["rocchio", "48.75", "50.00", "+0 =7 -1", "1.000", "10"],
+    ]
+
+
+def test_systems_table_of_one_method_compares_nothing():
+    results = {"retrieve": SystemResult({"q": {"nDCG@10": 0.5}}, 0.01, {})}
+    differences = Differences.of({"retrieve": results["retrieve"].by_query}, "retrieve")
+    assert cells(systems_table(results, title="t", differences=differences)) == [
+        ["retrieve", "50.00", "10"]
+    ]
 
 
 def test_verification_table_holds_published_and_our_cosines():

@@ -28,6 +28,7 @@ from e2rank_rag.models.folders import system_of
 from e2rank_rag.models.shipped import DEFAULT_MODEL
 
 if TYPE_CHECKING:
+    from e2rank_rag.evaluation.differences import Differences
     from e2rank_rag.evaluation.report import Experiment
     from e2rank_rag.evaluation.systems import SystemResult
 
@@ -38,9 +39,14 @@ Split = Annotated[str, typer.Option(help="Which judgements to use.")]
 Systems = Annotated[
     str | None,
     typer.Option(
-        help="Comma-separated: retrieve, rocchio, listwise, and rerank (the --reranker, or a "
-        "ResRank model's own). Default: the first two, and the one that the models provide.",
+        help="Comma-separated: retrieve, rocchio, feedback, prompt (of the model "
+        "without its listwise adapter), listwise, and rerank (the --reranker, or a ResRank "
+        "model's own). Default: retrieve, rocchio, and what the models provide.",
     ),
+]
+Against = Annotated[
+    str | None,
+    typer.Option(help="The system that every other one is tested against. Default: retrieve."),
 ]
 Measures = Annotated[
     str | None, typer.Option(help="Comma-separated names of ir-measures: nDCG@5,AP,RR@10.")
@@ -75,6 +81,7 @@ def evaluate(
     reranker: Reranker = None,
     system: RerankerSystem = None,
     systems: Systems = None,
+    against: Against = None,
     measures: Measures = None,
     run: RunFile = None,
     qrels: QrelsFile = None,
@@ -87,6 +94,7 @@ def evaluate(
     api_key: ApiKey = None,
 ) -> None:
     """Measure retrieval and reranking on a dataset: nDCG@10, R@100, RR@10, or others."""
+    from e2rank_rag.evaluation.differences import Differences
     from e2rank_rag.evaluation.report import Experiment, run_experiment
     from e2rank_rag.evaluation.systems import MethodOptions
 
@@ -94,6 +102,7 @@ def evaluate(
         raise typer.BadParameter("--expand searches the collection; with --run nothing is searched")
     kind = check_system(reranker, system)
     methods, asked = _systems(systems, model, reranker), _measures(measures)
+    against = _against(against, methods)
     ranking = (reranker or model) if "rerank" in methods else None
     if ranking is not None:
         check_expand(expand, ranking, kind)
@@ -110,17 +119,29 @@ def evaluate(
         opened.callback(store.close)
         options = MethodOptions(reranker=ranker, expand=expand, measures=asked, progress=True)
         results = run_experiment(experiment, encoder, store, methods, **options)
+    compared = Differences.of({name: of.by_query for name, of in results.items()}, against)
     models = model if reranker is None else f"{model}, reranked by {reranker}"
-    _print_results(experiment, results, models)
+    _print_results(experiment, results, models, compared)
     if json_file is not None:
-        experiment.write_json(json_file, results, model=model, reranker=reranker)
+        experiment.write_json(
+            json_file, results, model=model, reranker=reranker, differences=compared
+        )
     if run_dir is not None:
         experiment.write_runs(run_dir, results)
 
 
+def _against(against: str | None, methods: Sequence[str]) -> str:
+    """The method that the others are tested against."""
+    if against is None:
+        return "retrieve" if "retrieve" in methods else methods[0]
+    if against not in methods:
+        raise typer.BadParameter(f"--against takes one of {', '.join(methods)}, got {against!r}")
+    return against
+
+
 def _systems(systems: str | None, model: str, reranker: str | None) -> list[str]:
     """The names in --systems, or by default those that the models can run."""
-    from e2rank_rag.evaluation.systems import RERANK, SYSTEMS
+    from e2rank_rag.evaluation.systems import METHODS, RERANK
 
     def reranks() -> bool:
         return reranker is not None or system_of(model) == "resrank"
@@ -128,9 +149,8 @@ def _systems(systems: str | None, model: str, reranker: str | None) -> list[str]
     if systems is None:
         return ["retrieve", "rocchio", RERANK if reranks() else "listwise"]
     names = [name.strip() for name in systems.split(",") if name.strip()]
-    accepted = (*SYSTEMS, RERANK)
-    if not names or set(names) - set(accepted):
-        raise typer.BadParameter(f"--systems takes some of {', '.join(accepted)}, got {systems!r}")
+    if not names or set(names) - set(METHODS):
+        raise typer.BadParameter(f"--systems takes some of {', '.join(METHODS)}, got {systems!r}")
     if RERANK not in names and reranker is not None:
         raise typer.BadParameter(f"--reranker is the system {RERANK}, which --systems leaves out")
     if RERANK in names and not reranks():
@@ -156,12 +176,20 @@ def _measures(measures: str | None) -> Sequence[str]:
 
 
 def _print_results(
-    experiment: Experiment, results: Mapping[str, SystemResult], models: str
+    experiment: Experiment,
+    results: Mapping[str, SystemResult],
+    models: str,
+    compared: Differences,
 ) -> None:
+    from e2rank_rag.evaluation.differences import LEVEL
     from e2rank_rag.rendering import systems_table
 
     title = f"{experiment.name} {experiment.split}, {len(experiment.qrels)} queries, {models}"
-    terminal.out.print(systems_table(results, title=title))
+    terminal.out.print(systems_table(results, title=title, differences=compared))
+    if compared.by_method:
+        stars = f"* differs from {compared.against} at p < {LEVEL}"
+        counts = f"queries above (+), level (=) and below (-) {compared.against}"
+        terminal.say(terminal.out, f"{stars}: paired randomisation, Holm's correction; {counts}")
     if experiment.unread:
         unread = f"{len(experiment.unread):,} of the queries could not be read"
         terminal.say(terminal.out, f"{unread} and count as zero")

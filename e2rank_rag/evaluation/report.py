@@ -6,12 +6,13 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self, Unpack
 
 from e2rank_rag.documents import BadRecord
 from e2rank_rag.evaluation.collections import Collection
+from e2rank_rag.evaluation.differences import Differences
 from e2rank_rag.evaluation.runs import (
     check_column,
     read_qrels,
@@ -136,17 +137,25 @@ class Experiment:
         *,
         model: str,
         reranker: str | None = None,
+        differences: Differences | None = None,
     ) -> None:
         """Write `{collection, split, model, systems: {name: {measure: value}}}`.
 
-        Values are fractions; `seconds_per_query` stands beside them. Three more keys appear where
-        they say something: `reranker`; `own_documents_left_out`, a number of queries (see
-        `systems.own_documents`); `unread_queries`, their ids.
+        Values are fractions; `seconds_per_query` stands beside them. More keys appear where they
+        say something: `reranker`; `own_documents_left_out`, a number of queries (see
+        `systems.own_documents`); `unread_queries`, their ids; and `differences`, which has
+        `{against, wins, losses, ties, p, p_holm}` for each method and measure.
         """
         systems = {
             name: {**result.measures, "seconds_per_query": result.seconds_per_query}
             for name, result in results.items()
         }
+        compared = {}
+        if differences is not None:
+            compared = {
+                name: {m: {"against": differences.against, **asdict(d)} for m, d in by.items()}
+                for name, by in differences.by_method.items()
+            }
         left_out = max((result.left_out for result in results.values()), default=0)
         record = {
             "collection": self.name,
@@ -156,6 +165,7 @@ class Experiment:
             **({"own_documents_left_out": left_out} if left_out else {}),
             **({"unread_queries": list(self.unread)} if self.unread else {}),
             "systems": systems,
+            **({"differences": compared} if compared else {}),
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -178,9 +188,9 @@ def run_experiment(
     """Index the documents that the store lacks, then run each method.
 
     systems: names of methods, see `Comparison.run`; options: other fields of `Comparison`, by name.
+
+    Raises the ValueError of `Comparison.run` before anything is indexed.
     """
-    progress = options.get("progress", False)
-    index_documents(experiment.documents(), encoder, store, on_bad=_log_unfit, progress=progress)
     comparison = Comparison(
         encoder,
         store,
@@ -189,6 +199,10 @@ def run_experiment(
         candidates=experiment.candidates,
         **options,
     )
+    for system in systems:
+        comparison.check(system)
+    progress = comparison.progress
+    index_documents(experiment.documents(), encoder, store, on_bad=_log_unfit, progress=progress)
     return {system: comparison.run(system) for system in systems}
 
 

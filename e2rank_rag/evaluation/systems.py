@@ -1,23 +1,21 @@
-"""Methods compared on a dataset: retrieval, Rocchio and rerankers, side by side."""
+"""Methods compared on a dataset: searches and rerankers, side by side."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import Literal, TypedDict, Unpack, get_args
+from functools import partial
+from typing import TypedDict, Unpack
 
 from e2rank_rag.documents import is_query
-from e2rank_rag.evaluation.metrics import DEFAULT_MEASURES, evaluate
+from e2rank_rag.evaluation.metrics import DEFAULT_MEASURES, evaluate_by_query, means
 from e2rank_rag.evaluation.runs import Qrels, ranked_ids, run_from_rankings
 from e2rank_rag.pipeline import SearchPipeline
 from e2rank_rag.progress import ProgressReport
-from e2rank_rag.rerankers import ListwiseReranker, RocchioReranker
+from e2rank_rag.rerankers import EvidenceReranker, ListwiseReranker, RocchioReranker
 from e2rank_rag.types import Hit, Reranker, Store, StoredDocument, TextEncoder
-
-SystemName = Literal["retrieve", "rocchio", "listwise"]
-SYSTEMS: tuple[str, ...] = get_args(SystemName)
-"""The methods that need an encoder only."""
 
 RERANK = "rerank"
 """The method that runs the given reranker."""
@@ -27,17 +25,23 @@ BATCH_QUERIES = 16
 
 @dataclass(frozen=True, slots=True)
 class SystemResult:
-    """One method on one dataset. measures: fractions between 0 and 1.
+    """One method on one dataset.
 
+    by_query: query id -> measure -> value, a fraction between 0 and 1, for each judged query.
     seconds_per_query: wall time of encoding, searching and reranking, in batches of 16 queries.
     rankings: query id -> hits, best first, without embeddings.
     left_out: number of queries whose own document was removed (`own_documents`).
     """
 
-    measures: dict[str, float]
+    by_query: dict[str, dict[str, float]]
     seconds_per_query: float
     rankings: dict[str, list[Hit]]
     left_out: int = 0
+
+    @property
+    def measures(self) -> dict[str, float]:
+        """The mean of each measure."""
+        return means(self.by_query)
 
 
 class MethodOptions(TypedDict, total=False):
@@ -93,40 +97,57 @@ class Comparison:
     measures: Sequence[str] = DEFAULT_MEASURES
     progress: bool = False
 
+    def check(self, method: str) -> None:
+        """Raise the ValueError of `run` for a method that cannot be run; nothing is searched."""
+        with ExitStack() as opened:
+            self._opened(method, opened)
+
     def run(self, method: str) -> SystemResult:
-        """Run one of `SYSTEMS`, or "rerank", over the queries and measure it against the qrels.
+        """Run one of `METHODS` over the queries and measure it against the qrels.
 
         Where a query is itself a document of the dataset (`own_documents`), that document is
         removed from its candidates before they are reranked.
 
         Raises:
-            ValueError: an unknown method; "rerank" without a reranker; `expand` with a reranker
-                that has no query vector.
+            ValueError: an unknown method; "rerank" without a reranker; `prompt` or `feedback` of a
+                model without a listwise adapter or feedback; `expand` with a reranker that has no
+                query vector.
         """
-        reranker = _reranker(method, self.encoder, self.reranker)
-        pipeline = SearchPipeline(self.encoder, self.store, reranker)
         ids = list(self.queries)
-        own = own_documents(self.store, self.queries, self.qrels)
-        if self.candidates is not None:
-            own &= {id for id in ids if id in self.candidates.get(id, ())}
         rankings: dict[str, list[Hit]] = {}
         seconds = 0.0
-        with ProgressReport(method, total=len(ids), shown=self.progress) as shown:
+        with ExitStack() as opened:
+            search = self._opened(method, opened)
+            own = own_documents(self.store, self.queries, self.qrels)
+            if self.candidates is not None:
+                own &= {id for id in ids if id in self.candidates.get(id, ())}
+            shown = opened.enter_context(
+                ProgressReport(method, total=len(ids), shown=self.progress)
+            )
             for start in range(0, len(ids), BATCH_QUERIES):
                 batch = ids[start : start + BATCH_QUERIES]
                 started = time.perf_counter()
-                ranked = self._search(pipeline, batch, own)
+                ranked = search(batch, own)
                 seconds += time.perf_counter() - started
                 # Vectors of all rankings would take gigabytes: 6000 queries x 100 hits x 384.
                 bare = [[replace(hit, embedding=None) for hit in hits] for hits in ranked]
                 rankings.update(zip(batch, bare, strict=True))
                 shown.advance(len(batch))
         return SystemResult(
-            measures=evaluate(run_from_rankings(rankings), self.qrels, self.measures),
+            by_query=evaluate_by_query(run_from_rankings(rankings), self.qrels, self.measures),
             seconds_per_query=seconds / max(len(ids), 1),
             rankings=rankings,
             left_out=len(own),
         )
+
+    def _opened(self, name: str, opened: ExitStack) -> Ranked:
+        """What ranks query ids; `opened` closes what the method opens for itself."""
+        method = METHODS.get(name)
+        if method is None:
+            raise ValueError(f"system must be one of {list(METHODS)}, got {name!r}")
+        reranker = None if method.reranker is None else method.reranker(self, opened)
+        pipeline = SearchPipeline(self.encoder, self.store, reranker)
+        return partial(self._search, pipeline)
 
     def _search(
         self, pipeline: SearchPipeline, ids: Sequence[str], own: set[str]
@@ -140,6 +161,65 @@ class Comparison:
             candidates=None if given is None else [given.get(id, ()) for id in ids],
             exclude=[{id} & own for id in ids],
         )
+
+
+Ranked = Callable[[Sequence[str], set[str]], Sequence[Sequence[Hit]]]
+"""Ranks query ids; the second argument holds the queries whose own document is left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """How a method makes its rankings.
+
+    reranker: makes its reranker, and puts what has to be closed on the stack; None: the order of
+        the search stays.
+    """
+
+    reranker: Callable[[Comparison, ExitStack], Reranker] | None = None
+
+
+def _feedback(comparison: Comparison, _: ExitStack) -> Reranker:
+    if comparison.encoder.feedback is None:
+        raise ValueError(
+            "'feedback' is the model's own feedback without its prompt, and this model has none in "
+            "its recipe: leave the method out; 'evidence' needs none"
+        )
+    # With the whole weight on the query no prompt is read.
+    return ListwiseReranker(comparison.encoder, query_weight=1.0, evidence=False)
+
+
+def _untrained(comparison: Comparison, opened: ExitStack) -> Reranker:
+    from e2rank_rag.models.encoder import Encoder
+
+    encoder = comparison.encoder
+    if not isinstance(encoder, Encoder) or encoder.recipe.adapter is None:
+        raise ValueError(
+            "'prompt' is the model without its listwise adapter, and this model has none: its own "
+            "prompt is the method 'listwise'"
+        )
+    return ListwiseReranker(opened.enter_context(encoder.without_adapter()))
+
+
+def _given(comparison: Comparison, _: ExitStack) -> Reranker:
+    if comparison.reranker is None:
+        others = [name for name in METHODS if name != RERANK]
+        raise ValueError(
+            f"{RERANK!r} runs a reranker, got None; pass reranker=load_reranker(...), "
+            f"or run one of {others}"
+        )
+    return comparison.reranker
+
+
+METHODS: Mapping[str, Method] = {
+    "retrieve": Method(),
+    "rocchio": Method(reranker=lambda comparison, _: RocchioReranker(comparison.encoder)),
+    "feedback": Method(reranker=_feedback),
+    "prompt": Method(reranker=_untrained),
+    "listwise": Method(reranker=lambda comparison, _: ListwiseReranker(comparison.encoder)),
+    "evidence": Method(reranker=lambda comparison, _: EvidenceReranker(comparison.encoder)),
+    RERANK: Method(reranker=_given),
+}
+"""Every method by its name."""
 
 
 def own_documents(store: Store, queries: Mapping[str, str], qrels: Qrels) -> set[str]:
@@ -168,20 +248,3 @@ def candidates_of_run(
 ) -> dict[str, list[str]]:
     """The first `depth` documents of each query of a run, best first."""
     return {query: ranked_ids(query, scores)[:depth] for query, scores in run.items()}
-
-
-def _reranker(system: str, encoder: TextEncoder, given: Reranker | None) -> Reranker | None:
-    if system == "retrieve":
-        return None
-    if system == "rocchio":
-        return RocchioReranker(encoder)
-    if system == "listwise":
-        return ListwiseReranker(encoder)
-    if system != RERANK:
-        raise ValueError(f"system must be one of {[*SYSTEMS, RERANK]}, got {system!r}")
-    if given is None:
-        raise ValueError(
-            f"{RERANK!r} runs a reranker, got None; pass reranker=load_reranker(...), "
-            f"or run one of {list(SYSTEMS)}"
-        )
-    return given

@@ -100,7 +100,7 @@ def test_evaluate_writes_figures_and_runs(run, beir, tmp_path, tiny_bert):
         "split": "test",
         "model": str(tiny_bert),
     }
-    assert set(record) == {"collection", "split", "model", "systems"}
+    assert set(record) == {"collection", "split", "model", "systems", "differences"}
     assert list(record["systems"]) == ["retrieve", "rocchio", "listwise"]
     qrels = {"q1": {"cats": 1}, "q2": {"ferry": 1}}
     for system, values in record["systems"].items():
@@ -188,6 +188,77 @@ def test_evaluate_keeps_its_index_where_it_is_told(run, beir, tmp_path, tiny_ber
     store = QdrantStore.open(tmp_path / "kept", "probe")
     (collection,) = store.client.get_collections().collections
     assert re.fullmatch(r"small-[0-9a-f]{8}", collection.name)
+    store.close()
+
+
+def test_evaluate_compares_every_system_with_one(run, beir, tmp_path, tiny_bert):
+    figures = tmp_path / "figures.json"
+    command = ["evaluate", beir, "--model", tiny_bert, "--json", figures]
+    command += ["--systems", "retrieve,rocchio,listwise,evidence", "--measures", "RR@10,AP"]
+    for options, against in (([], "retrieve"), (["--against", "rocchio"], "rocchio")):
+        code, out, _ = run(*command, *options)
+        assert code == 0
+        assert f"RR@10 against {against}" in out
+        assert f"* differs from {against} at p < 0.05" in " ".join(out.split())
+        found = json.loads(figures.read_text())["differences"]
+        names = ["retrieve", "rocchio", "listwise", "evidence"]
+        assert list(found) == [name for name in names if name != against]
+        for by in found.values():
+            assert list(by) == ["RR@10", "AP"]
+            for each in by.values():
+                assert each["against"] == against
+                assert each["wins"] + each["losses"] + each["ties"] == 2
+                # Two queries cannot be further from chance than 2 of 4 patterns are.
+                assert 0.5 <= each["p"] <= each["p_holm"] <= 1.0
+                counts = "+{wins} ={ties} -{losses}".format(**each)
+            assert counts in out
+
+
+def test_evaluate_of_one_system_compares_nothing(run, beir, tmp_path, tiny_bert):
+    figures = tmp_path / "figures.json"
+    options = ["--systems", "retrieve", "--model", tiny_bert, "--json", figures]
+    code, out, _ = run("evaluate", beir, *options)
+    assert code == 0
+    assert "against" not in out
+    assert "differences" not in json.loads(figures.read_text())
+
+
+def test_without_retrieve_the_first_system_is_the_one_to_compare_with(run, beir, tiny_bert):
+    code, out, _ = run("evaluate", beir, "--model", tiny_bert, "--systems", "listwise,rocchio")
+    assert code == 0
+    assert "nDCG@10 against listwise" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--systems", "rrf"], "--systems takes some of retrieve, "),
+        (["--against", "prompt"], "--against takes one of retrieve, "),
+        (["--systems", "listwise", "--against", "retrieve"], "--against takes one of listwise"),
+    ],
+)
+def test_evaluate_refuses_unknown_systems_before_a_model_is_loaded(
+    run, beir, monkeypatch, options, message
+):
+    monkeypatch.setattr(Encoder, "from_pretrained", None)
+    code, _, err = run("evaluate", beir, *options)
+    assert code == 2
+    assert message in " ".join(err.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("system", "message"),
+    [("prompt", "its own prompt is the method 'listwise'"), ("feedback", "'evidence' needs none")],
+)
+def test_evaluate_refuses_a_part_that_the_model_lacks_before_anything_is_indexed(
+    run, beir, tmp_path, tiny_bert, system, message
+):
+    options = ["--systems", f"retrieve,{system}", "--index", tmp_path / "kept"]
+    code, _, err = run("evaluate", beir, "--model", tiny_bert, *options)
+    assert code == 1
+    assert message in " ".join(err.split())
+    store = QdrantStore.open(tmp_path / "kept", "probe")
+    assert store.client.get_collections().collections == []
     store.close()
 
 

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
+from e2rank_rag.evaluation.differences import Differences
 from e2rank_rag.evaluation.metrics import evaluate
 from e2rank_rag.evaluation.report import Experiment, run_experiment
 from e2rank_rag.evaluation.runs import read_run
-from e2rank_rag.evaluation.systems import SYSTEMS
 from e2rank_rag.store import QdrantStore
 
 CORPUS = {
@@ -18,6 +18,7 @@ CORPUS = {
     "ferry": "A ferry crosses the strait between the two islands four times a day.",
     "bread": "Bread rises because yeast turns sugar into carbon dioxide.",
 }
+SYSTEMS = ("retrieve", "rocchio", "listwise")
 QUERIES = {"q1": "Which animals purr?", "q2": "When does the ferry cross?", "q3": "not judged"}
 
 
@@ -151,6 +152,28 @@ def test_the_json_has_exactly_this_form(folder, tmp_path, bert, store):
             **results[name].measures,
             "seconds_per_query": results[name].seconds_per_query,
         }
+
+
+def test_the_json_has_every_difference_of_every_measure(folder, tmp_path, bert, store):
+    experiment = Experiment.read(folder, "test")
+    results = run_experiment(experiment, bert, store, SYSTEMS)
+    found = Differences.of({name: of.by_query for name, of in results.items()}, "retrieve")
+    experiment.write_json(tmp_path / "figures.json", results, model="tiny", differences=found)
+    record = json.loads((tmp_path / "figures.json").read_text())
+    assert list(record["differences"]) == ["rocchio", "listwise"]
+    for method, by in record["differences"].items():
+        assert list(by) == ["nDCG@10", "R@100", "RR@10"]
+        for measure, each in by.items():
+            assert list(each) == ["against", "wins", "losses", "ties", "p", "p_holm"]
+            assert each["against"] == "retrieve"
+            assert each["wins"] + each["losses"] + each["ties"] == 2
+            assert each["p"] == found.by_method[method][measure].p
+
+
+def test_a_method_that_cannot_be_run_is_refused_before_anything_is_indexed(folder, bert, store):
+    with pytest.raises(ValueError, match="'rerank' runs a reranker"):
+        run_experiment(Experiment.read(folder, "test"), bert, store, ["retrieve", "rerank"])
+    assert not store.exists
 
 
 def test_the_json_says_for_how_many_queries_their_own_document_was_left_out(

@@ -6,13 +6,25 @@ import numpy as np
 import pytest
 
 from e2rank_rag.evaluation import systems
-from e2rank_rag.evaluation.systems import SYSTEMS, candidates_of_run, run_system
+from e2rank_rag.evaluation.differences import Differences
+from e2rank_rag.evaluation.systems import METHODS, Comparison, candidates_of_run, run_system
+from e2rank_rag.evidence import CandidateWords, Evidence
+from e2rank_rag.feedback import Feedback
 from e2rank_rag.indexing import index_documents
+from e2rank_rag.models.e2rank_folder import save_adapter
+from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.pipeline import SearchPipeline
-from e2rank_rag.rerankers import ListwiseReranker, RocchioReranker, load_reranker
+from e2rank_rag.rerankers import (
+    EvidenceReranker,
+    ListwiseReranker,
+    RocchioReranker,
+    load_reranker,
+)
 from e2rank_rag.store import LANGCHAIN_LAYOUT, QdrantStore
 from e2rank_rag.types import Document
+from e2rank_rag.words import Bm25
 from tests.encoders import CountingEncoder, TableEncoder
+from tests.kit import adapted, ids
 
 TEXTS = {
     "cats": "cats purr, cats sleep, cats purr again",
@@ -25,8 +37,15 @@ QUERIES = {"q1": "Which animals purr?", "q2": "When does the ferry cross?"}
 QRELS = {"q1": {"cats": 1}, "q2": {"ferry": 1}}
 
 
-def ids(hits):
-    return [hit.document.id for hit in hits]
+SYSTEMS = ("retrieve", "rocchio", "listwise")
+"""Methods that any encoder and any store will do for."""
+
+
+RECIPE = {"feedback": Feedback(weight=0.7), "query_weight": 0.3, "evidence": Evidence()}
+
+
+def rankings(result):
+    return {query: ids(hits) for query, hits in result.rankings.items()}
 
 
 @pytest.fixture
@@ -39,8 +58,36 @@ def store(bert):
     store.close()
 
 
-def test_the_systems_are_named():
-    assert SYSTEMS == ("retrieve", "rocchio", "listwise")
+@pytest.fixture(scope="module")
+def with_feedback(bert):
+    """The same model with feedback in its recipe."""
+    recipe = bert.recipe.model_copy(update=RECIPE)
+    with bert.with_recipe(recipe) as encoder:
+        yield encoder
+
+
+@pytest.fixture(scope="module")
+def with_adapter(with_feedback, tmp_path_factory):
+    """The same model with a listwise adapter that does something."""
+    folder = tmp_path_factory.mktemp("adapter") / "model"
+    model = adapted(with_feedback.weights_folder, seed=3)
+    base, recipe = with_feedback.name, with_feedback.recipe
+    with Encoder.from_pretrained(
+        save_adapter(folder, model, recipe, base=base, digest=with_feedback.digest)
+    ) as encoder:
+        yield encoder
+
+
+def test_the_methods_are_named():
+    assert list(METHODS) == [
+        "retrieve",
+        "rocchio",
+        "feedback",
+        "prompt",
+        "listwise",
+        "evidence",
+        "rerank",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -53,6 +100,82 @@ def test_a_system_is_search_and_its_reranker(bert, store, system, kind):
         found = store.search(bert.encode_queries([text])[0], top_k=100)
         by_hand = found if kind is None else kind(bert).rerank(text, found)
         assert ids(result.rankings[query]) == ids(by_hand)
+
+
+# The parts of a model
+
+
+def test_feedback_is_the_models_own_without_its_prompt(with_feedback, store):
+    counting = CountingEncoder(with_feedback)
+    result = run_system("feedback", counting, store, QUERIES, QRELS)
+    feedback = with_feedback.feedback
+    for query, text in QUERIES.items():
+        asked = with_feedback.encode_queries([text])[0]
+        found = store.search(asked, top_k=100)
+        vectors = np.stack([hit.embedding for hit in found])
+        words = CandidateWords.of(text, [hit.document.text for hit in found], Bm25())
+        evidence = feedback.evidence(words, vectors @ asked)
+        moved = asked + 0.7 * feedback.mean(vectors, evidence)
+        best = np.argsort(-(vectors @ moved), kind="stable")
+        assert rankings(result)[query] == [found[place].document.id for place in best]
+    # No prompt is read with the whole weight on the query.
+    assert [prompt["query_weight"] for prompt in counting.prompts] == [1.0, 1.0]
+
+
+def test_evidence_is_any_encoders_without_a_prompt(bert, store):
+    counting = CountingEncoder(bert)
+    result = run_system("evidence", counting, store, QUERIES, QRELS)
+    for query, text in QUERIES.items():
+        found = store.search(bert.encode_queries([text])[0], top_k=100)
+        assert rankings(result)[query] == ids(EvidenceReranker(bert).rerank(text, found))
+    assert counting.prompts == []
+
+
+def test_prompt_is_the_model_without_its_adapter(with_adapter, with_feedback, store):
+    listwise = run_system("listwise", with_adapter, store, QUERIES, QRELS)
+    prompt = run_system("prompt", with_adapter, store, QUERIES, QRELS)
+    untrained = run_system("listwise", with_feedback, store, QUERIES, QRELS)
+
+    def scores(result):
+        return [hit.score for hits in result.rankings.values() for hit in hits]
+
+    assert scores(prompt) == pytest.approx(scores(untrained), abs=1e-6)
+    assert np.abs(np.subtract(scores(prompt), scores(listwise))).max() > 1e-3
+    # The model itself is open, and has its adapter still.
+    assert run_system("listwise", with_adapter, store, QUERIES, QRELS).rankings == listwise.rankings
+
+
+def test_parts_that_a_model_lacks_are_refused(bert, with_feedback, store):
+    for encoder in (with_feedback, CountingEncoder(with_feedback)):
+        with pytest.raises(ValueError, match="its own prompt is the method 'listwise'"):
+            run_system("prompt", encoder, store, QUERIES, QRELS)
+    with pytest.raises(ValueError, match="this model has none in its recipe"):
+        run_system("feedback", bert, store, QUERIES, QRELS)
+
+
+def test_check_refuses_what_run_refuses_and_encodes_nothing(bert, store):
+    counting = CountingEncoder(bert)
+    comparison = Comparison(counting, store, QUERIES, QRELS)
+    for method in SYSTEMS:
+        comparison.check(method)
+    for method in ("feedback", "prompt", "rerank", "nothing"):
+        with pytest.raises(ValueError, match=f"{method!r}"):
+            comparison.check(method)
+    assert (counting.queries, counting.documents, counting.prompts) == ([], [], [])
+
+
+def test_values_by_query_are_what_the_means_are_of(bert, store):
+    results = {
+        name: run_system(name, bert, store, QUERIES, QRELS, measures=["RR@10", "AP"])
+        for name in SYSTEMS
+    }
+    for result in results.values():
+        assert list(result.by_query) == list(QUERIES)
+        for measure, value in result.measures.items():
+            each = [values[measure] for values in result.by_query.values()]
+            assert value == pytest.approx(sum(each) / 2)
+    found = Differences.of({name: of.by_query for name, of in results.items()}, "retrieve")
+    assert list(found.by_method) == ["rocchio", "listwise"]
 
 
 def test_a_reranker_of_the_caller_is_a_system_too(bert, store, tiny_rankt5):
@@ -142,9 +265,9 @@ def test_batches_do_not_matter(bert, store, monkeypatch):
     }
 
 
-def test_an_unknown_system_is_refused(bert, store):
-    with pytest.raises(ValueError, match=r"'retrieve', 'rocchio', 'listwise'.*got 'bm25'"):
-        run_system("bm25", bert, store, QUERIES, QRELS)
+def test_an_unknown_system_is_refused_with_those_there_are(bert, store):
+    with pytest.raises(ValueError, match=r"'retrieve', 'rocchio', .*'rerank'.*got 'rrf'"):
+        run_system("rrf", bert, store, QUERIES, QRELS)
 
 
 def test_candidates_of_a_run_are_its_best():
