@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from e2rank_rag.errors import CheckpointError, StoredVectorMismatch, StoreError
+    from e2rank_rag.evidence import Evidence
     from e2rank_rag.feedback import Feedback
     from e2rank_rag.indexing import IndexReport, index_documents, index_file
     from e2rank_rag.models.cross_encoder import CrossEncoder, RankT5
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from e2rank_rag.pipeline import SearchPipeline
     from e2rank_rag.rerankers import (
         CrossEncoderReranker,
+        EvidenceReranker,
         ListwiseReranker,
         ResidualReranker,
         RocchioReranker,
@@ -38,6 +40,8 @@ _HOMES = {
     "Encoder": "models.encoder",
     "CrossEncoder": "models.cross_encoder",
     "RankT5": "models.cross_encoder",
+    "Evidence": "evidence",
+    "EvidenceReranker": "rerankers",
     "Feedback": "feedback",
     "ListwiseReranker": "rerankers",
     "CrossEncoderReranker": "rerankers",
@@ -61,6 +65,8 @@ __all__ = [
     "CrossEncoderReranker",
     "Document",
     "Encoder",
+    "Evidence",
+    "EvidenceReranker",
     "Feedback",
     "Hit",
     "IndexReport",

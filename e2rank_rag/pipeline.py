@@ -105,7 +105,7 @@ class SearchPipeline:
         filter: conditions on meta (see `types.Filter`), or a native filter of the store. It applies
             to both searches, not to `candidates`.
         expand: search a second time with the reranking vector, and rank the documents of both
-            searches by it.
+            searches as the reranker scores them with it, as one list.
         candidates: rerank these instead of searching: per query, hits or ids of documents in the
             store, best first. Their vectors are read from the store by id, even if a hit has its
             own. A document is encoded if the store lacks it or holds it with another text.
@@ -278,7 +278,7 @@ class SearchPipeline:
             raise ValueError(f"top_k must be > 0, got {top_k}")
         if self.reranker is not None and retrieve_k < top_k:
             raise ValueError(f"retrieve_k must be at least top_k ({top_k}), got {retrieve_k}")
-        if expand and not self._reads_vectors:
+        if expand and not isinstance(self.reranker, VectorReranker):
             raise self._no_vector()
 
     def _check_store(self) -> None:

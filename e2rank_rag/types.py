@@ -38,14 +38,18 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A document with its score for one query, higher is better.
+    """A document with its score for one query, higher is better, comparable within that query only.
 
+    score: after a search the cosine (of a hybrid search, the fused score). After a reranking the
+        cosine with the reranking vector, plus what words add where the reranker has `Evidence`: in
+        units of the cosines' deviation within the list, so it may be above 1 or below -1. A
+        cross-encoder's score is no cosine.
     embedding: float32 [dim], unit length; None if it was not read or computed yet.
     source: the name of the store that the embedding was read from; "" for any other embedding.
     fingerprint: of the encoder that made the embedding, if the store's record or a probe says so.
         Embeddings without the reranking encoder's fingerprint are probed (`e2rank_rag.vectors`).
-    retrieval_score: the score before the first reranking, NaN where the candidate had none; None
-        when it was not reranked.
+    retrieval_score: the score before the first reranking, of whatever kind it was; NaN where the
+        candidate had none, None when it was not reranked.
     """
 
     document: Document

@@ -40,6 +40,8 @@ from transformers import (
 )
 from transformers.models.qwen2 import Qwen2Tokenizer
 
+from e2rank_rag.evidence import Evidence
+from e2rank_rag.feedback import Feedback
 from e2rank_rag.models.cross_encoder import CrossEncoder
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.models.residual import ResidualHead
@@ -360,6 +362,16 @@ def tiny_t5(tmp_path_factory) -> Path:
     T5ForConditionalGeneration(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def worded_bert(tiny_bert, tmp_path_factory) -> Path:
+    """The tiny BERT with a recipe in which words add to the scores, and feedback."""
+    changes = {"evidence": Evidence(words=0.6, expansion=0.4), "feedback": Feedback()}
+    with Encoder.from_pretrained(tiny_bert) as encoder:
+        recipe = encoder.recipe.model_copy(update=changes)
+        with encoder.with_recipe(recipe) as worded:
+            return worded.save(tmp_path_factory.mktemp("worded-bert"))
 
 
 @pytest.fixture(scope="session")

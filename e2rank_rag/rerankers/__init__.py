@@ -4,7 +4,10 @@
     hits = reranker.rerank("where is Paris?", ["Cats purr.", "Paris is in France."])
 
 - ListwiseReranker (E2Rank, arXiv 2510.22733): one pass over the query and the first K texts gives
-  a vector; a document's score is its cosine with that vector;
+  a vector; a document's score is its cosine with that vector, plus what the words of the candidates
+  add where the model's recipe has `evidence`;
+- EvidenceReranker: the query's vector moved by feedback, and the words of the candidates, without a
+  prompt;
 - RocchioReranker: the query's vector, moved towards the vectors of the first documents, without a
   forward pass;
 - ResidualReranker (ResRank): one pass over the query's text and one vector per candidate; the score

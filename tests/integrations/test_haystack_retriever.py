@@ -345,6 +345,26 @@ def test_run_with_expand(store, core, tiny_bert):
     retriever.close()
 
 
+@pytest.mark.parametrize("expand", [False, True])
+async def test_words_add_to_the_scores_where_the_recipe_says_so(store, worded_bert, expand):
+    options = {"top_k": 5, "retrieve_k": 5, "expand": expand}
+    retriever = E2RankRetriever(store, model=worded_bert, **options)
+    with Encoder.from_pretrained(worded_bert) as encoder:
+        pipeline = SearchPipeline(
+            encoder, QdrantStore(store._client, "docs"), ListwiseReranker(encoder)
+        )
+        hits = pipeline.search(QUERY, **options)
+        plain = ListwiseReranker(encoder, evidence=False)
+        cosines = SearchPipeline(encoder, pipeline.store, plain).search(QUERY, **options)
+    for answer in (retriever.run(query=QUERY), await retriever.run_async(query=QUERY)):
+        assert ids(answer) == [hit.document.id for hit in hits]
+        assert scores(answer) == pytest.approx([hit.score for hit in hits], abs=1e-5)
+    assert [hit.score for hit in hits] != pytest.approx([hit.score for hit in cosines], abs=1e-3)
+    best = scores(answer)[0]
+    assert len(retriever.run(query=QUERY, score_threshold=best - 1e-4)["documents"]) == 1
+    retriever.close()
+
+
 def test_an_empty_collection_gives_nothing(tiny_bert):
     retriever = E2RankRetriever(memory_store(32), model=tiny_bert)
     assert retriever.run(query=QUERY) == {"documents": []}

@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from qdrant_client import QdrantClient
 
 from e2rank_rag.errors import StoredVectorMismatch
+from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.pipeline import SearchPipeline
 from e2rank_rag.rerankers import ListwiseReranker, load_reranker
 from e2rank_rag.store import LANGCHAIN_LAYOUT, QdrantStore
@@ -139,6 +140,23 @@ def test_the_ranking_is_the_pipelines(store, bert):
         again = E2RankRetriever(vectorstore=store).invoke(QUERY, k=2, **options)
         assert same(again, found)
     assert found[0].metadata["kind"] == "traffic"
+
+
+@pytest.mark.parametrize("options", [{"retrieve_k": 6}, {"retrieve_k": 4, "expand": True}])
+async def test_words_add_to_the_scores_where_the_recipe_says_so(store, worded_bert, options):
+    reranker = E2RankReranker(model=worded_bert)
+    retriever = E2RankRetriever(vectorstore=store, reranker=reranker, k=4, **options)
+    with Encoder.from_pretrained(worded_bert) as encoder:
+        kinds = (ListwiseReranker(encoder), ListwiseReranker(encoder, evidence=False))
+        hits, cosines = (
+            SearchPipeline(encoder, store.store, kind).search(QUERY, top_k=4, **options)
+            for kind in kinds
+        )
+    for found in (retriever.invoke(QUERY), await retriever.ainvoke(QUERY)):
+        assert [d.id for d in found] == [hit.document.id for hit in hits]
+        assert scores(found) == pytest.approx([hit.score for hit in hits], abs=1e-5)
+    assert [hit.score for hit in hits] != pytest.approx([hit.score for hit in cosines], abs=1e-3)
+    reranker.close()
 
 
 async def test_a_rankt5_reranks_what_another_model_retrieves(store, bert, tiny_rankt5):

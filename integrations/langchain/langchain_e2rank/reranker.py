@@ -35,8 +35,8 @@ Ranking = list[tuple[Document, float]]
 class E2RankReranker(E2RankModel, BaseDocumentCompressor):
     """Reranks documents with one model, which its folder describes (see `E2RankModel`).
 
-    - E2Rank: one forward pass over the query and the first documents gives a vector; scores are
-      cosines with it.
+    - E2Rank: one forward pass over the query and the best documents gives a vector; scores are
+      cosines with it, plus what the documents' words add where the model's recipe says so.
     - ResRank: one forward pass over the query and one vector per document; scores are cosines.
     - Cross-encoder: one forward pass over each text with the query; scores are not cosines.
 

@@ -34,7 +34,8 @@ class E2RankRanker(RerankingComponent):
 
     Documents that carry their `embedding` (a retriever with `return_embedding=True`) are not
     encoded again. For other documents the vectors are read from `document_store` or encoded here.
-    A score is the cosine with the reranking vector: comparable within a query, not across queries.
+    A score is the cosine with the reranking vector, plus what the words of the candidates add where
+    the model's recipe says so: comparable within a query, not across queries. It may exceed 1.
 
     The model's folder says which system it is. A ResRank reads the query and one vector per
     document. A cross-encoder reads the text of each document with the query and needs no vectors;
@@ -49,7 +50,8 @@ class E2RankRanker(RerankingComponent):
         written the vectors.
     :param system: only where its folder does not say: "rankt5" for any cross-encoder.
     :param top_k: how many documents to return.
-    :param score_threshold: leave out documents that score less.
+    :param score_threshold: leave out documents that score less. A score depends on the other
+        candidates: choose a threshold for one model, on your own queries, or leave it out.
     :param prompt_depth: how many documents an E2Rank's prompt shows, the best or the first as the
         model says. All are scored. None takes the model's own.
     :param query_weight: the weight of the plain query in an E2Rank's vector, 0 to 1. None takes

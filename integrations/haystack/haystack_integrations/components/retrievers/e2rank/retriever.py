@@ -42,10 +42,11 @@ class E2RankRetriever(RerankingComponent):
     ```
 
     The ranking is that of the three components, but the candidates' vectors are not copied from one
-    to the next. A score is the cosine with the reranking vector: comparable within a query, not
-    across queries. The plain cosine is in `meta["retrieval_score"]`. A ResRank as `model` retrieves
-    with its encoder and reranks with its reranker; a cross-encoder as `reranker` reranks what
-    `model` retrieves.
+    to the next. A score is the cosine with the reranking vector, plus what the words of the
+    candidates add where the model's recipe says so: comparable within a query, not across queries.
+    It may exceed 1. The score of the search is in `meta["retrieval_score"]`. A ResRank as `model`
+    retrieves with its encoder and reranks with its reranker; a cross-encoder as `reranker` reranks
+    what `model` retrieves.
 
     The models are loaded at the first run, or by `warm_up`.
 
@@ -61,9 +62,9 @@ class E2RankRetriever(RerankingComponent):
     :param retrieve_k: how many candidates to retrieve and rerank.
     :param filters: Haystack's, or a native Qdrant filter.
     :param filter_policy: "replace" these filters by those of a run, or "merge" both.
-    :param score_threshold: leave out documents that score less after reranking.
+    :param score_threshold: leave out documents that score less after reranking; see E2RankRanker.
     :param expand: search a second time with the reranking vector, and rank the documents of both
-        searches by it. For an E2Rank only.
+        searches as one list. For an E2Rank only.
     :param return_embedding: return the documents with their vectors.
     :param group_by: a meta field: keep the best documents of each of its values, such as the chunks
         of one text.
