@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     )
     from e2rank_rag.store import LANGCHAIN_LAYOUT, Layout, QdrantStore
     from e2rank_rag.types import Document, Hit
+    from e2rank_rag.words import Bm25
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Bm25": "words",
     "CheckpointError": "errors",
     "StoreError": "errors",
     "StoredVectorMismatch": "errors",
@@ -60,6 +62,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Bm25",
     "CheckpointError",
     "CrossEncoder",
     "CrossEncoderReranker",

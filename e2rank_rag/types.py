@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypedDict, TypeVar, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,10 @@ Filter = Mapping[str, Any]
 """Conditions on meta fields, all of which must hold: `{"year": 2024}` (equal),
 `{"tag": ["a", "b"]}` (any of), `{"year": {"gte": 2000, "lt": 2010}}` (range; dates as ISO
 strings)."""
+
+Fusion = Literal["rrf", "dbsf"]
+"""How a hybrid search makes one ranking of two. rrf: by ranks (reciprocal rank fusion). dbsf: by
+scores, scaled by their mean and deviation (distribution-based score fusion)."""
 
 T = TypeVar("T")
 
@@ -316,3 +320,34 @@ class Store(Protocol):
     def aget(
         self, ids: Sequence[str], *, with_embeddings: bool = False
     ) -> Awaitable[dict[str, StoredDocument]]: ...
+
+
+class HybridStore(Store, Protocol):
+    """A store that can also search by the words of the query."""
+
+    @property
+    def hybrid(self) -> bool:
+        """Whether the collection has what a search by words needs."""
+        ...
+
+    def search_batch(
+        self,
+        embeddings: Embeddings,
+        *,
+        top_k: int,
+        filter: Filter | Any | None = None,
+        queries: Sequence[str] | None = None,
+        fusion: Fusion = "rrf",
+    ) -> list[list[Hit]]:
+        """`search` for each row of [n, dim]. queries: the text of each, for a hybrid search."""
+        ...
+
+    def asearch_batch(
+        self,
+        embeddings: Embeddings,
+        *,
+        top_k: int,
+        filter: Filter | Any | None = None,
+        queries: Sequence[str] | None = None,
+        fusion: Fusion = "rrf",
+    ) -> Awaitable[list[list[Hit]]]: ...

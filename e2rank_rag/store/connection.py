@@ -34,7 +34,7 @@ from tenacity import (
 )
 from tenacity.stop import stop_base
 
-from e2rank_rag.errors import CollectionMissing, StoreError
+from e2rank_rag.errors import CollectionMissing, StoredVectorMismatch, StoreError
 from e2rank_rag.locks import ForkAware, Lock
 from e2rank_rag.remote import within
 from e2rank_rag.store.answers import Request
@@ -258,6 +258,8 @@ class Connection(ForkAware):
     def _parsed(self, request: Request[R], answer: Any) -> R:
         try:
             return request.parse(answer)
+        except StoredVectorMismatch:
+            raise
         except (ValueError, *MALFORMED) as error:
             raise StoreError(
                 f"Qdrant {self.where} gave an answer to {request.method} that cannot be read "

@@ -1,4 +1,4 @@
-"""The requests of QdrantStore to one collection, and how their answers are read.
+"""Requests to one collection that make it, write documents, and read them by id.
 
 Nothing here sends a request, so synchronous and async methods share all of it.
 """
@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import isfinite
 from typing import Any, TypeVar
 
 from qdrant_client import models
@@ -26,15 +25,15 @@ from e2rank_rag.store.answers import (
     batches,
     counted,
     done,
-    each_once,
     others,
     written,
 )
 from e2rank_rag.store.filters import to_qdrant_filter
 from e2rank_rag.store.layout import Layout
 from e2rank_rag.store.schema import Schema, read_schema
-from e2rank_rag.store.vectors import one_row, stored_vector, unit_rows
-from e2rank_rag.types import Document, Embeddings, Filter, Hit, StoredDocument
+from e2rank_rag.store.sparse import SparseWords, as_qdrant
+from e2rank_rag.store.vectors import stored_vector, unit_rows
+from e2rank_rag.types import Document, Embeddings, Filter, StoredDocument
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +45,6 @@ IDS_PER_REQUEST = 1000
 OTHER_VECTORS_PER_REQUEST = 32
 BYTES_PER_NUMBER = 20
 BYTES_PER_OPERATION = 100
-# Vectors in one answer, about 20 MB of JSON.
-NUMBERS_PER_ANSWER = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +52,7 @@ class CollectionRequests:
     """Requests to one collection.
 
     name: the collection's name in error messages. exact: whether `search_params` may be sent; local
-    mode answers them with a warning.
+    mode answers them with a warning. words: what the caller says of the sparse vector.
     """
 
     collection: str
@@ -63,6 +60,7 @@ class CollectionRequests:
     layout: Layout
     vector_name: str | None
     exact: bool
+    words: SparseWords | None = None
 
     def exists(self) -> Request[bool]:
         """Whether the collection exists."""
@@ -75,6 +73,9 @@ class CollectionRequests:
         vector = models.VectorParams(size=dim, distance=models.Distance.COSINE)
         vectors = vector if self.vector_name is None else {self.vector_name: vector}
         arguments = {"vectors_config": vectors, "metadata": metadata, **options}
+        if self.words is not None:
+            key = "sparse_vectors_config"
+            arguments[key] = self.words.config(options.get(key))
         return self._request("create_collection", arguments, done)
 
     def record(self, metadata: Mapping[str, Any]) -> Request[None]:
@@ -83,7 +84,7 @@ class CollectionRequests:
 
     def schema(self) -> Request[Schema]:
         """The schema that the collection has now."""
-        parse = partial(read_schema, vector_name=self.vector_name, name=self.name)
+        parse = partial(read_schema, vector_name=self.vector_name, words=self.words, name=self.name)
         return self._request("get_collection", {}, parse)
 
     def check(self, documents: Sequence[Document]) -> None:
@@ -100,11 +101,10 @@ class CollectionRequests:
         ids = _unique_ids(documents)
         payloads = [self.layout.payload(document) for document in documents]
         rows = unit_rows(embeddings, dim=schema.dim, labels=ids)
+        vectors = self._vectors(rows.tolist(), documents, schema)
         return [
-            models.PointStruct(
-                id=self.layout.point_id(id), vector=self._named(row), payload=payload
-            )
-            for id, row, payload in zip(ids, rows.tolist(), payloads, strict=True)
+            models.PointStruct(id=self.layout.point_id(id), vector=vector, payload=payload)
+            for id, vector, payload in zip(ids, vectors, payloads, strict=True)
         ]
 
     def kept(self, points: Sequence[models.PointStruct], schema: Schema) -> list[Request[Points]]:
@@ -128,7 +128,7 @@ class CollectionRequests:
         ours = self.layout.keys
         sizes = []
         for point in points:
-            size = len(json.dumps(point.payload)) + BYTES_PER_NUMBER * _length(point.vector)
+            size = len(json.dumps(point.payload)) + BYTES_PER_NUMBER * _numbers(point.vector)
             theirs = known.get(str(point.id))
             if theirs is not None:
                 size += len(repr(theirs.payload)) + len(repr(theirs.vector))
@@ -163,72 +163,6 @@ class CollectionRequests:
                 partial(all_written, count=len(batch)),
             )
             for batch in batches(operations, POINTS_PER_REQUEST, sizes)
-        ]
-
-    def search(
-        self,
-        embeddings: Embeddings,
-        *,
-        top_k: int,
-        filter: Filter | models.Filter | None,
-        schema: Schema,
-    ) -> list[Request[list[list[Hit]]]]:
-        """One request for all rows, or a few if the answer would be large."""
-        if top_k < 1:
-            raise ValueError(f"top_k must be > 0, got {top_k}")
-        native = to_qdrant_filter(filter, self.layout.metadata_key)
-        rows = unit_rows(embeddings, dim=schema.dim)
-        queries = [
-            models.QueryRequest(
-                query=row,
-                using=self.vector_name,
-                filter=native,
-                limit=top_k,
-                with_payload=True,
-                with_vector=self._with_vectors(),
-            )
-            for row in rows.tolist()
-        ]
-        at_once = max(1, NUMBERS_PER_ANSWER // (top_k * schema.dim))
-        size = BYTES_PER_NUMBER * schema.dim + (len(native.model_dump_json()) if native else 0)
-        requests, start = [], 0
-        for batch in batches(queries, at_once, [size] * len(queries)):
-            places = slice(start, start + len(batch))
-            scored_with = list(rows[places]) if schema.scored_by_dot else [None] * len(batch)
-            parse = partial(
-                self._rankings, rows=scored_with, top_k=top_k, fingerprint=schema.fingerprint
-            )
-            requests.append(self._request("query_batch_points", {"requests": batch}, parse))
-            start += len(batch)
-        return requests
-
-    def rescore(
-        self, embedding: Embeddings, ids: Sequence[str], schema: Schema
-    ) -> list[Request[list[Hit]]]:
-        """Score these documents against a vector [dim], in batches; each is ranked by itself."""
-        points = list(dict.fromkeys(map(self.layout.point_id, ids)))
-        row = unit_rows(one_row(embedding), dim=schema.dim)[0]
-        arguments = {
-            "query": row.tolist(),
-            "using": self.vector_name,
-            "with_payload": True,
-            "with_vectors": self._with_vectors() if schema.scored_by_dot else False,
-        }
-        if self.exact:
-            # An approximate index might miss some of these ids.
-            arguments["search_params"] = models.SearchParams(exact=True)
-        row_or_none = row if schema.scored_by_dot else None
-        return [
-            self._request(
-                "query_points",
-                {
-                    **arguments,
-                    "query_filter": models.Filter(must=[models.HasIdCondition(has_id=batch)]),
-                    "limit": len(batch),
-                },
-                partial(self._ranking, row=row_or_none, top_k=len(batch), ids=batch),
-            )
-            for batch in batches(points, IDS_PER_REQUEST)
         ]
 
     def retrieve(
@@ -303,51 +237,21 @@ class CollectionRequests:
     ) -> Request[T]:
         return Request(method, {"collection_name": self.collection, **arguments}, parse)
 
-    def _named(self, vector: list[float]) -> Any:
-        return vector if self.vector_name is None else {self.vector_name: vector}
+    def _vectors(
+        self, rows: Sequence[list[float]], documents: Sequence[Document], schema: Schema
+    ) -> list[Any]:
+        """The vectors of each point; a text without words has no sparse one."""
+        name, words = self.vector_name, schema.words
+        if words is None:
+            return [row if name is None else {name: row} for row in rows]
+        sparse = words.bm25.documents([document.text for document in documents])
+        return [
+            {name or "": row, **({words.vector_name: as_qdrant(s)} if s.indices else {})}
+            for row, s in zip(rows, sparse, strict=True)
+        ]
 
     def _with_vectors(self) -> bool | list[str]:
         return self.vector_name is None or self.layout.all_vectors or [self.vector_name]
-
-    def _rankings(
-        self, answers: Sequence[Any], *, rows: Sequence[Embeddings | None], **options: Any
-    ) -> list[list[Hit]]:
-        if len(answers) != len(rows):
-            raise ValueError(f"{len(answers)} rankings for {len(rows)} queries")
-        return [
-            self._ranking(answer, row=row, **options)
-            for answer, row in zip(answers, rows, strict=True)
-        ]
-
-    def _ranking(
-        self,
-        answer: Any,
-        *,
-        row: Embeddings | None,
-        top_k: int,
-        ids: Sequence[Any] | None = None,
-        fingerprint: str | None = None,
-    ) -> list[Hit]:
-        """row: a vector to score the stored vectors with, instead of Qdrant's scores. ids: the only
-        points that the answer may hold; None: any."""
-        if len(answer.points) > top_k:
-            raise ValueError(f"{len(answer.points)} points where {top_k} were asked for")
-        points = each_once(answer.points) if ids is None else asked_for(answer.points, ids=ids)
-        hits = [self._hit(point, row, fingerprint) for point in points]
-        # Local mode ranks a vector of NaN first.
-        return sorted(hits, key=lambda hit: -hit.score)
-
-    def _hit(self, point: Any, row: Embeddings | None, fingerprint: str | None) -> Hit:
-        vector, score = self._vector(point), float(point.score)
-        if row is not None:
-            score = 0.0 if vector is None else float(row @ vector)
-        return Hit(
-            self.layout.document(point),
-            score if isfinite(score) else 0.0,
-            vector,
-            self.name,
-            fingerprint=fingerprint,
-        )
 
     def _vector(self, point: Any) -> Embeddings | None:
         if not point.vector:
@@ -355,8 +259,8 @@ class CollectionRequests:
         vector = stored_vector(point.vector, self.vector_name)
         if vector is None and self._named_part(point.vector) is not None:
             logger.warning(
-                "the vector of document %r in %s is zero or not finite and scores 0: index the "
-                "document again",
+                "the vector of document %r in %s is zero or not finite, so its cosine is 0: "
+                "index the document again",
                 self.layout.document_id(point),
                 self.name,
             )
@@ -383,8 +287,13 @@ def _unique_ids(documents: Sequence[Document]) -> list[str]:
     return list(counts)
 
 
-def _length(vector: Any) -> int:
-    return len(next(iter(vector.values())) if isinstance(vector, dict) else vector)
+def _numbers(vector: Any) -> int:
+    """How many numbers a point's vectors have."""
+    vectors = _by_name(vector).values()
+    return sum(
+        2 * len(each.indices) if isinstance(each, models.SparseVector) else len(each)
+        for each in vectors
+    )
 
 
 def _by_name(vector: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 from qdrant_client import models
 
 from e2rank_rag.errors import StoredVectorMismatch, StoreError
+from e2rank_rag.store.sparse import BM25_KEY, SparseWords, read_words
 
 METADATA_KEY = "e2rank"
 SCORED_AS_COSINES = (models.Distance.COSINE, models.Distance.DOT)
@@ -21,6 +22,7 @@ class Schema:
     """One dense vector of a collection; fingerprint and model are None if they were not recorded.
 
     other_vectors: names of the other vectors, dense and sparse, that points may have.
+    words: the sparse vector that holds the words of the documents, if any.
     """
 
     dim: int
@@ -29,6 +31,7 @@ class Schema:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     distance: models.Distance = models.Distance.COSINE
     other_vectors: tuple[str, ...] = ()
+    words: SparseWords | None = None
 
     @property
     def scored_by_dot(self) -> bool:
@@ -53,14 +56,30 @@ class Schema:
             f"same prompts and lengths, or another collection name"
         )
 
+    def lacks_record(self, fingerprint: str | None) -> bool:
+        """Whether the record says nothing of this fingerprint, or nothing of the words."""
+        recorded = BM25_KEY in self.metadata.get(METADATA_KEY, {})
+        return (fingerprint is not None and self.fingerprint is None) or (
+            self.words is not None and not recorded
+        )
+
     def with_record(self, fingerprint: str | None, model: str | None) -> dict[str, Any]:
         """The collection's metadata with this record; other tools' entries stay."""
-        record = {"fingerprint": fingerprint, "model": model, "dim": self.dim}
+        if fingerprint is None:
+            fingerprint, model = self.fingerprint, self.model
+        record: dict[str, Any] = {"fingerprint": fingerprint, "model": model, "dim": self.dim}
+        if self.words is not None:
+            record |= self.words.record()
         return {**self.metadata, METADATA_KEY: record}
 
 
-def read_schema(info: models.CollectionInfo, *, vector_name: str | None, name: str) -> Schema:
-    """The schema of a collection; StoreError if it has no vector to compute cosines with."""
+def read_schema(
+    info: models.CollectionInfo, *, vector_name: str | None, words: SparseWords | None, name: str
+) -> Schema:
+    """The schema of a collection; StoreError if it has no vector to compute cosines with.
+
+    words: what the caller says of its sparse vector; see `sparse.read_words`.
+    """
     params = _vector_params(info.config.params, vector_name, name)
     if params.size < 1:
         raise StoreError(f"{name} says that its vectors have {params.size} dimensions")
@@ -77,13 +96,16 @@ def read_schema(info: models.CollectionInfo, *, vector_name: str | None, name: s
         )
     metadata = getattr(info.config, "metadata", None) or {}
     record = _checked_record(metadata.get(METADATA_KEY, {}), params.size, name)
+    sparse = info.config.params.sparse_vectors or {}
+    words = read_words(record, sparse, words, name)
     return Schema(
         dim=params.size,
         fingerprint=record.get("fingerprint"),
         model=record.get("model"),
         metadata=metadata,
         distance=params.distance,
-        other_vectors=_other_vectors(info.config.params, vector_name),
+        other_vectors=_other_vectors(info.config.params, vector_name, words),
+        words=words,
     )
 
 
@@ -119,10 +141,12 @@ def _vector_params(params: Any, vector_name: str | None, name: str) -> models.Ve
     return found
 
 
-def _other_vectors(params: Any, vector_name: str | None) -> tuple[str, ...]:
+def _other_vectors(
+    params: Any, vector_name: str | None, words: SparseWords | None
+) -> tuple[str, ...]:
     dense = params.vectors if isinstance(params.vectors, Mapping) else {}
-    names = {*dense, *(params.sparse_vectors or {})}
-    return tuple(sorted(names - {vector_name or ""}))
+    ours = {vector_name or "", "" if words is None else words.vector_name}
+    return tuple(sorted({*dense, *(params.sparse_vectors or {})} - ours))
 
 
 def _called(model: str | None) -> str:
@@ -172,6 +196,12 @@ class KnownSchema:
             return schema
         asked, prepared = self._agreed
         schema.check_dim(prepared.dim, name)
+        if schema.words != prepared.words:
+            raise StoredVectorMismatch(
+                f"{name} is another one since it was prepared: its sparse vector of words is "
+                f"{schema.words}, and was {prepared.words}. Nothing was written; call prepare() "
+                f"again"
+            )
         if schema.fingerprint not in (asked, prepared.fingerprint):
             raise StoredVectorMismatch(
                 f"{name} is another one since it was prepared: its record says fingerprint "

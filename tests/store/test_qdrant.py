@@ -12,7 +12,7 @@ import pytest
 from qdrant_client import QdrantClient, models
 
 from e2rank_rag.errors import StoredVectorMismatch, StoreError
-from e2rank_rag.store import QdrantStore, answers, requests
+from e2rank_rag.store import QdrantStore, answers, requests, searches
 from e2rank_rag.types import Document
 
 SERVER = os.environ.get("E2RANK_TEST_QDRANT_URL")
@@ -111,7 +111,7 @@ def test_search_batch_is_search_per_row(store):
 
 def test_search_batch_is_the_same_in_several_requests(store, monkeypatch):
     whole = store.search_batch(VECTORS, top_k=2)
-    monkeypatch.setattr(requests, "NUMBERS_PER_ANSWER", 1)
+    monkeypatch.setattr(searches, "NUMBERS_PER_ANSWER", 1)
     assert store.search_batch(VECTORS, top_k=2) == whole
 
 
