@@ -4,7 +4,8 @@
 
 SciFact test queries with e2rank-minilm on the CPU, one at a time, candidates with stored vectors.
 Each round times, in turn: encoding the 100 candidate documents, then reranking 100 and 1000, first
-by the prompt alone (feedback=False), then with the model's feedback, which reads all texts.
+by the prompt alone, then with the model's feedback, which reads all texts, then with what words add
+to the scores too, and last without the prompt (EvidenceReranker).
 Ratios are taken round by round. Writes benchmarks/results/rerank_latency.json.
 """
 
@@ -18,9 +19,10 @@ from pathlib import Path
 from machine import machine, seconds, spread
 
 from e2rank_rag.data import shipped_collection
+from e2rank_rag.evidence import Evidence
 from e2rank_rag.indexing import index_file
 from e2rank_rag.models.encoder import Encoder
-from e2rank_rag.rerankers import ListwiseReranker
+from e2rank_rag.rerankers import EvidenceReranker, ListwiseReranker
 from e2rank_rag.store import QdrantStore
 from e2rank_rag.types import Hit
 
@@ -29,8 +31,10 @@ RESULTS = Path(__file__).parent / "results" / "rerank_latency.json"
 
 def one_round(encoder: Encoder, query: str, found: list[Hit]) -> dict[str, float]:
     texts = [hit.document.text for hit in found[:100]]
-    prompt = ListwiseReranker(encoder, feedback=False, stored_vectors="trust")
-    feedback = ListwiseReranker(encoder, stored_vectors="trust")
+    prompt = ListwiseReranker(encoder, feedback=False, evidence=False, stored_vectors="trust")
+    feedback = ListwiseReranker(encoder, evidence=False, stored_vectors="trust")
+    evidence = ListwiseReranker(encoder, evidence=Evidence(), stored_vectors="trust")
+    promptless = EvidenceReranker(encoder, stored_vectors="trust")
     feedback.rerank(query, found)  # caches
     return {
         "encode 100 documents": seconds(lambda: encoder.encode_documents(texts)),
@@ -38,6 +42,10 @@ def one_round(encoder: Encoder, query: str, found: list[Hit]) -> dict[str, float
         "rerank 1000": seconds(lambda: prompt.rerank(query, found)),
         "rerank 100 with feedback": seconds(lambda: feedback.rerank(query, found[:100])),
         "rerank 1000 with feedback": seconds(lambda: feedback.rerank(query, found)),
+        "rerank 100 with evidence": seconds(lambda: evidence.rerank(query, found[:100])),
+        "rerank 1000 with evidence": seconds(lambda: evidence.rerank(query, found)),
+        "rerank 100 without a prompt": seconds(lambda: promptless.rerank(query, found[:100])),
+        "rerank 1000 without a prompt": seconds(lambda: promptless.rerank(query, found)),
     }
 
 
@@ -65,6 +73,7 @@ def main() -> None:
                 ("encode 100 documents", "rerank 100 with feedback"),
                 ("rerank 1000", "rerank 100"),
                 ("rerank 1000 with feedback", "rerank 100 with feedback"),
+                ("rerank 100 with evidence", "rerank 100 with feedback"),
             )
         },
     }

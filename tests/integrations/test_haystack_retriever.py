@@ -347,21 +347,22 @@ def test_run_with_expand(store, core, tiny_bert):
 
 @pytest.mark.parametrize("expand", [False, True])
 async def test_words_add_to_the_scores_where_the_recipe_says_so(store, worded_bert, expand):
+    query = "cats, dogs, ferry, bridge, yeast"  # any five documents hold some of these
     options = {"top_k": 5, "retrieve_k": 5, "expand": expand}
     retriever = E2RankRetriever(store, model=worded_bert, **options)
     with Encoder.from_pretrained(worded_bert) as encoder:
         pipeline = SearchPipeline(
             encoder, QdrantStore(store._client, "docs"), ListwiseReranker(encoder)
         )
-        hits = pipeline.search(QUERY, **options)
+        hits = pipeline.search(query, **options)
         plain = ListwiseReranker(encoder, evidence=False)
-        cosines = SearchPipeline(encoder, pipeline.store, plain).search(QUERY, **options)
-    for answer in (retriever.run(query=QUERY), await retriever.run_async(query=QUERY)):
+        cosines = SearchPipeline(encoder, pipeline.store, plain).search(query, **options)
+    for answer in (retriever.run(query=query), await retriever.run_async(query=query)):
         assert ids(answer) == [hit.document.id for hit in hits]
         assert scores(answer) == pytest.approx([hit.score for hit in hits], abs=1e-5)
     assert [hit.score for hit in hits] != pytest.approx([hit.score for hit in cosines], abs=1e-3)
     best = scores(answer)[0]
-    assert len(retriever.run(query=QUERY, score_threshold=best - 1e-4)["documents"]) == 1
+    assert len(retriever.run(query=query, score_threshold=best - 1e-4)["documents"]) == 1
     retriever.close()
 
 
