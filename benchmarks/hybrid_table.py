@@ -43,11 +43,11 @@ from tasks import (
     DEV,
     NDCG,
     OTHERS,
+    RECALL,
     RRF,
     UNSEEN_COLLECTIONS,
     UNSEEN_DEV,
     UNSEEN_SPLITS,
-    WORDS,
     ZSUM,
     Reader,
     Task,
@@ -55,12 +55,20 @@ from tasks import (
     mean,
     tuned_rocchio,
 )
-from weights import Listwise, best, documents_of_the_prompt, grid, reranked, weighted
+from weights import (
+    Listwise,
+    best,
+    documents_of_the_prompt,
+    grid,
+    reranked,
+    twice,
+    weighted,
+)
 
 from e2rank_rag.evaluation.differences import differences
 from e2rank_rag.evidence import Evidence, Scores, standardised
 from e2rank_rag.models.encoder import Encoder
-from e2rank_rag.rerankers import EvidenceReranker, ListwiseReranker
+from e2rank_rag.rerankers import BaseReranker, EvidenceReranker, ListwiseReranker
 
 RESULTS = Path(__file__).parent / "results" / "hybrid_table.json"
 DEV_RESULTS = RESULTS.with_name("hybrid_dev.json")
@@ -78,7 +86,9 @@ AGAINST_RRF, AGAINST_BETTER = "against RRF", "against the better of dense and hy
 
 EXPANSION_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 
-Measure = Callable[[Task], Values]
+ByMeasure = dict[str, Values]
+Measure = Callable[[Task], dict[str, ByMeasure]]
+"""The values of one or two rows, by row and measure."""
 Record = dict[str, Any]
 
 
@@ -88,16 +98,15 @@ def expansions(task: Task) -> list[Scores]:
     found = []
     for place, scores in enumerate(task.sums):
         words = task.words(place, ZSUM, settings.bm25)
-        terms = settings.expansion_terms
-        documents = settings.expansion_documents
+        terms, documents = settings.expansion_terms, settings.expansion_documents
         found.append(standardised(words.expansion(scores, documents=documents, terms=terms)))
     return found
 
 
-def expanded(task: Task, added: Sequence[Scores], weight: float) -> Values:
+def with_expansion(task: Task, added: Sequence[Scores], weight: float) -> Values:
     """ZSUM with so much of the expansion added."""
     lists = zip(task.rankings[ZSUM], task.sums, added, strict=True)
-    return task.ndcg([rows[np.argsort(-(s + weight * a), kind="stable")] for rows, s, a in lists])
+    return task.values([rows[np.argsort(-(s + weight * a), kind="stable")] for rows, s, a in lists])
 
 
 def tuned_expansion(dev: Sequence[Task]) -> float:
@@ -105,83 +114,112 @@ def tuned_expansion(dev: Sequence[Task]) -> float:
     lists = [(task, expansions(task)) for task in dev]
 
     def dev_mean(weight: float) -> float:
-        return fmean(mean(expanded(task, added, weight)) for task, added in lists)
+        return fmean(mean(with_expansion(task, added, weight)) for task, added in lists)
 
     return max(EXPANSION_WEIGHTS, key=dev_mean)
 
 
-def rows(
-    dev: Sequence[Task], model: Encoder, query_adapter: Encoder | None
-) -> tuple[dict[str, Measure], Record]:
-    """How every row of the table is measured, and what was chosen on dev for it."""
-    untrained, words = model.without_adapter(), model.evidence
-    count, beta = tuned_rocchio(dev, RRF)
-    expansion = tuned_expansion(dev)
-    lists = [Listwise.of(task, untrained, evidence=words) for task in dev]
+def tuned(reader: Reader, model: Encoder, query_adapter: Encoder | None) -> Record:
+    """What is chosen on the dev splits, by row; pairs are weights of query and feedback."""
+    dev = [reader.read(name, "dev") for name in DEV]
+    lists = [Listwise.of(each, model.without_adapter(), evidence=model.evidence) for each in dev]
     alone = [replace(each, vectors=each.task.asked, added=None) for each in lists]
-    chosen = {"feedback": best(grid(alone, [1.0])), "untrained prompt": best(grid(lists))}
-    measures: dict[str, Measure] = {
-        **{name: partial(_first_stage, name) for name in (DENSE, WORDS, RRF, ZSUM)},
-        "hybrid + expansion": lambda t: expanded(t, expansions(t), expansion),
-        "rocchio": lambda t: t.ndcg(t.by_vectors(t.rocchio(count, beta, RRF), RRF)),
-        "feedback": lambda t: reranked(t, weighted(model, chosen["feedback"], evidence=False), RRF),
-        "evidence": lambda t: reranked(t, EvidenceReranker(model, stored_vectors="trust"), RRF),
-        "untrained prompt": lambda t: reranked(
-            t, weighted(untrained, chosen["untrained prompt"]), RRF
-        ),
+    chosen: Record = {
+        "hybrid + expansion": tuned_expansion(dev),
+        "rocchio": tuned_rocchio(dev, RRF),
+        "feedback": best(grid(alone, [1.0])),
+        "untrained prompt": best(grid(lists)),
     }
     if query_adapter is not None:
-        lists = [Listwise.of(task, query_adapter, depth=0, evidence=words) for task in dev]
-        chosen["query adapter"] = best(grid(lists))
-        options: Record = {"prompt_depth": 0, "evidence": words or False}
-        measures["query adapter"] = lambda t: reranked(
-            t, weighted(query_adapter, chosen["query adapter"], **options), RRF
-        )
-    default = ListwiseReranker(model, stored_vectors="trust")
-    measures["listwise over dense"] = lambda t: reranked(t, default, DENSE)
-    measures[DEFAULT] = lambda t: reranked(t, default, RRF)
-    settings: Record = {
-        "rocchio": {"documents": count, "beta": beta},
-        "hybrid + expansion": {"weight": expansion},
+        of = partial(Listwise.of, encoder=query_adapter, depth=0, evidence=model.evidence)
+        chosen["query adapter"] = best(grid([of(each) for each in dev]))
+    return chosen
+
+
+def rows(chosen: Record, model: Encoder, query_adapter: Encoder | None) -> dict[str, Measure]:
+    """How the rows of the table are measured."""
+
+    def over(row: str, reranker: BaseReranker) -> Measure:
+        return lambda task: {row: {NDCG: reranked(task, reranker, RRF)}}
+
+    untrained = model.without_adapter()
+    measures: dict[str, Measure] = {
+        "first stages": _first_stages,
+        "hybrid + expansion": partial(_expansion, weight=chosen["hybrid + expansion"]),
+        "rocchio": partial(_rocchio, setting=chosen["rocchio"]),
     }
-    for name, (query, feedback) in chosen.items():
-        settings[name] = {"query_weight": query, "feedback.weight": feedback}
-    return measures, settings
+    rerankers: dict[str, BaseReranker] = {
+        "feedback": weighted(model, chosen["feedback"], evidence=False),
+        "evidence": EvidenceReranker(model, stored_vectors="trust"),
+        "untrained prompt": weighted(untrained, chosen["untrained prompt"]),
+    }
+    if query_adapter is not None:
+        options: Record = {"prompt_depth": 0, "evidence": model.evidence or False}
+        weights = chosen["query adapter"]
+        rerankers["query adapter"] = weighted(query_adapter, weights, **options)
+    measures |= {row: over(row, reranker) for row, reranker in rerankers.items()}
+    for candidates in (DENSE, RRF):
+        row = f"listwise over {candidates}"
+        measures[row] = partial(_listwise, model=model, row=row, candidates=candidates)
+    return measures
 
 
-def _first_stage(name: str, task: Task) -> Values:
-    return task.ndcg(task.rankings[name])
+def _first_stages(task: Task) -> dict[str, ByMeasure]:
+    return {
+        name: {measure: task.values(ranked, measure) for measure in (NDCG, RECALL)}
+        for name, ranked in task.rankings.items()
+    }
 
 
-def measured(task: Task, measures: Mapping[str, Measure], keep: Path | None) -> dict[str, Values]:
-    """Each row's values by query; rows that the folder `keep` has are read from it."""
-    file = None if keep is None else keep / f"{task.name}.json"
-    values: dict[str, Values] = {}
+def _expansion(task: Task, *, weight: float) -> dict[str, ByMeasure]:
+    return {"hybrid + expansion": {NDCG: with_expansion(task, expansions(task), weight)}}
+
+
+def _rocchio(task: Task, *, setting: tuple[int, float]) -> dict[str, ByMeasure]:
+    vectors = task.rocchio(*setting, RRF)
+    return {"rocchio": {NDCG: task.values(task.by_vectors(vectors, RRF))}}
+
+
+def _listwise(task: Task, *, model: Encoder, row: str, candidates: str) -> dict[str, ByMeasure]:
+    reranker = ListwiseReranker(model, stored_vectors="trust")
+    if task.given:
+        return {row: {NDCG: reranked(task, reranker, candidates)}}
+    once, expanded = twice(task, reranker, candidates)
+    return {row: {NDCG: once}, f"{row}, expand": expanded}
+
+
+def kept(file: Path | None, make: Callable[[], Record]) -> Record:
+    """What the file holds; if it is missing, what `make` gives, which is written to it."""
     if file is not None and file.is_file():
-        values = json.loads(file.read_text())
-    for name, measure in measures.items():
-        if name not in values or values[name].keys() != set(task.ids):
-            values[name] = measure(task)
-            if file is not None:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(json.dumps(values))
-    return {name: values[name] for name in measures}
+        found: Record = json.loads(file.read_text())
+        return found
+    # As JSON has it, whether it was read or made.
+    made: Record = json.loads(json.dumps(make()))
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(made))
+    return made
 
 
 def tests(values: Mapping[str, Mapping[str, Values]]) -> dict[str, dict[str, Record]]:
     """For both baselines, row and tested dataset, the difference; values: by dataset and row."""
     tested = [name for name in TESTED if name in values]
+    of_rows = {row: [name for name in tested if row in values[name]] for row in _rows(values)}
     better = {name: max((DENSE, ZSUM), key=lambda of: mean(values[name][of])) for name in tested}
     found: dict[str, dict[str, Record]] = {}
     for title, of in ((AGAINST_RRF, dict.fromkeys(tested, RRF)), (AGAINST_BETTER, better)):
         found[title] = {}
-        for row in next(iter(values.values()), {}):
-            pairs = {name: (values[name][row], values[name][of[name]]) for name in tested}
+        for row, names in of_rows.items():
+            pairs = {name: (values[name][row], values[name][of[name]]) for name in names}
             found[title][row] = {
                 name: {"against": of[name], **asdict(each)}
                 for name, each in differences(pairs).items()
             }
     return found
+
+
+def _rows(values: Mapping[str, Mapping[str, Values]]) -> list[str]:
+    return list(dict.fromkeys(row for by_row in values.values() for row in by_row))
 
 
 def markdown(record: Record) -> list[str]:
@@ -193,6 +231,8 @@ def markdown(record: Record) -> list[str]:
         if queries:
             lines += [f"{title}:".capitalize(), ""]
             lines += [*datasets_table(record[NDCG], queries, tests, DEFAULT), ""]
+    searched = {name: record["queries"][name] for name in record[RECALL][f"{DEFAULT}, expand"]}
+    lines += ["R@100:", "", *datasets_table(record[RECALL], searched, {}, DEFAULT), ""]
     return lines + changes_table(record[NDCG], list(tests.values()), DEFAULT)
 
 
@@ -200,34 +240,46 @@ def whole(
     reader: Reader, names: Sequence[str], model: Encoder, arguments: argparse.Namespace
 ) -> Record:
     """The table's record."""
+
+    def file(name: str) -> Path | None:
+        return None if arguments.keep is None else arguments.keep / f"{name}.json"
+
     query_adapter = arguments.query_adapter and Encoder.from_pretrained(arguments.query_adapter)
-    dev = [reader.read(name, "dev") for name in DEV]
-    measures, settings = rows(dev, model, query_adapter)
-    del dev
-    print(f"tuned on dev: {settings}", flush=True)
-    values: dict[str, dict[str, Values]] = {}
-    studied: dict[str, dict[str, float]] = {}
+    chosen = kept(file("tuned"), partial(tuned, reader, model, query_adapter))
+    print(f"tuned on dev: {chosen}", flush=True)
+    measures = rows(chosen, model, query_adapter)
+    values: dict[str, dict[str, ByMeasure]] = {}
+    studied: Record = {}
     for name in names:
         task = reader.read(name, "test")
-        values[name] = measured(task, measures, arguments.keep)
-        print(name, {row: round(mean(of), 2) for row, of in values[name].items()}, flush=True)
+        values[name] = {}
+        for of, measure in measures.items():
+            values[name] |= kept(file(f"{name}, {of}"), partial(measure, task))
+        figures = {row: round(mean(of[NDCG]), 2) for row, of in values[name].items()}
+        print(name, figures, flush=True)
         if name in UNSEEN_COLLECTIONS and not arguments.without_documents:
-            studied[name] = documents_of_the_prompt(task, model)
-            print({way: round(figure, 2) for way, figure in studied[name].items()}, flush=True)
-    figures: dict[str, dict[str, float]] = {}
-    for row in measures:
-        figures[row] = {name: mean(values[name][row]) for name in names}
-        for title, group in GROUPS.items():
-            there = [figures[row][name] for name in group if name in names]
-            if there:
-                figures[row][title] = fmean(there)
+            study = partial(documents_of_the_prompt, task, model)
+            studied[name] = kept(file(f"{name}, documents"), study)
+            print({way: round(each, 2) for way, each in studied[name].items()}, flush=True)
     return {
-        "tuned on dev": settings,
-        "queries": {name: len(next(iter(values[name].values()))) for name in names},
-        NDCG: figures,
-        **tests(values),
+        "tuned on dev": chosen,
+        "queries": {name: len(of[DENSE][NDCG]) for name, of in values.items()},
+        **{measure: means(values, measure) for measure in (NDCG, RECALL)},
+        **tests({name: {row: of[NDCG] for row, of in by.items()} for name, by in values.items()}),
         "documents of the prompt": studied,
     }
+
+
+def means(
+    values: Mapping[str, Mapping[str, ByMeasure]], measure: str
+) -> dict[str, dict[str, float]]:
+    """The figures of one measure, by row and dataset; values: by dataset, row and measure."""
+    found: dict[str, dict[str, float]] = {}
+    for name, by_row in values.items():
+        for row, by_measure in by_row.items():
+            if measure in by_measure:
+                found.setdefault(row, {})[name] = mean(by_measure[measure])
+    return found
 
 
 def dev_only(reader: Reader, model: Encoder) -> Record:

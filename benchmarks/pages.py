@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from e2rank_rag.evaluation.differences import LEVEL
@@ -18,17 +19,23 @@ def datasets_table(
 ) -> list[str]:
     """One line per row, one column per dataset of `queries`, then their mean.
 
+    A row may lack datasets, and then has no mean.
+
     tests: by the sign that is put beside a figure whose difference is significant.
     """
     heads = [f"{name} ({count})" for name, count in queries.items()]
-    lines = [f"| nDCG@10 (queries) | {' | '.join(heads)} | mean |", f"|{'---|' * (len(heads) + 2)}"]
+    lines = [f"| dataset (queries) | {' | '.join(heads)} | mean |", f"|{'---|' * (len(heads) + 2)}"]
     for row, values in figures.items():
         cells = []
         for name in queries:
+            if name not in values:
+                cells.append("")
+                continue
             found = {sign: by[row].get(name) for sign, by in tests.items()}
             signs = [sign for sign, test in found.items() if test and test["p_holm"] < LEVEL]
             cells.append(f"{values[name]:.2f}{''.join(signs)}")
-        cells.append(f"{sum(values[name] for name in queries) / len(queries):.2f}")
+        whole = all(name in values for name in queries)
+        cells.append(f"{fmean(values[name] for name in queries):.2f}" if whole else "")
         lines.append(f"| {f'**{row}**' if row == default else row} | {' | '.join(cells)} |")
     return lines
 

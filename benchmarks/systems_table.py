@@ -68,7 +68,7 @@ def quality(tasks: Sequence[Task], systems: Mapping[str, Rerank], pairs: Sequenc
     """nDCG@10 x 100 by collection and system, and p values of the systems' differences."""
     values: dict[str, dict[str, dict[str, float]]] = {}
     for task in tasks:
-        values[task.name] = {name: task.ndcg_of(rerank(task)) for name, rerank in systems.items()}
+        values[task.name] = {name: task.values_of(rerank(task)) for name, rerank in systems.items()}
         print(task.name, {n: round(fmean(v.values()), 2) for n, v in values[task.name].items()})
     rows = {
         collection: {name: fmean(each.values()) for name, each in by_system.items()}

@@ -22,7 +22,7 @@ from e2rank_rag.training.vectors import TextVectors
 from e2rank_rag.types import Document, Embeddings, Hit
 from e2rank_rag.words import Bm25
 
-NDCG = "nDCG@10"
+NDCG, RECALL = "nDCG@10", "R@100"
 CANDIDATES = 100
 MSMARCO = "msmarco_dl19_dl20_pool"
 
@@ -40,25 +40,29 @@ OTHERS = ("medquad", "squadshifts_new_wiki", "wikiqa", "multihop_small", "nq_qed
 UNSEEN_DEV = ("nfcorpus", "wikiqa")
 DEV = ("nfcorpus", "wikiqa", "bioasq_snippets", "squadshifts_new_wiki", "medquad")
 
-DENSE, WORDS, RRF, ZSUM = "dense", "BM25", "RRF", "hybrid"
-"""Rankings: by cosine; by words; both by reciprocal ranks, as the store fuses them; the sum of both
-scores, standardised over the union of the first two, with the words' times 0.5."""
+DENSE, WORDS, RRF, RRF_60, ZSUM = "dense", "BM25", "RRF", "RRF, k = 60", "hybrid"
+"""Rankings: by cosine; by words; both by reciprocal ranks, as Qdrant fuses them by default, and
+with the constant of Cormack et al. (2009); the sum of both scores, standardised over the union of
+the first two, with the words' times 0.5."""
+FIRST_STAGES = (DENSE, WORDS, RRF, RRF_60, ZSUM)
 WORDS_WEIGHT = 0.5
-RRF_K = 2  # Qdrant's
+RRF_K = {RRF: 2, RRF_60: 60}
 
 ROCCHIO = [(count, beta) for count in (1, 2, 3, 5, 10) for beta in (0.1, 0.2, 0.4, 0.6, 0.8)]
 
 Rows = NDArray[np.int64]
 Values = dict[str, float]
-"""query id -> nDCG@10 x 100."""
+"""query id -> value of one measure x 100."""
 
 
 @dataclass(frozen=True)
 class Task:
     """Queries, documents with their vectors, and for each query the rows of ranked documents.
 
-    rankings: DENSE, WORDS and RRF with at most 100 rows per query, and ZSUM over the union.
+    rankings: FIRST_STAGES, with at most 100 rows per query, but for ZSUM over the whole union.
     sums: the scores of ZSUM.
+    own: the row of the document that is the query itself, which no ranking has; -1: none.
+    given: whether the candidates were given, so that nothing is searched.
     """
 
     name: str
@@ -69,7 +73,9 @@ class Task:
     vectors: Embeddings
     rankings: Mapping[str, list[Rows]]
     sums: list[Scores]
+    own: list[int]
     qrels: Mapping[str, Mapping[str, int]]
+    given: bool = False
 
     @property
     def candidates(self) -> list[list[Hit]]:
@@ -85,22 +91,32 @@ class Task:
             lists.append([Hit(self.documents[row], s, self.vectors[row]) for row, s in found])
         return lists
 
-    def ndcg(self, ranked: Sequence[Rows]) -> Values:
+    def values(self, ranked: Sequence[Rows], measure: str = NDCG) -> Values:
         """Of one ranking of rows per query."""
         found = [[self.documents[row].id for row in rows[:CANDIDATES]] for rows in ranked]
-        return self._ndcg(found)
+        return self._values(found, measure)
 
-    def ndcg_of(self, rankings: Sequence[Sequence[Hit]]) -> Values:
+    def values_of(self, rankings: Sequence[Sequence[Hit]], measure: str = NDCG) -> Values:
         """Of one ranking of hits per query."""
-        return self._ndcg([[hit.document.id for hit in hits] for hits in rankings])
+        return self._values([[hit.document.id for hit in hits] for hits in rankings], measure)
 
-    def _ndcg(self, found: Sequence[Sequence[str]]) -> Values:
+    def _values(self, found: Sequence[Sequence[str]], measure: str) -> Values:
         run = {
             query: {id: -float(place) for place, id in enumerate(ids)}
             for query, ids in zip(self.ids, found, strict=True)
         }
-        values = evaluate_by_query(run, self.qrels, [NDCG])
-        return {id: 100 * each[NDCG] for id, each in values.items()}
+        values = evaluate_by_query(run, self.qrels, [measure])
+        return {id: 100 * each[measure] for id, each in values.items()}
+
+    def searched(self, vectors: Embeddings, start: int = 0) -> list[Rows]:
+        """The 100 nearest documents to these vectors; `start`: the query of the first one."""
+        depth = min(CANDIDATES + 1, len(self.documents))
+        return [
+            np.array([row for row in rows if row != own], dtype=np.int64)[:CANDIDATES]
+            for rows, own in zip(
+                nearest(vectors, self.vectors, depth), self.own[start:], strict=False
+            )
+        ]
 
     def by_vectors(
         self, vectors: Embeddings, candidates: str, added: Sequence[Scores] | None = None
@@ -134,6 +150,7 @@ class Task:
             asked=self.asked[:count],
             rankings={name: rows[:count] for name, rows in self.rankings.items()},
             sums=self.sums[:count],
+            own=self.own[:count],
             qrels={id: self.qrels[id] for id in ids},
         )
 
@@ -154,7 +171,7 @@ def tuned_rocchio(dev: Sequence[Task], candidates: str = DENSE) -> tuple[int, fl
     def dev_mean(setting: tuple[int, float]) -> float:
         vectors = [task.rocchio(*setting, candidates) for task in dev]
         pairs = zip(dev, vectors, strict=True)
-        return fmean(mean(task.ndcg(task.by_vectors(v, candidates))) for task, v in pairs)
+        return fmean(mean(task.values(task.by_vectors(v, candidates))) for task, v in pairs)
 
     return max(ROCCHIO, key=dev_mean)
 
@@ -219,9 +236,11 @@ class Reader:
             self.known.of(texts),
             {},
             [],
+            own,
             qrels,
+            given is not None,
         )
-        return _ranked(task, given, own)
+        return _ranked(task, given)
 
 
 def _merged(name: str, parts: Sequence[Task]) -> Task:
@@ -237,33 +256,27 @@ def _merged(name: str, parts: Sequence[Task]) -> Task:
         np.concatenate([part.vectors for part in parts]),
         {
             of: [rows + start for part, start in pairs for rows in part.rankings[of]]
-            for of in (DENSE, WORDS, RRF, ZSUM)
+            for of in FIRST_STAGES
         },
         [scores for part in parts for scores in part.sums],
+        [own if own < 0 else own + int(start) for part, start in pairs for own in part.own],
         {id: grades for part in parts for id, grades in part.qrels.items()},
+        any(part.given for part in parts),
     )
 
 
-def _ranked(task: Task, given: list[Rows] | None, own: Sequence[int]) -> Task:
-    """The task with its rankings.
-
-    given: candidates of every query in place of a search, in the order of words.
-
-    own: the row of the document that is the query itself, which no ranking has; -1: none.
-    """
+def _ranked(task: Task, given: list[Rows] | None) -> Task:
+    """The task with its rankings; given: candidates of every query in the order of words."""
     words = lexical_scores([each.text for each in task.documents], task.queries)
-    found: dict[str, list[Rows]] = {DENSE: [], WORDS: [], RRF: [], ZSUM: []}
+    found: dict[str, list[Rows]] = {name: [] for name in FIRST_STAGES}
     sums = []
-    depth = min(CANDIDATES + 1, len(task.documents))
-    searched = nearest(task.asked, task.vectors, depth) if given is None else given
-    for place, (rows, query) in enumerate(zip(searched, task.asked, strict=True)):
-        lexical = next(words)
+    nearby = task.searched(task.asked) if given is None else given
+    for dense, own, query, lexical in zip(nearby, task.own, task.asked, words, strict=True):
         if given is None:
-            dense = np.array([row for row in rows if row != own[place]])[:CANDIDATES]
-            best = np.argsort(-lexical, kind="stable")[:depth]
-            by_words = best[(lexical[best] > 0) & (best != own[place])][:CANDIDATES]
+            best = np.argsort(-lexical, kind="stable")[: CANDIDATES + 1]
+            by_words = best[(lexical[best] > 0) & (best != own)][:CANDIDATES]
         else:
-            by_words = np.asarray(rows)
+            by_words = dense
             dense = by_words[np.argsort(-(task.vectors[by_words] @ query), kind="stable")]
         union = np.array(list(dict.fromkeys([*dense, *by_words])))
         scores = standardised(task.vectors[union] @ query)
@@ -271,7 +284,8 @@ def _ranked(task: Task, given: list[Rows] | None, own: Sequence[int]) -> Task:
         order = np.argsort(-scores, kind="stable")
         found[DENSE].append(dense)
         found[WORDS].append(by_words)
-        found[RRF].append(reciprocal_ranks([dense, by_words])[:CANDIDATES])
+        for name, k in RRF_K.items():
+            found[name].append(reciprocal_ranks([dense, by_words], k))
         found[ZSUM].append(union[order])
         sums.append(scores[order])
     return replace(task, rankings=found, sums=sums)
@@ -295,10 +309,11 @@ def lexical_scores(texts: Sequence[str], queries: Sequence[str]) -> Iterator[NDA
         yield weights[:, asked] @ idf[asked]
 
 
-def reciprocal_ranks(rankings: Sequence[Rows]) -> Rows:
-    """Rankings of rows, fused as Qdrant does: the sum of 1 / (2 + place), places from 0."""
+def reciprocal_ranks(rankings: Sequence[Rows], k: int = RRF_K[RRF]) -> Rows:
+    """The first 100 rows of rankings fused as by Qdrant: the sum of 1 / (k + place), from 0."""
     scores: dict[int, float] = {}
     for rows in rankings:
         for place, row in enumerate(rows.tolist()):
-            scores[row] = scores.get(row, 0.0) + 1 / (RRF_K + place)
-    return np.array(sorted(scores, key=lambda row: -scores[row]), dtype=np.int64)
+            scores[row] = scores.get(row, 0.0) + 1 / (k + place)
+    best = sorted(scores, key=lambda row: -scores[row])[:CANDIDATES]
+    return np.array(best, dtype=np.int64)

@@ -10,13 +10,25 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from tasks import RRF, Task, Values, mean
+from tasks import (
+    CANDIDATES,
+    DENSE,
+    NDCG,
+    RECALL,
+    RRF,
+    WORDS,
+    Task,
+    Values,
+    mean,
+    reciprocal_ranks,
+)
 
 from e2rank_rag.evidence import Evidence, Scores
 from e2rank_rag.feedback import Feedback, order
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.rerankers import BaseReranker, ListwiseReranker
-from e2rank_rag.types import Embeddings
+from e2rank_rag.rerankers.base import Reranking, VectorReranker
+from e2rank_rag.types import Embeddings, Hit
 
 QUERY_WEIGHTS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
 FEEDBACK_WEIGHTS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5)
@@ -78,7 +90,7 @@ class Listwise:
         vectors = query_weight * self.task.asked + (1 - query_weight) * self.vectors
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         vectors = vectors + feedback_weight * self.means
-        return self.task.ndcg(self.task.by_vectors(vectors, RRF, self.added))
+        return self.task.values(self.task.by_vectors(vectors, RRF, self.added))
 
 
 def grid(
@@ -105,14 +117,43 @@ def weighted(encoder: Encoder, weights: Weights, **options: Any) -> ListwiseRera
 
 
 def reranked(task: Task, reranker: BaseReranker, candidates: str) -> Values:
-    """What the product makes of one of the task's rankings."""
-    rankings = []
+    """nDCG@10 of what the product makes of one of the task's rankings."""
+    rankings: list[list[Hit]] = []
+    for start in range(0, len(task.ids), BATCH_QUERIES):
+        rankings += _reranking(task, reranker, candidates, start)
+    return task.values_of(rankings)
+
+
+def twice(
+    task: Task, reranker: VectorReranker, candidates: str
+) -> tuple[Values, dict[str, Values]]:
+    """`reranked`, and by measure the values after a second search, as `expand` makes it."""
+    rankings: list[list[Hit]] = []
+    again: list[list[Hit]] = []
     for start in range(0, len(task.ids), BATCH_QUERIES):
         span = slice(start, start + BATCH_QUERIES)
-        hits = task.hits(task.rankings[candidates][span], start)
+        first = _reranking(task, reranker, candidates, start)
+        assert first.vectors is not None
+        more = task.searched(first.vectors, start)
+        if candidates != DENSE:
+            by_words = task.rankings[WORDS][span]
+            more = [reciprocal_ranks(both) for both in zip(more, by_words, strict=True)]
+        unions = [
+            list({hit.document.id: hit for hit in [*hits, *fresh]}.values())
+            for hits, fresh in zip(first, task.hits(more, start), strict=True)
+        ]
         asked = task.asked[span]
-        rankings += reranker.rerank_batch(task.queries[span], hits, query_vectors=asked)
-    return task.ndcg_of(rankings)
+        rankings += first
+        again += reranker.score(task.queries[span], unions, first.vectors, query_vectors=asked)
+    best = [hits[:CANDIDATES] for hits in again]
+    by_measure = {measure: task.values_of(best, measure) for measure in (NDCG, RECALL)}
+    return task.values_of(rankings), by_measure
+
+
+def _reranking(task: Task, reranker: BaseReranker, candidates: str, start: int) -> Reranking:
+    span = slice(start, start + BATCH_QUERIES)
+    hits = task.hits(task.rankings[candidates][span], start)
+    return reranker.rerank_batch(task.queries[span], hits, query_vectors=task.asked[span])
 
 
 def _feedback(encoder: Encoder) -> Feedback:
