@@ -30,7 +30,7 @@ nearly the share of the query's words that a text holds. On dev data that orders
 candidates better than the values for a whole index (1.2 and 0.75)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CandidateWords:
     """The words of a query and its n candidates, counted; BM25 with the list as its corpus.
 

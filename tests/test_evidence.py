@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from e2rank_rag.evidence import CandidateWords, Evidence, joined, standardised
-from e2rank_rag.words import Bm25
+from e2rank_rag.words import LANGUAGES, STOP_WORDS, Bm25
 
 K1 = 0.4
 BM25 = Bm25()
@@ -200,3 +200,15 @@ def test_equal_values_are_all_zero_when_standardised(values):
 def test_settings_out_of_range_are_refused(setting):
     with pytest.raises(ValidationError):
         Evidence(**setting)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_language_with_a_stemmer_will_do(language):
+    evidence = Evidence(language=language)
+    assert evidence.bm25.language == language
+    assert (evidence.bm25.stop_words == ()) == (language not in STOP_WORDS)
+
+
+def test_without_a_language_words_are_as_they_are():
+    assert Evidence(language=None).bm25.tokens("The Cats") == ["the", "cats"]
+    assert Evidence(language="german").bm25.tokens("die Katzen") == ["katz"]
