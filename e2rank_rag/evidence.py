@@ -25,9 +25,9 @@ from e2rank_rag.words import STOP_WORDS, Bm25
 Scores = NDArray[np.float32]
 
 SATURATION = 0.4
-"""BM25's k1 within a list. With this value, and with b = 0, which leaves lengths out, a score is
-nearly the share of the query's words that a text holds. On dev data that orders a hundred retrieved
-candidates better than the values for a whole index (1.2 and 0.75)."""
+"""BM25's k1 within a list. With this value, and with b = 0, which leaves lengths out, a score says
+which of the query's words a text holds, hardly how often. On dev data that orders a hundred
+retrieved candidates better than the values for a whole index (1.2 and 0.75)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,8 @@ class CandidateWords:
     There are m pairs of a candidate and a word that it holds, and v different words.
 
     asked: int [a], the query's different words. rows, words: int [m], from 0 to n - 1 and from 0 to
-    v - 1. counts: float64 [m], how often the candidate holds the word. lengths: int [n].
+    v - 1. counts: float64 [m], how often the candidate holds the word. lengths: int [n], in words.
+    size: v, at least 1.
     """
 
     asked: NDArray[np.intp]
