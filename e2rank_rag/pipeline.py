@@ -11,16 +11,19 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from math import nan
-from typing import Any
+from typing import Any, get_args
 
 from e2rank_rag.candidates import without_copies
-from e2rank_rag.errors import StoredVectorMismatch
+from e2rank_rag.errors import StoredVectorMismatch, StoreError
 from e2rank_rag.rerankers.base import VectorReranker
 from e2rank_rag.rerankers.ranking import score_lists
+from e2rank_rag.retrieved import has_no_direction, most_excluded, short_by, without
 from e2rank_rag.types import (
     Embeddings,
     Filter,
+    Fusion,
     Hit,
+    Hybrid,
     Reranker,
     Store,
     StoredDocument,
@@ -76,6 +79,7 @@ class SearchPipeline:
         filter: Filter | Any | None = None,
         expand: bool = False,
         candidates: HitsOrIds | None = None,
+        hybrid: Hybrid | None = None,
     ) -> list[Hit]:
         """The `top_k` best documents for one query; see `search_batch`."""
         lists = None if candidates is None else [candidates]
@@ -86,6 +90,7 @@ class SearchPipeline:
             filter=filter,
             expand=expand,
             candidates=lists,
+            hybrid=hybrid,
         )[0]
 
     def search_batch(
@@ -98,6 +103,7 @@ class SearchPipeline:
         expand: bool = False,
         candidates: Sequence[HitsOrIds] | None = None,
         exclude: Sequence[Collection[str]] | None = None,
+        hybrid: Hybrid | None = None,
     ) -> list[list[Hit]]:
         """The `top_k` best documents for each query, best first, with their embeddings.
 
@@ -110,12 +116,17 @@ class SearchPipeline:
             store, best first. Their vectors are read from the store by id, even if a hit has its
             own. A document is encoded if the store lacks it or holds it with another text.
         exclude: per query, ids of documents that are left out before the reranking.
+        hybrid: whether the searches use the words of the query beside its vector, and how the two
+            rankings become one: True is "rrf" (see `types.Fusion`). None: where the store can. The
+            scores of a hybrid search without a reranker are those of the fusion.
 
-        Raises StoredVectorMismatch when the store's vectors are not the encoder's.
+        Raises StoredVectorMismatch when the store's vectors are not the encoder's, StoreError for
+        `hybrid` if the collection has no words.
         """
         self._check_arguments(top_k, retrieve_k, expand)
-        most = _most_excluded(queries, exclude)
+        most = most_excluded(queries, exclude)
         self._check_store()
+        words = self._words(queries, hybrid)
         plain = None
         if candidates is None:
             plain = self.encoder.encode_queries(queries)
@@ -123,19 +134,17 @@ class SearchPipeline:
             asked, short = 0, depth + most
             while short > 0:
                 asked += short
-                found = self.store.search_batch(plain, top_k=asked, filter=filter)
-                short = _short(found, asked, depth + most)
-            found = _without(self._mended(found, plain), exclude, depth)
+                found = self.store.search_batch(plain, top_k=asked, filter=filter, **words)
+                short = short_by(found, asked, depth + most)
+            found = without(self._mended(found, plain, words), exclude, depth)
         else:
             stored = self.store.get(_ids_of(queries, candidates), with_embeddings=True)
-            found = _without(_as_hits(candidates, stored, self.store.name), exclude)
+            found = without(_as_hits(candidates, stored, self.store.name), exclude)
         ranked = self._order(queries, found, plain)
         if expand:
             better = self._reranking_vectors(queries, ranked, plain)
-            more = self.store.search_batch(better, top_k=retrieve_k + most, filter=filter)
-            ranked = self._merge(
-                queries, ranked, _without(more, exclude, retrieve_k), better, plain
-            )
+            more = self.store.search_batch(better, top_k=retrieve_k + most, filter=filter, **words)
+            ranked = self._merge(queries, ranked, without(more, exclude, retrieve_k), better, plain)
         return [hits[:top_k] for hits in ranked]
 
     async def asearch(
@@ -147,6 +156,7 @@ class SearchPipeline:
         filter: Filter | Any | None = None,
         expand: bool = False,
         candidates: HitsOrIds | None = None,
+        hybrid: Hybrid | None = None,
     ) -> list[Hit]:
         """`search` without blocking the event loop."""
         rankings = await self.asearch_batch(
@@ -156,6 +166,7 @@ class SearchPipeline:
             filter=filter,
             expand=expand,
             candidates=None if candidates is None else [candidates],
+            hybrid=hybrid,
         )
         return rankings[0]
 
@@ -169,11 +180,13 @@ class SearchPipeline:
         expand: bool = False,
         candidates: Sequence[HitsOrIds] | None = None,
         exclude: Sequence[Collection[str]] | None = None,
+        hybrid: Hybrid | None = None,
     ) -> list[list[Hit]]:
         """`search_batch` without blocking the event loop."""
         self._check_arguments(top_k, retrieve_k, expand)
-        most = _most_excluded(queries, exclude)
+        most = most_excluded(queries, exclude)
         await asyncio.to_thread(self._check_store)
+        words = await asyncio.to_thread(self._words, queries, hybrid)
         run = self.encoder.run_async
         plain = None
         if candidates is None:
@@ -182,28 +195,58 @@ class SearchPipeline:
             asked, short = 0, depth + most
             while short > 0:
                 asked += short
-                found = await self.store.asearch_batch(plain, top_k=asked, filter=filter)
-                short = _short(found, asked, depth + most)
-            found = _without(await run(partial(self._mended, found, plain)), exclude, depth)
+                found = await self.store.asearch_batch(plain, top_k=asked, filter=filter, **words)
+                short = short_by(found, asked, depth + most)
+            found = without(await run(partial(self._mended, found, plain, words)), exclude, depth)
         else:
             stored = await self.store.aget(_ids_of(queries, candidates), with_embeddings=True)
-            found = _without(_as_hits(candidates, stored, self.store.name), exclude)
+            found = without(_as_hits(candidates, stored, self.store.name), exclude)
         ranked = await run(partial(self._order, queries, found, plain))
         if expand:
             better = await run(partial(self._reranking_vectors, queries, ranked, plain))
-            more = await self.store.asearch_batch(better, top_k=retrieve_k + most, filter=filter)
-            more = _without(more, exclude, retrieve_k)
+            more = await self.store.asearch_batch(
+                better, top_k=retrieve_k + most, filter=filter, **words
+            )
+            more = without(more, exclude, retrieve_k)
             ranked = await run(partial(self._merge, queries, ranked, more, better, plain))
         return [hits[:top_k] for hits in ranked]
 
-    def _mended(self, found: list[list[Hit]], vectors: Embeddings) -> list[list[Hit]]:
-        """The hits, with new vectors and scores where a stored vector is zero or not finite."""
-        lacking = any(_has_no_direction(hit) for hits in found for hit in hits)
+    def _words(self, queries: Sequence[str], hybrid: Hybrid | None) -> dict[str, Any]:
+        """The store's options for a hybrid search; none for a search by vector alone."""
+        if hybrid not in (None, False, True, *get_args(Fusion)):
+            raise ValueError(
+                f"hybrid must be True, False, None or one of {get_args(Fusion)}, got {hybrid!r}"
+            )
+        # A store of another kind need not have hybrid search.
+        able = None if hybrid is False else getattr(self.store, "hybrid", None)
+        if able is None and hybrid:
+            raise StoreError(f"{self.store.name} has no hybrid search: use a QdrantStore with bm25")
+        if able is None or (hybrid is None and not able):
+            return {}
+        return {"queries": queries, "fusion": hybrid if isinstance(hybrid, str) else "rrf"}
+
+    def _mended(
+        self, found: list[list[Hit]], vectors: Embeddings, words: Mapping[str, Any]
+    ) -> list[list[Hit]]:
+        """The hits, with new vectors where a stored one is zero or not finite.
+
+        A score that is the cosine with such a vector is computed again; a fused score stays.
+        """
+        lacking = any(
+            has_no_direction(hit) or (words and hit.embedding is None)
+            for hits in found
+            for hit in hits
+        )
         if not lacking or self._vectors.policy == "ignore":
             return found
         filled, _ = self._vectors.attach(found)
         rankings = score_lists(filled, vectors)
-        return [[replace(hit, retrieval_score=None) for hit in hits] for hits in rankings]
+        return [
+            [replace(hit, retrieval_score=None) for hit in cosines]
+            if not words or any(map(has_no_direction, hits))
+            else fused
+            for hits, fused, cosines in zip(found, filled, rankings, strict=True)
+        ]
 
     def _order(
         self, queries: Sequence[str], found: list[list[Hit]], plain: Embeddings | None
@@ -310,43 +353,6 @@ def _ids_of(queries: Sequence[str], candidates: Sequence[HitsOrIds]) -> list[str
         for item in items
     }
     return list(asked)
-
-
-def _has_no_direction(hit: Hit) -> bool:
-    """Whether the vector in the store is zero or not finite."""
-    return hit.embedding is None and hit.score == 0.0
-
-
-def _short(found: Sequence[Sequence[Hit]], asked: int, wanted: int) -> int:
-    """How many more hits to ask for, so that `wanted` have a usable vector.
-
-    Qdrant ranks NaN first.
-    """
-    full = (hits for hits in found if len(hits) == asked)
-    return max((wanted - asked + sum(map(_has_no_direction, hits)) for hits in full), default=0)
-
-
-def _most_excluded(queries: Sequence[str], exclude: Sequence[Collection[str]] | None) -> int:
-    """How many more documents a search must ask for, so that enough are left."""
-    if exclude is None:
-        return 0
-    if len(exclude) != len(queries):
-        raise ValueError(f"{len(queries)} queries came with {len(exclude)} exclude lists")
-    return max(map(len, exclude), default=0)
-
-
-def _without(
-    found: list[list[Hit]],
-    exclude: Sequence[Collection[str]] | None,
-    depth: int | None = None,
-) -> list[list[Hit]]:
-    """Each ranking without its excluded documents, cut to `depth`."""
-    if exclude is None:
-        return found
-    return [
-        [hit for hit in hits if hit.document.id not in ids][:depth]
-        for hits, ids in zip(found, exclude, strict=True)
-    ]
 
 
 def _as_hits(

@@ -28,6 +28,9 @@ Fusion = Literal["rrf", "dbsf"]
 """How a hybrid search makes one ranking of two. rrf: by ranks (reciprocal rank fusion). dbsf: by
 scores, scaled by their mean and deviation (distribution-based score fusion)."""
 
+Hybrid = bool | Fusion
+"""Whether to search by words beside the vector, and with which fusion; True is rrf."""
+
 T = TypeVar("T")
 
 

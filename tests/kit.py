@@ -50,9 +50,9 @@ def same(ranking, other):
     return ids(ranking) == ids(other) and scores(ranking) == pytest.approx(scores(other), abs=1e-5)
 
 
-def filled_store(encoder, documents, *, fingerprint=True):
+def filled_store(encoder, documents, *, fingerprint=True, bm25=None):
     """A store in memory of these documents; with or without a record of the encoder."""
-    store = QdrantStore.open(":memory:", "things")
+    store = QdrantStore.open(":memory:", "things", bm25=bm25)
     store.prepare(encoder.dim, fingerprint=encoder.fingerprint if fingerprint else None)
     store.upsert(documents, encoder.encode_documents([d.text for d in documents]))
     return store
