@@ -250,8 +250,13 @@ class CollectionRequests:
             for row, s in zip(rows, sparse, strict=True)
         ]
 
-    def _with_vectors(self) -> bool | list[str]:
-        return self.vector_name is None or self.layout.all_vectors or [self.vector_name]
+    def _with_vectors(self, schema: Schema | None = None) -> bool | list[str]:
+        if self.layout.all_vectors:
+            return True
+        if self.vector_name is None:
+            # The sparse vectors of 100 hits can be larger than their dense ones.
+            return [""] if schema is not None and schema.words is not None else True
+        return [self.vector_name]
 
     def _vector(self, point: Any) -> Embeddings | None:
         if not point.vector:

@@ -97,7 +97,7 @@ class SearchRequests(CollectionRequests):
             "query": row.tolist(),
             "using": self.vector_name,
             "with_payload": True,
-            "with_vectors": self._with_vectors() if schema.scored_by_dot else False,
+            "with_vectors": self._with_vectors(schema) if schema.scored_by_dot else False,
         }
         if self.exact:
             # An approximate index might miss some of these ids.
@@ -139,7 +139,7 @@ class SearchRequests(CollectionRequests):
             filter=wanted.filter,
             limit=wanted.top_k,
             with_payload=True,
-            with_vector=self._with_vectors(),
+            with_vector=self._with_vectors(wanted.schema),
         )
 
     def _hybrid(
@@ -160,7 +160,7 @@ class SearchRequests(CollectionRequests):
             query=models.FusionQuery(fusion=models.Fusion(fusion)),
             limit=wanted.top_k,
             with_payload=True,
-            with_vector=self._with_vectors(),
+            with_vector=self._with_vectors(wanted.schema),
         )
 
     def _batched(
