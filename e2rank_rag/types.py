@@ -345,6 +345,12 @@ class HybridStore(Store, Protocol):
         """`search` for each row of [n, dim]. queries: the text of each, for a hybrid search."""
         ...
 
+    def search_words_batch(
+        self, queries: Sequence[str], *, top_k: int, filter: Filter | Any | None = None
+    ) -> list[list[Hit]]:
+        """The `top_k` best documents by words for each query, best first, with their vectors."""
+        ...
+
     def asearch_batch(
         self,
         embeddings: Embeddings,

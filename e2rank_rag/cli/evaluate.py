@@ -14,10 +14,12 @@ from e2rank_rag import terminal
 from e2rank_rag.cli.options import (
     ApiKey,
     Device,
+    Language,
     Model,
     Reranker,
     RerankerSystem,
     check_expand,
+    check_language,
     check_system,
     open_encoder,
     open_reranker,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from e2rank_rag.evaluation.differences import Differences
     from e2rank_rag.evaluation.report import Experiment
     from e2rank_rag.evaluation.systems import SystemResult
+    from e2rank_rag.words import Bm25
 
 BeirFolder = Annotated[
     Path, typer.Argument(help="A BEIR folder: corpus, queries, qrels/SPLIT.tsv.")
@@ -39,14 +42,24 @@ Split = Annotated[str, typer.Option(help="Which judgements to use.")]
 Systems = Annotated[
     str | None,
     typer.Option(
-        help="Comma-separated: retrieve, rocchio, feedback, prompt (of the model "
-        "without its listwise adapter), listwise, and rerank (the --reranker, or a ResRank "
-        "model's own). Default: retrieve, rocchio, and what the models provide.",
+        help="Comma-separated: retrieve, bm25, hybrid, rocchio, feedback, evidence, prompt (of the "
+        "model without its listwise adapter), listwise, and rerank (the --reranker, or a ResRank "
+        "model's own). Default: retrieve, hybrid, rocchio, and what the models provide.",
     ),
 ]
 Against = Annotated[
     str | None,
-    typer.Option(help="The system that every other one is tested against. Default: retrieve."),
+    typer.Option(
+        help="The system that every other one is tested against. Default: hybrid, else retrieve."
+    ),
+]
+FirstStage = Annotated[
+    str | None,
+    typer.Option(
+        "--candidates",
+        help="Rerank what a dense or a hybrid search finds. Default: hybrid where words are "
+        "indexed.",
+    ),
 ]
 Measures = Annotated[
     str | None, typer.Option(help="Comma-separated names of ir-measures: nDCG@5,AP,RR@10.")
@@ -82,6 +95,8 @@ def evaluate(
     system: RerankerSystem = None,
     systems: Systems = None,
     against: Against = None,
+    candidates: FirstStage = None,
+    language: Language = None,
     measures: Measures = None,
     run: RunFile = None,
     qrels: QrelsFile = None,
@@ -98,11 +113,12 @@ def evaluate(
     from e2rank_rag.evaluation.report import Experiment, run_experiment
     from e2rank_rag.evaluation.systems import MethodOptions
 
-    if run is not None and expand:
-        raise typer.BadParameter("--expand searches the collection; with --run nothing is searched")
+    if run is not None:
+        _check_run(expand, candidates, language)
     kind = check_system(reranker, system)
-    methods, asked = _systems(systems, model, reranker), _measures(measures)
-    against = _against(against, methods)
+    bm25 = None if run is not None else check_language(language or "english")
+    methods, asked = _systems(systems, model, reranker, bm25), _measures(measures)
+    against, hybrid = _against(against, methods), _hybrid(candidates, bm25)
     ranking = (reranker or model) if "rerank" in methods else None
     if ranking is not None:
         check_expand(expand, ranking, kind)
@@ -115,9 +131,13 @@ def evaluate(
         if ranking is not None:
             ranker = opened.enter_context(open_reranker(ranking, kind, device))
         name = f"{experiment.name}-{encoder.fingerprint[:8]}"
-        store = open_store(index or ":memory:", name, api_key)
+        if bm25 is not None:
+            name += f"-{bm25.language}"
+        store = open_store(index or ":memory:", name, api_key, bm25=bm25)
         opened.callback(store.close)
-        options = MethodOptions(reranker=ranker, expand=expand, measures=asked, progress=True)
+        options = MethodOptions(
+            reranker=ranker, hybrid=hybrid, expand=expand, measures=asked, progress=True
+        )
         results = run_experiment(experiment, encoder, store, methods, **options)
     compared = Differences.of({name: of.by_query for name, of in results.items()}, against)
     models = model if reranker is None else f"{model}, reranked by {reranker}"
@@ -130,24 +150,49 @@ def evaluate(
         experiment.write_runs(run_dir, results)
 
 
+def _check_run(expand: bool, candidates: str | None, language: str | None) -> None:
+    """BadParameter for options of a search beside --run."""
+    if expand:
+        raise typer.BadParameter("--expand searches the collection; with --run nothing is searched")
+    if candidates is not None:
+        raise typer.BadParameter("--candidates searches for them; --run gives them: name one")
+    if language not in (None, "none"):
+        raise typer.BadParameter("--language is of the words to search; --run searches nothing")
+
+
+def _hybrid(candidates: str | None, bm25: Bm25 | None) -> bool | None:
+    """Whether --candidates asks for a hybrid search; None: wherever words are indexed."""
+    if candidates is None:
+        return None
+    if candidates not in ("dense", "hybrid"):
+        raise typer.BadParameter(f"--candidates takes dense or hybrid, got {candidates!r}")
+    if candidates == "hybrid" and bm25 is None:
+        raise typer.BadParameter("--candidates hybrid needs words: leave --language none out")
+    return candidates == "hybrid"
+
+
 def _against(against: str | None, methods: Sequence[str]) -> str:
     """The method that the others are tested against."""
     if against is None:
-        return "retrieve" if "retrieve" in methods else methods[0]
+        return next((name for name in ("hybrid", "retrieve") if name in methods), methods[0])
     if against not in methods:
         raise typer.BadParameter(f"--against takes one of {', '.join(methods)}, got {against!r}")
     return against
 
 
-def _systems(systems: str | None, model: str, reranker: str | None) -> list[str]:
-    """The names in --systems, or by default those that the models can run."""
+def _systems(systems: str | None, model: str, reranker: str | None, bm25: Bm25 | None) -> list[str]:
+    """The names in --systems, or by default those that the models can run.
+
+    bm25: makes the words that are indexed; None: no words are searched.
+    """
     from e2rank_rag.evaluation.systems import METHODS, RERANK
 
     def reranks() -> bool:
         return reranker is not None or system_of(model) == "resrank"
 
     if systems is None:
-        return ["retrieve", "rocchio", RERANK if reranks() else "listwise"]
+        words = [] if bm25 is None else ["hybrid"]
+        return ["retrieve", *words, "rocchio", RERANK if reranks() else "listwise"]
     names = [name.strip() for name in systems.split(",") if name.strip()]
     if not names or set(names) - set(METHODS):
         raise typer.BadParameter(f"--systems takes some of {', '.join(METHODS)}, got {systems!r}")
@@ -157,6 +202,11 @@ def _systems(systems: str | None, model: str, reranker: str | None) -> list[str]
         raise typer.BadParameter(
             f"--systems {RERANK} needs a --reranker, or a ResRank as --model; {model} itself is "
             "measured as listwise"
+        )
+    searching = [name for name in names if METHODS[name].search in ("words", "hybrid")]
+    if bm25 is None and searching:
+        raise typer.BadParameter(
+            f"--systems {', '.join(searching)} searches words; leave --run and --language none out"
         )
     return names
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from e2rank_rag.models.encoder import Encoder
     from e2rank_rag.rerankers import BaseReranker
     from e2rank_rag.store import QdrantStore
+    from e2rank_rag.words import Bm25
 
 Index = Annotated[
     str,
@@ -58,6 +59,32 @@ ApiKey = Annotated[
     typer.Option(help="API key of the Qdrant server. Default: the variable QDRANT_API_KEY."),
 ]
 
+Language = Annotated[
+    str | None,
+    typer.Option(
+        "--language",
+        help="Language of the texts, whose words are indexed for hybrid search: english, german, "
+        "... (Snowball's), or none to index no words. Default: english.",
+    ),
+]
+
+
+def check_language(language: str) -> Bm25 | None:
+    """What makes words of texts in this language; None for "none".
+
+    Raises BadParameter for an unknown language. In a language without a list of stop words all
+    words count.
+    """
+    from e2rank_rag.words import LANGUAGES, STOP_WORDS, Bm25
+
+    if language == "none":
+        return None
+    if language not in LANGUAGES:
+        raise typer.BadParameter(
+            f"--language takes none or one of {', '.join(LANGUAGES)}, got {language!r}"
+        )
+    return Bm25(language=language, stop_words=None if language in STOP_WORDS else ())
+
 
 def check_system(reranker: str | None, system: str | None) -> System | None:
     """The value of --system. Raises BadParameter for an unknown one, and without a --reranker."""
@@ -97,9 +124,17 @@ def open_reranker(model: str, system: System | None, device: str | None) -> Base
 
 
 def open_store(
-    location: str, collection: str, api_key: str | None, *, must_exist: bool = False
+    location: str,
+    collection: str,
+    api_key: str | None,
+    *,
+    must_exist: bool = False,
+    bm25: Bm25 | None = None,
 ) -> QdrantStore:
-    """The collection. Raises FileNotFoundError for a missing folder if it `must_exist`."""
+    """The collection. Raises FileNotFoundError for a missing folder if it `must_exist`.
+
+    bm25: makes the words of a new collection; None: a new collection has none.
+    """
     from e2rank_rag.store import QdrantStore
     from e2rank_rag.store.opening import kind_of
 
@@ -108,7 +143,7 @@ def open_store(
         raise FileNotFoundError(f"no index at {location}; make one with `e2rank index`")
     if server and api_key is None:
         api_key = os.environ.get("QDRANT_API_KEY")
-    return QdrantStore.open(location, collection, api_key=api_key)
+    return QdrantStore.open(location, collection, api_key=api_key, bm25=bm25)
 
 
 def report_bad(record: BadRecord) -> None:

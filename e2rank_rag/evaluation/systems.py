@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
-from typing import TypedDict, Unpack
+from typing import Literal, TypedDict, Unpack, cast
 
 from e2rank_rag.documents import is_query
 from e2rank_rag.evaluation.metrics import DEFAULT_MEASURES, evaluate_by_query, means
@@ -15,7 +15,10 @@ from e2rank_rag.evaluation.runs import Qrels, ranked_ids, run_from_rankings
 from e2rank_rag.pipeline import SearchPipeline
 from e2rank_rag.progress import ProgressReport
 from e2rank_rag.rerankers import EvidenceReranker, ListwiseReranker, RocchioReranker
-from e2rank_rag.types import Hit, Reranker, Store, StoredDocument, TextEncoder
+from e2rank_rag.types import Hit, HybridStore, Reranker, Store, StoredDocument, TextEncoder
+
+Search = Literal["dense", "words", "hybrid"]
+"""What retrieves: cosines, BM25, or both, fused by the store."""
 
 RERANK = "rerank"
 """The method that runs the given reranker."""
@@ -48,6 +51,7 @@ class MethodOptions(TypedDict, total=False):
     """Fields of `Comparison` that a caller may give by name."""
 
     reranker: Reranker | None
+    hybrid: bool | None
     retrieve_k: int
     expand: bool
     measures: Sequence[str]
@@ -78,6 +82,8 @@ class Comparison:
 
     queries: query id -> text. qrels: query id -> document id -> grade.
     reranker: the reranker that the method "rerank" runs.
+    hybrid: whether every reranker gets the candidates of a hybrid search, or of the search by
+        vectors; None: of a hybrid search where the store has words.
     candidates: query id -> ids of documents to rank instead of searching; `retrieve` then orders
         them by plain cosine. A query without candidates has an empty ranking and counts as 0.
     retrieve_k: candidates per query, 1 or more.
@@ -91,6 +97,7 @@ class Comparison:
     qrels: Qrels
     _: KW_ONLY
     reranker: Reranker | None = None
+    hybrid: bool | None = None
     candidates: Mapping[str, Sequence[str]] | None = None
     retrieve_k: int = 100
     expand: bool = False
@@ -110,7 +117,8 @@ class Comparison:
 
         Raises:
             ValueError: an unknown method; "rerank" without a reranker; `prompt` or `feedback` of a
-                model without a listwise adapter or feedback; `expand` with a reranker that has no
+                model without a listwise adapter or feedback; a method that searches words in a
+                store without them, or with given candidates; `expand` with a reranker that has no
                 query vector.
         """
         ids = list(self.queries)
@@ -145,12 +153,31 @@ class Comparison:
         method = METHODS.get(name)
         if method is None:
             raise ValueError(f"system must be one of {list(METHODS)}, got {name!r}")
+        if method.search in ("words", "hybrid"):
+            self._check_words(f"{name!r}")
+        elif self.hybrid and method.search is None:
+            self._check_words("hybrid=True")
+        if method.search == "words":
+            return self._by_words
         reranker = None if method.reranker is None else method.reranker(self, opened)
+        hybrid = self.hybrid if method.search is None else method.search == "hybrid"
         pipeline = SearchPipeline(self.encoder, self.store, reranker)
-        return partial(self._search, pipeline)
+        return partial(self._search, pipeline, hybrid)
+
+    def _check_words(self, what: str) -> None:
+        if self.candidates is not None:
+            raise ValueError(
+                f"{what} searches the words of the index, and with given candidates nothing is "
+                "searched: leave one of the two out"
+            )
+        if not getattr(self.store, "hybrid", False):
+            raise ValueError(
+                f"{what} searches words, and {self.store.name} has none: index into another "
+                "collection, opened with bm25=Bm25()"
+            )
 
     def _search(
-        self, pipeline: SearchPipeline, ids: Sequence[str], own: set[str]
+        self, pipeline: SearchPipeline, hybrid: bool | None, ids: Sequence[str], own: set[str]
     ) -> Sequence[Sequence[Hit]]:
         given = self.candidates
         return pipeline.search_batch(
@@ -160,7 +187,18 @@ class Comparison:
             expand=self.expand and pipeline.reranker is not None,
             candidates=None if given is None else [given.get(id, ()) for id in ids],
             exclude=[{id} & own for id in ids],
+            hybrid=hybrid,
         )
+
+    def _by_words(self, ids: Sequence[str], own: set[str]) -> Sequence[Sequence[Hit]]:
+        # One more, for queries whose own document is removed.
+        store = cast(HybridStore, self.store)
+        texts = [self.queries[id] for id in ids]
+        found = store.search_words_batch(texts, top_k=self.retrieve_k + 1)
+        return [
+            [hit for hit in hits if hit.document.id not in {id} & own][: self.retrieve_k]
+            for id, hits in zip(ids, found, strict=True)
+        ]
 
 
 Ranked = Callable[[Sequence[str], set[str]], Sequence[Sequence[Hit]]]
@@ -171,10 +209,11 @@ Ranked = Callable[[Sequence[str], set[str]], Sequence[Sequence[Hit]]]
 class Method:
     """How a method makes its rankings.
 
-    reranker: makes its reranker, and puts what has to be closed on the stack; None: the order of
-        the search stays.
+    search: what it searches by; None: it reranks the candidates of the comparison.
+    reranker: makes its reranker, and puts what has to be closed on the stack.
     """
 
+    search: Search | None = None
     reranker: Callable[[Comparison, ExitStack], Reranker] | None = None
 
 
@@ -211,7 +250,9 @@ def _given(comparison: Comparison, _: ExitStack) -> Reranker:
 
 
 METHODS: Mapping[str, Method] = {
-    "retrieve": Method(),
+    "retrieve": Method("dense"),
+    "bm25": Method("words"),
+    "hybrid": Method("hybrid"),
     "rocchio": Method(reranker=lambda comparison, _: RocchioReranker(comparison.encoder)),
     "feedback": Method(reranker=_feedback),
     "prompt": Method(reranker=_untrained),

@@ -12,6 +12,7 @@ import pytest
 from e2rank_rag.evaluation.collections import Collection
 from e2rank_rag.evaluation.metrics import evaluate
 from e2rank_rag.evaluation.runs import read_run
+from e2rank_rag.evaluation.systems import Comparison
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.store import QdrantStore
 from tests.cli.parts import IDS, QUERIES, RECORDS, TEXTS
@@ -31,7 +32,7 @@ def test_evaluate_measures_a_reranker_beside_its_retrieval(
         record = json.loads(figures.read_text())
         assert record.get("reranker") == reranker
         assert (f", reranked by {reranker}" in " ".join(out.split())) is (reranker is not None)
-        assert list(record["systems"]) == ["retrieve", "rocchio", "rerank"]
+        assert list(record["systems"]) == ["retrieve", "hybrid", "rocchio", "rerank"]
         assert all(list(values) == measures for values in record["systems"].values())
     code, _, _ = run("evaluate", beir, "--systems", "rerank,listwise", *by_rankt5, *options)
     assert code == 0
@@ -101,7 +102,7 @@ def test_evaluate_writes_figures_and_runs(run, beir, tmp_path, tiny_bert):
         "model": str(tiny_bert),
     }
     assert set(record) == {"collection", "split", "model", "systems", "differences"}
-    assert list(record["systems"]) == ["retrieve", "rocchio", "listwise"]
+    assert list(record["systems"]) == ["retrieve", "hybrid", "rocchio", "listwise"]
     qrels = {"q1": {"cats": 1}, "q2": {"ferry": 1}}
     for system, values in record["systems"].items():
         assert set(values) == {"nDCG@10", "R@100", "RR@10", "seconds_per_query"}
@@ -187,7 +188,7 @@ def test_evaluate_keeps_its_index_where_it_is_told(run, beir, tmp_path, tiny_ber
         assert run("evaluate", beir, *options)[0] == 0
     store = QdrantStore.open(tmp_path / "kept", "probe")
     (collection,) = store.client.get_collections().collections
-    assert re.fullmatch(r"small-[0-9a-f]{8}", collection.name)
+    assert re.fullmatch(r"small-[0-9a-f]{8}-english", collection.name)
     store.close()
 
 
@@ -214,6 +215,55 @@ def test_evaluate_compares_every_system_with_one(run, beir, tmp_path, tiny_bert)
             assert counts in out
 
 
+def test_evaluate_measures_words_and_hybrid_search(run, beir, tmp_path, tiny_bert):
+    figures, runs = tmp_path / "figures.json", tmp_path / "runs"
+    command = ["evaluate", beir, "--model", tiny_bert, "--json", figures, "--run-dir", runs]
+    code, out, _ = run(*command, "--systems", "retrieve,bm25,hybrid,evidence")
+    assert code == 0
+    assert "nDCG@10 against hybrid" in out
+    record = json.loads(figures.read_text())
+    assert list(record["differences"]) == ["retrieve", "bm25", "evidence"]
+    # Only the cats purr, and only the ferry crosses.
+    assert read_run(runs / "small.test.bm25.trec") == {"q1": {"cats": 1.0}, "q2": {"ferry": 1.0}}
+    assert record["systems"]["bm25"]["nDCG@10"] == 1.0
+    code, _, _ = run(*command, "--systems", "bm25", "--language", "german")
+    assert code == 0
+    # "purr" stays a word of German, "animals" and "which" match nothing.
+    assert read_run(runs / "small.test.bm25.trec")["q1"] == {"cats": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("options", "hybrid"),
+    [([], None), (["--candidates", "hybrid"], True), (["--candidates", "dense"], False)],
+)
+def test_evaluate_hands_on_which_candidates_to_rerank(
+    run, beir, tiny_bert, monkeypatch, options, hybrid
+):
+    asked = []
+
+    def watch(self, name):
+        asked.append((name, self.hybrid, self.store.hybrid))
+        return of(self, name)
+
+    of = Comparison.run
+    monkeypatch.setattr(Comparison, "run", watch)
+    assert run("evaluate", beir, "--model", tiny_bert, "--systems", "rocchio", *options)[0] == 0
+    assert asked == [("rocchio", hybrid, True)]
+
+
+def test_without_words_evaluate_is_by_vectors_alone(run, beir, tmp_path, tiny_bert):
+    figures = tmp_path / "figures.json"
+    command = ["evaluate", beir, "--model", tiny_bert, "--json", figures, "--language", "none"]
+    code, out, _ = run(*command, "--index", tmp_path / "kept")
+    assert code == 0
+    assert "nDCG@10 against retrieve" in out
+    assert list(json.loads(figures.read_text())["systems"]) == ["retrieve", "rocchio", "listwise"]
+    store = QdrantStore.open(tmp_path / "kept", "probe")
+    (collection,) = store.client.get_collections().collections
+    assert re.fullmatch(r"small-[0-9a-f]{8}", collection.name)
+    store.close()
+
+
 def test_evaluate_of_one_system_compares_nothing(run, beir, tmp_path, tiny_bert):
     figures = tmp_path / "figures.json"
     options = ["--systems", "retrieve", "--model", tiny_bert, "--json", figures]
@@ -235,9 +285,16 @@ def test_without_retrieve_the_first_system_is_the_one_to_compare_with(run, beir,
         (["--systems", "rrf"], "--systems takes some of retrieve, "),
         (["--against", "prompt"], "--against takes one of retrieve, "),
         (["--systems", "listwise", "--against", "retrieve"], "--against takes one of listwise"),
+        (["--candidates", "rrf"], "--candidates takes dense or hybrid, got 'rrf'"),
+        (["--candidates", "hybrid", "--language", "none"], "--candidates hybrid needs words"),
+        (["--systems", "bm25", "--language", "none"], "--systems bm25 searches words"),
+        (["--systems", "retrieve,hybrid", "--run", "a"], "--systems hybrid searches words"),
+        (["--candidates", "dense", "--run", "a"], "--run gives them: name one"),
+        (["--language", "german", "--run", "a"], "--run searches nothing"),
+        (["--language", "klingon"], "--language takes none or one of arabic, "),
     ],
 )
-def test_evaluate_refuses_unknown_systems_before_a_model_is_loaded(
+def test_evaluate_refuses_options_that_do_not_fit_before_a_model_is_loaded(
     run, beir, monkeypatch, options, message
 ):
     monkeypatch.setattr(Encoder, "from_pretrained", None)

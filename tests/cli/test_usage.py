@@ -61,7 +61,7 @@ def test_help_needs_no_torch():
         ["search", "q", "--index", "i", "--top-k", "0"],
         ["search", "q", "--index", "i", "--expand", "--no-rerank"],
         ["search", "q", "--index", "i", "--filter", "year"],
-        ["evaluate", "folder", "--systems", "bm25"],
+        ["evaluate", "folder", "--systems", "rrf"],
         ["evaluate", "folder", "--systems", ","],
         ["evaluate", "folder", "--measures", "nDCG@5,accuracy"],
     ],

@@ -40,6 +40,8 @@ QRELS = {"q1": {"cats": 1}, "q2": {"ferry": 1}}
 SYSTEMS = ("retrieve", "rocchio", "listwise")
 """Methods that any encoder and any store will do for."""
 
+WORDS = ("bm25", "hybrid")
+
 
 RECIPE = {"feedback": Feedback(weight=0.7), "query_weight": 0.3, "evidence": Evidence()}
 
@@ -54,6 +56,14 @@ def store(bert):
     store.prepare(bert.dim, fingerprint=bert.fingerprint)
     documents = [Document(id, text) for id, text in TEXTS.items()]
     store.upsert(documents, bert.encode_documents(list(TEXTS.values())))
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def words(bert):
+    store = QdrantStore.open(":memory:", "words", bm25=Bm25())
+    index_documents([Document(id, text) for id, text in TEXTS.items()], bert, store)
     yield store
     store.close()
 
@@ -81,6 +91,8 @@ def with_adapter(with_feedback, tmp_path_factory):
 def test_the_methods_are_named():
     assert list(METHODS) == [
         "retrieve",
+        "bm25",
+        "hybrid",
         "rocchio",
         "feedback",
         "prompt",
@@ -100,6 +112,63 @@ def test_a_system_is_search_and_its_reranker(bert, store, system, kind):
         found = store.search(bert.encode_queries([text])[0], top_k=100)
         by_hand = found if kind is None else kind(bert).rerank(text, found)
         assert ids(result.rankings[query]) == ids(by_hand)
+
+
+# Words
+
+
+def test_bm25_is_the_stores_search_by_words(bert, words):
+    result = run_system("bm25", bert, words, QUERIES, QRELS)
+    found = words.search_words_batch(list(QUERIES.values()), top_k=100)
+    assert rankings(result) == dict(zip(QUERIES, map(ids, found), strict=True))
+    # Only the cats purr, and only one document has a ferry that crosses.
+    assert rankings(result) == {"q1": ["cats"], "q2": ["ferry"]}
+    assert result.measures == {"nDCG@10": 1.0, "R@100": 1.0, "RR@10": 1.0}
+
+
+def test_hybrid_is_the_pipelines_hybrid_search(bert, words):
+    result = run_system("hybrid", bert, words, QUERIES, QRELS)
+    by_hand = SearchPipeline(bert, words).search_batch(
+        list(QUERIES.values()), top_k=100, hybrid=True
+    )
+    assert rankings(result) == dict(zip(QUERIES, map(ids, by_hand), strict=True))
+
+
+def test_retrieve_stays_by_vectors_where_there_are_words(bert, words, store):
+    expected = rankings(run_system("retrieve", bert, store, QUERIES, QRELS))
+    assert rankings(run_system("retrieve", bert, words, QUERIES, QRELS)) == expected
+
+
+@pytest.mark.parametrize("system", ["rocchio", "listwise", "evidence"])
+@pytest.mark.parametrize("hybrid", [None, True, False])
+def test_candidates_are_hybrid_where_there_are_words_unless_told(system, hybrid):
+    # Two documents lie near the query, and the third one holds its word.
+    texts = {"near": [1, 0], "nearby": [1, 0.1], "zebra herd": [0, 1]}
+    table = TableEncoder({"zebra": [1, 0], "listwise zebra": [1, 0], **texts})
+    store = QdrantStore.open(":memory:", "things", bm25=Bm25())
+    index_documents([Document(text, text) for text in texts], table, store)
+    result = run_system(
+        system, table, store, {"q": "zebra"}, QRELS, hybrid=hybrid, retrieve_k=2, measures=["AP"]
+    )
+    other = "nearby" if hybrid is False else "zebra herd"
+    assert set(rankings(result)["q"]) == {"near", other}
+    store.close()
+
+
+@pytest.mark.parametrize("system", WORDS)
+def test_a_store_without_words_is_refused_before_anything_is_searched(bert, store, system):
+    counting = CountingEncoder(bert)
+    with pytest.raises(ValueError, match=rf"'{system}' searches words, and .*things.* has none: "):
+        run_system(system, counting, store, QUERIES, QRELS)
+    with pytest.raises(ValueError, match="hybrid=True searches words"):
+        run_system("listwise", counting, store, QUERIES, QRELS, hybrid=True)
+    assert counting.queries == []
+
+
+@pytest.mark.parametrize("system", WORDS)
+def test_given_candidates_are_not_searched_by_words(bert, words, system):
+    with pytest.raises(ValueError, match="with given candidates nothing is searched"):
+        run_system(system, bert, words, QUERIES, QRELS, candidates={"q1": ["cats"]})
 
 
 # The parts of a model
@@ -158,7 +227,7 @@ def test_check_refuses_what_run_refuses_and_encodes_nothing(bert, store):
     comparison = Comparison(counting, store, QUERIES, QRELS)
     for method in SYSTEMS:
         comparison.check(method)
-    for method in ("feedback", "prompt", "rerank", "nothing"):
+    for method in ("bm25", "hybrid", "feedback", "prompt", "rerank", "nothing"):
         with pytest.raises(ValueError, match=f"{method!r}"):
             comparison.check(method)
     assert (counting.queries, counting.documents, counting.prompts) == ([], [], [])
@@ -266,7 +335,7 @@ def test_batches_do_not_matter(bert, store, monkeypatch):
 
 
 def test_an_unknown_system_is_refused_with_those_there_are(bert, store):
-    with pytest.raises(ValueError, match=r"'retrieve', 'rocchio', .*'rerank'.*got 'rrf'"):
+    with pytest.raises(ValueError, match=r"'retrieve', 'bm25', .*'rerank'.*got 'rrf'"):
         run_system("rrf", bert, store, QUERIES, QRELS)
 
 
@@ -300,7 +369,7 @@ OWN = {"argument", "titled"}
 
 @pytest.fixture
 def of_documents(bert):
-    store = QdrantStore.open(":memory:", "things")
+    store = QdrantStore.open(":memory:", "things", bm25=Bm25())
     meta = {"titled": {"title": "Ferries"}}
     documents = [Document(id, text, meta.get(id, {})) for id, text in PAIR.items()]
     index_documents(documents, bert, store)
@@ -310,12 +379,14 @@ def of_documents(bert):
 
 @pytest.mark.parametrize("expand", [False, True])
 @pytest.mark.parametrize("given", [False, True])
-@pytest.mark.parametrize("system", [*SYSTEMS, "rerank"])
+@pytest.mark.parametrize("system", [*SYSTEMS, "hybrid", "evidence", "rerank"])
 def test_the_query_itself_is_not_a_wrong_answer(
     bert, of_documents, tiny_rankt5, system, given, expand
 ):
     if expand and system == "rerank":
         pytest.skip("a RankT5 has no vector to search with")
+    if given and system == "hybrid":
+        pytest.skip("given candidates are not searched")
     counting = CountingEncoder(bert)
     qrels = {id: {"answer": 1} for id in OF_THEM} | {"judged": {"judged": 0, "answer": 1}}
     candidates = {id: list(PAIR)[::-1] for id in OF_THEM} if given else None
@@ -338,6 +409,17 @@ def test_the_query_itself_is_not_a_wrong_answer(
         assert len(hits) == 5
         assert set(ids(hits)) <= expected
         assert query not in OWN or set(ids(hits)) == expected
+
+
+def test_the_query_itself_is_no_answer_by_words(bert, of_documents):
+    qrels = {id: {"answer": 1} for id in OF_THEM} | {"judged": {"judged": 0, "answer": 1}}
+    for depth in (1, 5):
+        result = run_system("bm25", bert, of_documents, OF_THEM, qrels, retrieve_k=depth)
+        assert result.left_out == 2
+        # Both share words with the argument, which itself has all of them.
+        assert set(ids(result.rankings["argument"])) <= {"same text", "answer"}
+        assert len(result.rankings["argument"]) == min(depth, 2)
+        assert ids(result.rankings["judged"]) == ["judged"]
 
 
 @pytest.mark.parametrize("given", [False, True])
