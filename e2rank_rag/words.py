@@ -154,7 +154,8 @@ class _Stems(dict[str, str]):
     def __missing__(self, word: str) -> str:
         if len(self) >= KEPT_STEMS:
             self.clear()
-        dropped = word in self._left_out or len(word) > LONGEST_WORD
+        # An underscore alone is punctuation to `Qdrant/bm25`.
+        dropped = word in self._left_out or len(word) > LONGEST_WORD or word == "_"
         stem = self[word] = "" if dropped else self._stem(word)
         return stem
 

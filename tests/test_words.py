@@ -27,6 +27,10 @@ def test_a_word_of_more_than_40_characters_is_left_out() -> None:
     assert Bm25(language=None).tokens(f"{'a' * 40} {'b' * 41}") == ["a" * 40]
 
 
+def test_an_underscore_alone_is_no_word() -> None:
+    assert Bm25().tokens("snake_case _ __") == ["snake_cas", "__"]
+
+
 def test_without_a_language_words_stay_as_they_are() -> None:
     assert Bm25(language=None).tokens("The falls") == ["the", "falls"]
 
