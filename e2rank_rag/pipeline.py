@@ -35,6 +35,14 @@ HitsOrIds = Sequence[Hit] | Sequence[str]
 """A ranking from elsewhere, best first: hits, or the ids of documents in the store."""
 
 
+def check_hybrid(hybrid: Hybrid | None) -> None:
+    """ValueError for a value of `hybrid` that no search takes."""
+    if hybrid not in (None, False, True, *get_args(Fusion)):
+        raise ValueError(
+            f"hybrid must be True, False, None or one of {get_args(Fusion)}, got {hybrid!r}"
+        )
+
+
 class SearchPipeline:
     """One encoder, one store and, if wanted, one reranker.
 
@@ -213,10 +221,7 @@ class SearchPipeline:
 
     def _words(self, queries: Sequence[str], hybrid: Hybrid | None) -> dict[str, Any]:
         """The store's options for a hybrid search; none for a search by vector alone."""
-        if hybrid not in (None, False, True, *get_args(Fusion)):
-            raise ValueError(
-                f"hybrid must be True, False, None or one of {get_args(Fusion)}, got {hybrid!r}"
-            )
+        check_hybrid(hybrid)
         # A store of another kind need not have hybrid search.
         able = None if hybrid is False else getattr(self.store, "hybrid", None)
         if able is None and hybrid:

@@ -55,7 +55,7 @@ class Collection:
         self.collection_options = options
         if not bm25_name:
             raise ValueError("bm25_name must be the name of a sparse vector, got an empty one")
-        self._words = None if bm25 is None else SparseWords(bm25, bm25_name)
+        self.words = None if bm25 is None else SparseWords(bm25, bm25_name)
         self._known = KnownSchema()
         self._told_of_kept = False
         self._connect(Connection(client, async_client=async_client))
@@ -172,7 +172,7 @@ class Collection:
         if not self._is_there():
             if (folder := self._connection.options.get("path")) is not None:
                 refuse_left_over(Path(folder), self.collection)
-            schema = Schema(dim, words=self._words)
+            schema = Schema(dim, words=self.words)
             recorded = schema.lacks_record(fingerprint)
             self._create(dim, schema.with_record(fingerprint, model) if recorded else None)
         schema = self._connection.send(self._requests.schema())
@@ -208,7 +208,7 @@ class Collection:
             layout=self.layout,
             vector_name=self.vector_name,
             exact=not connection.local,
-            words=self._words,
+            words=self.words,
         )
 
     def _create(self, dim: int, metadata: Mapping[str, Any] | None) -> None:
@@ -228,7 +228,7 @@ class Collection:
     def _words_there(self) -> SparseWords | None:
         """The sparse vector of words; for a collection that is not there yet, as given."""
         schema = self._schema_if_there()
-        return self._words if schema is None else schema.words
+        return self.words if schema is None else schema.words
 
     def _known_schema(self) -> Schema:
         request, fresh = self._requests.schema(), self._fresh_schema()

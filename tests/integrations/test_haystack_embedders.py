@@ -24,6 +24,7 @@ from tests.integrations.haystack_kit import QUERY, Encoded, alike, documents, en
 HOME = "haystack_integrations.components.embedders.e2rank"
 TEXT = {
     "model": "e2rank-minilm",
+    "bm25": None,
     "prefix": "",
     "suffix": "",
     "device": None,

@@ -14,6 +14,7 @@ from haystack_integrations.components.embedders.e2rank import E2RankDocumentEmbe
 from haystack_integrations.components.rankers.e2rank import E2RankRanker
 
 from e2rank_rag.errors import StoredVectorMismatch
+from e2rank_rag.evidence import Evidence
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.models.runtime import loaded_models
 from e2rank_rag.rerankers import ListwiseReranker
@@ -41,6 +42,7 @@ DEFAULTS = {
     "score_threshold": None,
     "prompt_depth": None,
     "query_weight": None,
+    "evidence": None,
     "stored_vectors": "check",
     "document_store": None,
     "meta_fields_to_embed": [],
@@ -99,6 +101,7 @@ def test_to_dict_with_custom_init_parameters():
         "score_threshold": 0.01,
         "prompt_depth": 7,
         "query_weight": 0.25,
+        "evidence": Evidence(words=0.1).model_dump(),
         "stored_vectors": "trust",
         "document_store": None,
         "meta_fields_to_embed": ["title"],

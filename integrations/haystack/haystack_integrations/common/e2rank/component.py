@@ -19,12 +19,14 @@ from haystack_integrations.common.e2rank.serialisation import (
 )
 from haystack_integrations.common.e2rank.stores import StoreReader, check_store, reader_of
 
+from e2rank_rag.evidence import Evidence
 from e2rank_rag.locks import Kept
 from e2rank_rag.models.folders import model_name
 from e2rank_rag.prompts import Prompts, Task
 from e2rank_rag.rerankers import BaseReranker, load_reranker
 from e2rank_rag.rerankers.listwise import check_listwise
 from e2rank_rag.vectors import check_policy
+from e2rank_rag.words import Bm25
 
 if TYPE_CHECKING:
     from e2rank_rag.models.encoder import Encoder
@@ -79,6 +81,8 @@ class E2RankComponent:
                 return model_name(value)
             case "encoder_kwargs":
                 check_names(name, value or {}, MODEL_ARGUMENTS)
+            case "bm25" if value is not None:
+                return Bm25.model_validate(value)
             case "meta_fields_to_embed":
                 return list(value or [])
         return value
@@ -178,6 +182,7 @@ class RerankingComponent(E2RankComponent):
     top_k: int
     prompt_depth: int | None
     query_weight: float | None
+    evidence: Any
     stored_vectors: Any
     meta_fields_to_embed: list[str] | None
     embedding_separator: str
@@ -195,6 +200,8 @@ class RerankingComponent(E2RankComponent):
                 check_top_k(value)
             case "prompt_depth" | "query_weight":
                 check_listwise(**{name: value})
+            case "evidence" if value is not None and value is not False:
+                return Evidence.model_validate(value)
             case "stored_vectors":
                 check_policy(value)
             case "document_store" if value is not None:
@@ -227,11 +234,19 @@ class RerankingComponent(E2RankComponent):
         return self._reranker.get((model, arguments), lambda: load_reranker(model, **arguments))
 
     def _listwise(self) -> dict[str, Any]:
-        return {"prompt_depth": self.prompt_depth, "query_weight": self.query_weight}
+        return {
+            "prompt_depth": self.prompt_depth,
+            "query_weight": self.query_weight,
+            "evidence": self.evidence,
+        }
 
     def _store(self) -> StoreReader:
-        given, text = self.document_store, self._text()
-        return self._reader.get((given, text), lambda: reader_of(given, text))
+        given, text, bm25 = self.document_store, self._text(), self._bm25()
+        return self._reader.get((given, text, bm25), lambda: reader_of(given, text, bm25))
+
+    def _bm25(self) -> Bm25 | None:
+        """What the sparse vectors of a QdrantDocumentStore hold; None if they are not read."""
+        return None
 
     def _text(self) -> DocumentText:
         return DocumentText(

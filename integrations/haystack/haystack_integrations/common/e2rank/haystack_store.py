@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary, ref
 
 from haystack_integrations.common.e2rank.documents import (
     DENSE_VECTORS_NAME,
+    SPARSE_VECTORS_NAME,
     DocumentText,
     HaystackLayout,
 )
@@ -25,6 +26,7 @@ from e2rank_rag.locks import Lock
 from e2rank_rag.store import Layout, QdrantStore
 from e2rank_rag.store.connection import is_local
 from e2rank_rag.store.opening import open_client
+from e2rank_rag.words import Bm25
 
 if TYPE_CHECKING:
     from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
@@ -37,11 +39,16 @@ class HaystackStore:
     In local mode it shares the document store's client, because no second client could see the
     same documents. The document store's asynchronous methods then use that client too. A server is
     read through a client of its own.
+
+    bm25: what its sparse vectors hold; None: nobody knows, unless the collection's record says so.
     """
 
-    def __init__(self, given: QdrantDocumentStore, document_text: DocumentText) -> None:
+    def __init__(
+        self, given: QdrantDocumentStore, document_text: DocumentText, bm25: Bm25 | None = None
+    ) -> None:
         self._given = given
         self._document_text = document_text
+        self._bm25 = bm25
         self._lock = _lock_of(given)
         self._made_of: tuple[Any, ...] = ()
         self._store: QdrantStore | None = None
@@ -118,7 +125,14 @@ class HaystackStore:
     def _over(self, client: QdrantClient | dict[str, Any]) -> QdrantStore:
         name = DENSE_VECTORS_NAME if self._given.use_sparse_embeddings else None
         layout = HaystackLayout.over(Layout(), self._document_text, name)
-        return QdrantStore(client, self._given.index, layout=layout, vector_name=name)
+        return QdrantStore(
+            client,
+            self._given.index,
+            layout=layout,
+            vector_name=name,
+            bm25=self._bm25,
+            bm25_name=SPARSE_VECTORS_NAME,
+        )
 
 
 class SharedClient:

@@ -18,6 +18,7 @@ from qdrant_client import QdrantClient
 from e2rank_rag.models.folders import model_name
 from e2rank_rag.store import Layout, QdrantStore
 from e2rank_rag.store.connection import is_local
+from e2rank_rag.words import Bm25
 
 WANTED = (
     "document_store must be a QdrantDocumentStore, an e2rank_rag store, or a dict: the arguments "
@@ -142,6 +143,8 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     opened = QdrantStore if place == "client" else QdrantStore.open
     allowed = inspect.signature(opened).parameters.keys() - {"api_key", "async_client"}
     check_names("document_store", arguments, sorted(allowed))
+    if arguments.get("bm25") is not None:
+        Bm25.model_validate(arguments["bm25"])
     client = arguments.get("client", {"location": arguments.get("location")})
     if not isinstance(client, Mapping):
         raise ValueError(f"'client' is {type(client).__name__}, not a dict")
@@ -170,6 +173,9 @@ def _of_ours(store: QdrantStore) -> dict[str, Any]:
     arguments: dict[str, Any] = {"client": client, "collection": store.collection}
     if store.vector_name is not None:
         arguments["vector_name"] = store.vector_name
+    if store.words is not None:
+        arguments["bm25"] = store.words.bm25.model_dump(mode="json")
+        arguments["bm25_name"] = store.words.vector_name
     if store.layout != Layout():
         arguments["layout"] = asdict(store.layout)
     if store.collection_options:

@@ -18,6 +18,7 @@ from e2rank_rag.locks import Kept
 from e2rank_rag.store import Layout, QdrantStore
 from e2rank_rag.store.opening import kind_of
 from e2rank_rag.types import Document, Embeddings, Hit, Store, StoredDocument
+from e2rank_rag.words import Bm25
 
 
 class StoreReader(Protocol):
@@ -36,13 +37,17 @@ class StoreReader(Protocol):
         ...
 
 
-def reader_of(given: Any, document_text: DocumentText) -> StoreReader:
-    """The reader of a document store that `check_store` accepts."""
+def reader_of(given: Any, document_text: DocumentText, bm25: Bm25 | None = None) -> StoreReader:
+    """The reader of a document store that `check_store` accepts.
+
+    bm25: as `check_bm25` accepts it.
+    """
+    check_bm25(given, bm25)
     if isinstance(given, Mapping):
         return DescribedStore(given, document_text)
     if is_store(given):
         return GivenStore(given, document_text)
-    return HaystackStore(given, document_text)
+    return HaystackStore(given, document_text, bm25)
 
 
 def check_store(given: Any) -> None:
@@ -55,6 +60,22 @@ def check_store(given: Any) -> None:
         check_arguments(given)
     elif not is_store(given):
         _check_haystack_store(given)
+
+
+def check_bm25(given: Any, bm25: Bm25 | None) -> None:
+    """ValueError for `bm25` that says what no sparse vectors of this document store hold."""
+    if bm25 is None:
+        return
+    if isinstance(given, Mapping) or is_store(given):
+        raise ValueError(
+            "bm25 says what the sparse vectors of a QdrantDocumentStore hold; a QdrantStore, and a "
+            "dict of its arguments, have bm25 and bm25_name of their own: give it there"
+        )
+    if not given.use_sparse_embeddings:
+        raise ValueError(
+            "bm25 says what the sparse vectors of the QdrantDocumentStore hold, and this one has "
+            "none: make it with use_sparse_embeddings=True and sparse_idf=True, or leave bm25 out"
+        )
 
 
 class GivenStore:
@@ -107,6 +128,8 @@ class DescribedStore:
             self._document_text,
             options.get("vector_name"),
         )
+        if options.get("bm25") is not None:
+            options["bm25"] = Bm25.model_validate(options["bm25"])
         client = options.pop("client", None)
         if client is not None:
             if client.get("path") is not None:

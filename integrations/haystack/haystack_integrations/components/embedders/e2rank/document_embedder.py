@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from haystack import Document, component
+from haystack.dataclasses import SparseEmbedding
 from haystack.utils import ComponentDevice
 from haystack_integrations.common.e2rank.component import E2RankComponent
 from haystack_integrations.common.e2rank.documents import DocumentText
 
 from e2rank_rag.models.shipped import DEFAULT_MODEL
 from e2rank_rag.types import TextEncoder
+from e2rank_rag.words import Bm25
 
 if TYPE_CHECKING:
     from haystack.components.embedders.types import DocumentEmbedder
@@ -36,6 +38,10 @@ class E2RankDocumentEmbedder(E2RankComponent):
     :param meta_fields_to_embed: meta fields that go before the content. Give the same ones to the
         ranker or retriever that reuses the vectors.
     :param embedding_separator: stands between these fields and the content.
+    :param bm25: fill `sparse_embedding` too, with the words of these fields and the content, for
+        hybrid search in a QdrantDocumentStore with use_sparse_embeddings=True and sparse_idf=True.
+        `Bm25()` is the model "Qdrant/bm25" of fastembed. A dict of its settings will do, as in
+        YAML.
     :param prefix: text before all of that.
     :param suffix: text after all of that.
     :param progress_bar: show one for long calls on a terminal.
@@ -49,6 +55,7 @@ class E2RankDocumentEmbedder(E2RankComponent):
     model: str | Path = DEFAULT_MODEL
     meta_fields_to_embed: list[str] | None = None
     embedding_separator: str = "\n"
+    bm25: Bm25 | dict[str, Any] | None = None
     prefix: str = ""
     suffix: str = ""
     progress_bar: bool = True
@@ -63,7 +70,8 @@ class E2RankDocumentEmbedder(E2RankComponent):
         Texts over the model's length are cut, and a warning says how many.
 
         :param documents: the documents; they are not changed.
-        :returns: `documents`, new ones with their unit vectors, in the same order.
+        :returns: `documents`, new ones with their unit vectors, in the same order. With `bm25`, a
+            document without words has an empty `sparse_embedding`.
         :raises TypeError: for anything but a list of documents.
         """
         _check(documents)
@@ -91,12 +99,22 @@ class E2RankDocumentEmbedder(E2RankComponent):
             [text.of(document.content, document.meta) for document in documents],
             progress=None if self.progress_bar else False,
         )
-        return {
-            "documents": [
-                replace(document, embedding=vector)
-                for document, vector in zip(documents, vectors.tolist(), strict=True)
-            ]
-        }
+        embedded = [
+            replace(document, embedding=vector)
+            for document, vector in zip(documents, vectors.tolist(), strict=True)
+        ]
+        return {"documents": embedded if self.bm25 is None else self._with_words(embedded)}
+
+    def _with_words(self, documents: list[Document]) -> list[Document]:
+        # Prefix and suffix are instructions to the model: every document has their words.
+        text = DocumentText(tuple(self.meta_fields_to_embed or ()), self.embedding_separator)
+        words = Bm25.model_validate(self.bm25).documents(
+            [text.of(document.content, document.meta) for document in documents]
+        )
+        return [
+            replace(document, sparse_embedding=SparseEmbedding(*vector))
+            for document, vector in zip(documents, words, strict=True)
+        ]
 
 
 def _check(documents: list[Document]) -> None:

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from haystack import component
+from haystack.dataclasses import SparseEmbedding
 from haystack.utils import ComponentDevice
 from haystack_integrations.common.e2rank.component import E2RankComponent
 
 from e2rank_rag.models.shipped import DEFAULT_MODEL
 from e2rank_rag.types import Embeddings
+from e2rank_rag.words import Bm25
 
 if TYPE_CHECKING:
     from haystack.components.embedders.types import TextEmbedder
@@ -29,6 +31,8 @@ class E2RankTextEmbedder(E2RankComponent):
     The model is loaded at the first run, or by `warm_up`.
 
     :param model: "e2rank-minilm", a model folder or a hub id. The model's own query prompt applies.
+    :param bm25: give `sparse_embedding` too, the words of the query, for a QdrantHybridRetriever:
+        the settings that E2RankDocumentEmbedder or "Qdrant/bm25" had.
     :param prefix: text before the query, inside that prompt.
     :param suffix: text after the query, inside that prompt.
     :param device: None takes CUDA where there is one, else the CPU, on the machine that runs it.
@@ -39,29 +43,30 @@ class E2RankTextEmbedder(E2RankComponent):
 
     _: KW_ONLY
     model: str | Path = DEFAULT_MODEL
+    bm25: Bm25 | dict[str, Any] | None = None
     prefix: str = ""
     suffix: str = ""
     device: ComponentDevice | None = None
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     encoder_kwargs: dict[str, Any] | None = None
 
-    @component.output_types(embedding=list[float])
-    def run(self, text: str) -> dict[str, list[float]]:
+    @component.output_types(embedding=list[float], sparse_embedding=SparseEmbedding)
+    def run(self, text: str) -> dict[str, Any]:
         """Embed a query.
 
         :param text: the query.
-        :returns: `embedding`, its unit vector.
+        :returns: `embedding`, its unit vector; with `bm25` also its `sparse_embedding`.
         :raises TypeError: for anything but a string.
         """
         queries = [self._prepared(text)]
-        return _output(self._open_encoder().encode_queries(queries))
+        return self._output(self._open_encoder().encode_queries(queries), text)
 
-    @component.output_types(embedding=list[float])
-    async def run_async(self, text: str) -> dict[str, list[float]]:
+    @component.output_types(embedding=list[float], sparse_embedding=SparseEmbedding)
+    async def run_async(self, text: str) -> dict[str, Any]:
         """`run` without blocking the event loop."""
         queries = [self._prepared(text)]
         encoder = await self._aopen_encoder()
-        return _output(await encoder.aencode_queries(queries))
+        return self._output(await encoder.aencode_queries(queries), text)
 
     def _prepared(self, text: str) -> str:
         if not isinstance(text, str):
@@ -71,9 +76,12 @@ class E2RankTextEmbedder(E2RankComponent):
             )
         return self.prefix + text + self.suffix
 
-
-def _output(vectors: Embeddings) -> dict[str, list[float]]:
-    return {"embedding": vectors[0].tolist()}
+    def _output(self, vectors: Embeddings, text: str) -> dict[str, Any]:
+        embedding = {"embedding": vectors[0].tolist()}
+        if self.bm25 is None:
+            return embedding
+        words = Bm25.model_validate(self.bm25).query(text)
+        return {**embedding, "sparse_embedding": SparseEmbedding(*words)}
 
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from haystack.utils import ComponentDevice
 from haystack_integrations.common.e2rank.component import RerankingComponent, check_top_k
 from haystack_integrations.common.e2rank.documents import as_hit, rescored, without_copies
 
+from e2rank_rag.evidence import Evidence
 from e2rank_rag.models.shipped import DEFAULT_MODEL
 from e2rank_rag.rerankers import BaseReranker, RerankReport
 from e2rank_rag.types import Hit
@@ -41,7 +42,8 @@ class E2RankRanker(RerankingComponent):
     document. A cross-encoder reads the text of each document with the query and needs no vectors;
     its scores are not cosines.
 
-    Candidates may come from BM25, hybrid retrieval or a joiner. QdrantHybridRetriever returns at
+    Candidates may come from BM25, hybrid retrieval or a joiner: their scores do not count, and
+    their order only where the prompt shows the first documents. QdrantHybridRetriever returns at
     most 20 of them whatever its top_k, because it asks each of its two searches for 10.
 
     The model is loaded at the first run, or by `warm_up`.
@@ -56,6 +58,8 @@ class E2RankRanker(RerankingComponent):
         model says. All are scored. None takes the model's own.
     :param query_weight: the weight of the plain query in an E2Rank's vector, 0 to 1. None takes
         the model's own.
+    :param evidence: what words add to an E2Rank's cosines, an `e2rank_rag.Evidence` or a dict of
+        its settings. None takes the model's own; False adds nothing, so scores are cosines.
     :param stored_vectors: "check" encodes a few documents again and compares (up to three of each
         list that carries vectors, two of those from a document_store without a record of its
         model, none that were compared before); "trust" uses the vectors without that; "ignore"
@@ -81,6 +85,7 @@ class E2RankRanker(RerankingComponent):
     score_threshold: float | None = None
     prompt_depth: int | None = None
     query_weight: float | None = None
+    evidence: Evidence | dict[str, Any] | Literal[False] | None = None
     stored_vectors: Literal["check", "trust", "ignore"] = "check"
     document_store: Any = None
     meta_fields_to_embed: list[str] | None = None
@@ -116,8 +121,8 @@ class E2RankRanker(RerankingComponent):
             store and `encoded` here, how many documents and tokens the prompt held
             (`prompt_documents`, `prompt_tokens`; of a cross-encoder all pairs together) and how
             many of these documents were cut to their share of the budget (`prompt_documents_cut`).
-        :raises ValueError: unless top_k > 0, and for `prompt_depth` and `query_weight` if the model
-            has no listwise prompt.
+        :raises ValueError: unless top_k > 0, and for `prompt_depth`, `query_weight` and `evidence`
+            if the model has no listwise prompt.
         :raises StoredVectorMismatch: for another model's vectors.
         """
         check_top_k(top_k)

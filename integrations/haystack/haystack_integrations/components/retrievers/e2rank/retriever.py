@@ -11,17 +11,19 @@ from haystack.document_stores.types import FilterPolicy
 from haystack.utils import ComponentDevice
 from haystack_integrations.common.e2rank.component import RerankingComponent, check_top_k
 from haystack_integrations.common.e2rank.documents import as_document
-from haystack_integrations.common.e2rank.stores import check_store
+from haystack_integrations.common.e2rank.stores import check_bm25, check_store
 from haystack_integrations.components.retrievers.e2rank import _filters
 from qdrant_client import models
 
+from e2rank_rag.evidence import Evidence
 from e2rank_rag.locks import Kept
 from e2rank_rag.models.folders import model_name
 from e2rank_rag.models.shipped import DEFAULT_MODEL
-from e2rank_rag.pipeline import SearchPipeline
+from e2rank_rag.pipeline import SearchPipeline, check_hybrid
 from e2rank_rag.rerankers import BaseReranker
 from e2rank_rag.store import Layout
-from e2rank_rag.types import Hit
+from e2rank_rag.types import Hit, Hybrid
+from e2rank_rag.words import Bm25
 
 if TYPE_CHECKING:
     from haystack.components.retrievers.types import TextRetriever
@@ -44,7 +46,8 @@ class E2RankRetriever(RerankingComponent):
     The ranking is that of the three components, but the candidates' vectors are not copied from one
     to the next. A score is the cosine with the reranking vector, plus what the words of the
     candidates add where the model's recipe says so: comparable within a query, not across queries.
-    It may exceed 1. The score of the search is in `meta["retrieval_score"]`. A ResRank as `model`
+    It may exceed 1. The score of the search is in `meta["retrieval_score"]`: a cosine, or of a
+    hybrid search the score of the fusion. A ResRank as `model`
     retrieves with its encoder and reranks with its reranker; a cross-encoder as `reranker` reranks
     what `model` retrieves.
 
@@ -58,6 +61,12 @@ class E2RankRetriever(RerankingComponent):
         model with the same vectors. None: `model` itself.
     :param system: the system of the `reranker`, only if its folder does not say it: "rankt5" for
         any cross-encoder.
+    :param hybrid: retrieve by the query's words too. True or "rrf" fuses both rankings by ranks,
+        "dbsf" by scores. None: where the collection holds BM25, because a QdrantStore with `bm25`
+        wrote it or `bm25` says so.
+    :param bm25: what the sparse vectors of a QdrantDocumentStore hold, which nothing else says:
+        `Bm25(language="english")` (or a dict) for those of E2RankDocumentEmbedder with the same
+        `bm25`, or of fastembed's "Qdrant/bm25". Leave it out for others, such as SPLADE's.
     :param top_k: how many documents to return.
     :param retrieve_k: how many candidates to retrieve and rerank.
     :param filters: Haystack's, or a native Qdrant filter.
@@ -71,6 +80,7 @@ class E2RankRetriever(RerankingComponent):
     :param group_size: how many documents to keep of each value.
     :param prompt_depth: as in E2RankRanker.
     :param query_weight: as in E2RankRanker.
+    :param evidence: as in E2RankRanker.
     :param stored_vectors: as in E2RankRanker.
     :param meta_fields_to_embed: what the documents were embedded with, as in
         E2RankDocumentEmbedder; so are embedding_separator, document_prefix and document_suffix.
@@ -89,6 +99,8 @@ class E2RankRetriever(RerankingComponent):
     model: str | Path = DEFAULT_MODEL
     reranker: str | Path | None = None
     system: Literal["e2rank", "resrank", "rankt5"] | None = None
+    hybrid: bool | Literal["rrf", "dbsf"] | None = None
+    bm25: Bm25 | dict[str, Any] | None = None
     top_k: int = 10
     retrieve_k: int = 100
     filters: dict[str, Any] | models.Filter | None = None
@@ -100,6 +112,7 @@ class E2RankRetriever(RerankingComponent):
     group_size: int = 1
     prompt_depth: int | None = None
     query_weight: float | None = None
+    evidence: Evidence | dict[str, Any] | Literal[False] | None = None
     stored_vectors: Literal["check", "trust", "ignore"] = "check"
     meta_fields_to_embed: list[str] | None = None
     embedding_separator: str = "\n"
@@ -116,6 +129,7 @@ class E2RankRetriever(RerankingComponent):
         RerankingComponent.__post_init__(self)
         self._pipeline: Kept[SearchPipeline] = Kept()
         self._check_system()
+        check_bm25(self.document_store, self._bm25())
         if self.retrieve_k < self.top_k:
             raise ValueError(
                 f"retrieve_k must be at least top_k ({self.top_k}), got {self.retrieve_k}"
@@ -129,6 +143,8 @@ class E2RankRetriever(RerankingComponent):
                 return model_name(value)
             case "filter_policy" if not isinstance(value, FilterPolicy):
                 return FilterPolicy.from_str(value)
+            case "hybrid":
+                check_hybrid(value)
             case "group_size" if value < 1:
                 raise ValueError(f"group_size must be > 0, but got {value}")
         return RerankingComponent._checked(self, name, value)
@@ -160,6 +176,7 @@ class E2RankRetriever(RerankingComponent):
         retrieve_k: int | None = None,
         score_threshold: float | None = None,
         return_embedding: bool | None = None,
+        hybrid: bool | Literal["rrf", "dbsf"] | None = None,
     ) -> dict[str, Any]:
         """Retrieve and rerank. None takes the value given at construction.
 
@@ -169,14 +186,16 @@ class E2RankRetriever(RerankingComponent):
         :param retrieve_k: how many candidates to rerank; at least top_k.
         :param score_threshold: leave out documents that score less after reranking.
         :param return_embedding: return the documents with their vectors.
+        :param hybrid: retrieve by the query's words too, and how.
         :returns: `documents`, best first.
-        :raises ValueError: unless top_k > 0, and for `expand`, `prompt_depth` and `query_weight`
-            where the reranker has none.
-        :raises StoredVectorMismatch: if another model wrote the collection.
-        :raises StoreError: if the collection does not exist.
+        :raises ValueError: unless top_k > 0, and for `expand`, `prompt_depth`, `query_weight` and
+            `evidence` where the reranker has none.
+        :raises StoredVectorMismatch: if another model wrote the collection, or another Bm25.
+        :raises StoreError: if the collection does not exist, or if it cannot be searched by words
+            and `hybrid` asks for that.
         """
         pipeline = self._search_pipeline()
-        hits = pipeline.search(**self._search(query, filters, top_k, retrieve_k))
+        hits = pipeline.search(**self._search(query, filters, top_k, retrieve_k, hybrid))
         return self._output(hits, top_k, score_threshold, return_embedding)
 
     @component.output_types(documents=list[Document])
@@ -188,10 +207,11 @@ class E2RankRetriever(RerankingComponent):
         retrieve_k: int | None = None,
         score_threshold: float | None = None,
         return_embedding: bool | None = None,
+        hybrid: bool | Literal["rrf", "dbsf"] | None = None,
     ) -> dict[str, Any]:
         """`run` without blocking the event loop."""
         pipeline = await asyncio.to_thread(self._search_pipeline)
-        hits = await pipeline.asearch(**self._search(query, filters, top_k, retrieve_k))
+        hits = await pipeline.asearch(**self._search(query, filters, top_k, retrieve_k, hybrid))
         return self._output(hits, top_k, score_threshold, return_embedding)
 
     def _open(self) -> BaseReranker:
@@ -216,10 +236,16 @@ class E2RankRetriever(RerankingComponent):
         RerankingComponent._close_models(self)
 
     def _search(
-        self, query: str, filters: _filters.Filters, top_k: int | None, retrieve_k: int | None
+        self,
+        query: str,
+        filters: _filters.Filters,
+        top_k: int | None,
+        retrieve_k: int | None,
+        hybrid: Hybrid | None,
     ) -> dict[str, Any]:
         """The arguments of `SearchPipeline.search`."""
         check_top_k(top_k)
+        check_hybrid(hybrid)
         top_k = self.top_k if top_k is None else top_k
         retrieve_k = max(self.retrieve_k, top_k) if retrieve_k is None else retrieve_k
         chosen = _filters.chosen_filters(self.filter_policy, self.filters, filters)
@@ -231,7 +257,11 @@ class E2RankRetriever(RerankingComponent):
             "retrieve_k": retrieve_k,
             "filter": _filters.qdrant_filter(chosen, layout),
             "expand": self.expand,
+            "hybrid": self.hybrid if hybrid is None else hybrid,
         }
+
+    def _bm25(self) -> Bm25 | None:
+        return None if self.bm25 is None else Bm25.model_validate(self.bm25)
 
     def _output(
         self,
