@@ -2,19 +2,21 @@
 
     python benchmarks/hybrid_table.py DATA e2rank-minilm --cache FOLDER [--query-adapter FOLDER]
 
-DATA holds BEIR folders. First stages: `dense`, the base's 100 nearest documents; `BM25`; `RRF`,
-both fused as the store's hybrid search does; `hybrid`, z(cosine) + 0.5 z(BM25) over the union of
-both; `hybrid + expansion`, the same with the words of its best documents. For MS MARCO the
+DATA holds BEIR folders. First stages: `dense`, the base's 100 nearest documents; `BM25`; `RRF` and
+`DBSF`, both fused as the store's hybrid search does; `z-sum`, z(cosine) + 0.5 z(BM25) over the
+union of both; `z-sum + expansion`, the same with the words of its best documents. For MS MARCO the
 candidates are the BM25 runs of TREC DL 2019 and 2020, with NIST's whole qrels. All other rows
 rerank the 100 candidates of RRF, `listwise over dense` those of dense: `rocchio`; `feedback`, the
 model's own without a prompt; `evidence`, feedback and words without a prompt, at their defaults;
 `untrained prompt`, the model without its listwise adapter; `query adapter`, trained on the same
-data without documents in its prompts; `listwise`, the model as its folder says. The last three have
-the words that the model's recipe says. The numbers of every row but `evidence` and the last two are
-chosen here, on the dev splits pooled. Tests: paired randomisation with Holm's correction over the
-datasets that training has not seen and the test splits of two that it has, against RRF, and against
-the better of dense and hybrid on each dataset. Then what the documents in the prompt do: in other
-orders, none, and those of another query.
+data without documents in its prompts; `listwise`, the model as its folder says; `expand`, the same
+after a second search. The prompts' scores have the words that the model's recipe says. The numbers
+of every row but `evidence` and `listwise` are chosen here, on the dev splits pooled.
+
+Tests: paired randomisation with Holm's correction over the datasets that training has not seen and
+the test splits of two that it has, against RRF, and against the better of dense and z-sum on each
+dataset. Then what the documents in the prompt do: in other orders, none, and those of another
+query.
 
 `--dev-only` prints what the weights of query and feedback bring on dev instead. `--limit` takes a
 few queries of each dataset, to try things. `--keep FOLDER` keeps what is measured, dataset by
@@ -82,7 +84,7 @@ TESTED = UNSEEN_COLLECTIONS + UNSEEN_SPLITS
 """Holm's correction is over these."""
 
 DEFAULT = "listwise over RRF"
-AGAINST_RRF, AGAINST_BETTER = "against RRF", "against the better of dense and hybrid"
+AGAINST_RRF, AGAINST_BETTER = "against RRF", "against the better of dense and z-sum"
 
 EXPANSION_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 
@@ -125,7 +127,7 @@ def tuned(reader: Reader, model: Encoder, query_adapter: Encoder | None) -> Reco
     lists = [Listwise.of(each, model.without_adapter(), evidence=model.evidence) for each in dev]
     alone = [replace(each, vectors=each.task.asked, added=None) for each in lists]
     chosen: Record = {
-        "hybrid + expansion": tuned_expansion(dev),
+        "z-sum + expansion": tuned_expansion(dev),
         "rocchio": tuned_rocchio(dev, RRF),
         "feedback": best(grid(alone, [1.0])),
         "untrained prompt": best(grid(lists)),
@@ -145,7 +147,7 @@ def rows(chosen: Record, model: Encoder, query_adapter: Encoder | None) -> dict[
     untrained = model.without_adapter()
     measures: dict[str, Measure] = {
         "first stages": _first_stages,
-        "hybrid + expansion": partial(_expansion, weight=chosen["hybrid + expansion"]),
+        "z-sum + expansion": partial(_expansion, weight=chosen["z-sum + expansion"]),
         "rocchio": partial(_rocchio, setting=chosen["rocchio"]),
     }
     rerankers: dict[str, BaseReranker] = {
@@ -172,7 +174,7 @@ def _first_stages(task: Task) -> dict[str, ByMeasure]:
 
 
 def _expansion(task: Task, *, weight: float) -> dict[str, ByMeasure]:
-    return {"hybrid + expansion": {NDCG: with_expansion(task, expansions(task), weight)}}
+    return {"z-sum + expansion": {NDCG: with_expansion(task, expansions(task), weight)}}
 
 
 def _rocchio(task: Task, *, setting: tuple[int, float]) -> dict[str, ByMeasure]:
@@ -223,7 +225,7 @@ def _rows(values: Mapping[str, Mapping[str, Values]]) -> list[str]:
 
 
 def markdown(record: Record) -> list[str]:
-    """A star: another figure than RRF has. A ring: another than the better of dense and hybrid."""
+    """A star: another figure than RRF has. A ring: another than the better of dense and z-sum."""
     lines: list[str] = []
     tests = {"*": record[AGAINST_RRF], "°": record[AGAINST_BETTER]}
     for title, group in GROUPS.items():

@@ -40,11 +40,12 @@ OTHERS = ("medquad", "squadshifts_new_wiki", "wikiqa", "multihop_small", "nq_qed
 UNSEEN_DEV = ("nfcorpus", "wikiqa")
 DEV = ("nfcorpus", "wikiqa", "bioasq_snippets", "squadshifts_new_wiki", "medquad")
 
-DENSE, WORDS, RRF, RRF_60, ZSUM = "dense", "BM25", "RRF", "RRF, k = 60", "hybrid"
+DENSE, WORDS, RRF, RRF_60, DBSF = "dense", "BM25", "RRF", "RRF, k = 60", "DBSF"
 """Rankings: by cosine; by words; both by reciprocal ranks, as Qdrant fuses them by default, and
-with the constant of Cormack et al. (2009); the sum of both scores, standardised over the union of
-the first two, with the words' times 0.5."""
-FIRST_STAGES = (DENSE, WORDS, RRF, RRF_60, ZSUM)
+with the constant of Cormack et al. (2009); both by their scores, as Qdrant's other fusion does."""
+ZSUM = "z-sum"
+"""The sum of both scores, standardised over the union of the first two, the words' times 0.5."""
+FIRST_STAGES = (DENSE, WORDS, RRF, RRF_60, DBSF, ZSUM)
 WORDS_WEIGHT = 0.5
 RRF_K = {RRF: 2, RRF_60: 60}
 
@@ -286,6 +287,8 @@ def _ranked(task: Task, given: list[Rows] | None) -> Task:
         found[WORDS].append(by_words)
         for name, k in RRF_K.items():
             found[name].append(reciprocal_ranks([dense, by_words], k))
+        pairs = [(dense, task.vectors[dense] @ query), (by_words, lexical[by_words])]
+        found[DBSF].append(distributions(pairs))
         found[ZSUM].append(union[order])
         sums.append(scores[order])
     return replace(task, rankings=found, sums=sums)
@@ -316,4 +319,19 @@ def reciprocal_ranks(rankings: Sequence[Rows], k: int = RRF_K[RRF]) -> Rows:
         for place, row in enumerate(rows.tolist()):
             scores[row] = scores.get(row, 0.0) + 1 / (k + place)
     best = sorted(scores, key=lambda row: -scores[row])[:CANDIDATES]
+    return np.array(best, dtype=np.int64)
+
+
+def distributions(scored: Sequence[tuple[Rows, Scores]]) -> Rows:
+    """The first 100 rows of scored rankings fused as by Qdrant: scores from mean - 3 deviations (0)
+    to mean + 3 deviations (1), added."""
+    sums: dict[int, float] = {}
+    for rows, scores in scored:
+        spread = 3 * float(np.std(scores, ddof=1)) if len(scores) > 1 else 0.0
+        shares = (
+            0.5 + (scores - scores.mean()) / (2 * spread) if spread else np.full(len(rows), 0.5)
+        )
+        for row, share in zip(rows.tolist(), shares.tolist(), strict=True):
+            sums[row] = sums.get(row, 0.0) + share
+    best = sorted(sums, key=lambda row: -sums[row])[:CANDIDATES]
     return np.array(best, dtype=np.int64)

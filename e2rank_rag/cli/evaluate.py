@@ -139,7 +139,8 @@ def evaluate(
             reranker=ranker, hybrid=hybrid, expand=expand, measures=asked, progress=True
         )
         results = run_experiment(experiment, encoder, store, methods, **options)
-    compared = Differences.of({name: of.by_query for name, of in results.items()}, against)
+    with terminal.err.status("comparing the systems"):
+        compared = Differences.of({name: of.by_query for name, of in results.items()}, against)
     models = model if reranker is None else f"{model}, reranked by {reranker}"
     _print_results(experiment, results, models, compared)
     if json_file is not None:
