@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 from e2rank_rag.documents import BadRecord, count_lines, read_numbered
 from e2rank_rag.lines import file_state
 from e2rank_rag.progress import ProgressReport
 from e2rank_rag.store.layout import same_meta
-from e2rank_rag.types import Cut, Document, Hit, Store, TextEncoder
+from e2rank_rag.types import Cut, Document, Hit, HybridStore, Store, TextEncoder
 from e2rank_rag.vectors import CandidateVectors
 
 BATCH_DOCUMENTS = 256
@@ -41,6 +42,8 @@ class IndexReport:
 
     added, updated: encoded and written. meta_updated: only the meta was written.
     unchanged: in the store already. skipped: bad records. pruned: removed from the store.
+    words_added: of the unchanged and those with new meta, how many got the sparse vector that they
+        lacked.
     cut: longer than the encoder's limit of `cut_at` tokens; encoded up to the limit.
     """
 
@@ -50,6 +53,7 @@ class IndexReport:
     unchanged: int = 0
     skipped: int = 0
     pruned: int = 0
+    words_added: int = 0
     cut: int = 0
     cut_at: int = 0
     seconds: float = field(default=0.0, compare=False)
@@ -276,6 +280,9 @@ class _Writer:
         self.encoder = encoder
         self.store = store
         self.report = IndexReport()
+        self._with_words = _with_words(store)
+        words = self._with_words
+        self._wordless = set() if words is None else set(words.ids_without_words())
 
     def write(self, batch: list[Document]) -> None:
         stored = self.store.get([document.id for document in batch])
@@ -291,12 +298,20 @@ class _Writer:
                 meta_only.append(document)
         if meta_only:
             self.store.update_meta(meta_only)
+        self._add_words(batch, to_encode)
         if to_encode:
             texts = [document.text for document in to_encode]
             embeddings = self.encoder.encode_documents(texts, on_cut=self._count_cut)
             self.store.upsert(to_encode, embeddings)
         self.report.meta_updated += len(meta_only)
         self.report.unchanged += len(batch) - len(meta_only) - len(to_encode)
+
+    def _add_words(self, batch: list[Document], to_encode: list[Document]) -> None:
+        """Write the sparse vectors that documents with the same text lack."""
+        anew = {document.id for document in to_encode}
+        lacking = [d for d in batch if d.id in self._wordless and d.id not in anew]
+        if self._with_words is not None and lacking:
+            self.report.words_added += self._with_words.write_words(lacking)
 
     def prune(self, gone: list[str]) -> None:
         if gone:
@@ -306,3 +321,8 @@ class _Writer:
     def _count_cut(self, cut: Cut) -> None:
         self.report.cut += cut.texts
         self.report.cut_at = cut.limit
+
+
+def _with_words(store: Store) -> HybridStore | None:
+    """The store, if it can search by words."""
+    return cast("HybridStore", store) if getattr(store, "hybrid", False) else None

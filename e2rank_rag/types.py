@@ -360,3 +360,11 @@ class HybridStore(Store, Protocol):
         queries: Sequence[str] | None = None,
         fusion: Fusion = "rrf",
     ) -> Awaitable[list[list[Hit]]]: ...
+
+    def ids_without_words(self) -> Iterator[str]:
+        """The ids of documents that a search by words cannot find, in no particular order."""
+        ...
+
+    def write_words(self, documents: Sequence[Document]) -> int:
+        """Let stored documents be found by the words of these texts; how many have words."""
+        ...

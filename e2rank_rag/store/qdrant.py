@@ -157,12 +157,23 @@ class QdrantStore(Collection):
 
     def ids(self) -> Iterator[str]:
         """All document ids, read page by page, in no particular order."""
-        offset: Any = None
-        while True:
-            page, offset = self._connection.send(self._requests.scroll(offset))
-            yield from page
-            if offset is None:
-                return
+        return self._pages()
+
+    def ids_without_words(self) -> Iterator[str]:
+        """Ids of documents without a sparse vector: another tool wrote them, or they have no words.
+
+        None in a collection whose documents have none at all.
+        """
+        words = self._known_schema().words
+        return iter(()) if words is None else self._pages(lacking=words.vector_name)
+
+    def write_words(self, documents: Sequence[Document]) -> int:
+        """Write the sparse vectors of stored documents with these texts, which do not change.
+
+        Returns how many of them have words. StoreError for a collection without sparse vectors.
+        """
+        schema = self._as_agreed(self._connection.send(self._requests.schema()))
+        return sum(self._send_all(self._requests.write_words(documents, schema)))
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove documents; unknown ids are no error."""
@@ -236,6 +247,14 @@ class QdrantStore(Collection):
 
     async def acount(self, filter: Filter | models.Filter | None = None) -> int:
         return await self._connection.asend(self._requests.count(filter))
+
+    def _pages(self, *, lacking: str | None = None) -> Iterator[str]:
+        offset: Any = None
+        while True:
+            page, offset = self._connection.send(self._requests.scroll(offset, lacking=lacking))
+            yield from page
+            if offset is None:
+                return
 
     def _tell_of_kept(self, kept: Sequence[Points], schema: Schema) -> None:
         if self._told_of_kept or not any(point.vector for points in kept for point in points):

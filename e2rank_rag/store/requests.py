@@ -31,7 +31,7 @@ from e2rank_rag.store.answers import (
 from e2rank_rag.store.filters import to_qdrant_filter
 from e2rank_rag.store.layout import Layout
 from e2rank_rag.store.schema import Schema, read_schema
-from e2rank_rag.store.sparse import SparseWords, as_qdrant
+from e2rank_rag.store.sparse import SparseWords, as_qdrant, words_in
 from e2rank_rag.store.vectors import stored_vector, unit_rows
 from e2rank_rag.types import Document, Embeddings, Filter, StoredDocument
 
@@ -165,6 +165,27 @@ class CollectionRequests:
             for batch in batches(operations, POINTS_PER_REQUEST, sizes)
         ]
 
+    def write_words(self, documents: Sequence[Document], schema: Schema) -> list[Request[int]]:
+        """Replace the sparse vectors of those documents that have words, and count them."""
+        words = words_in(schema.words, self.name)
+        vectors = words.bm25.documents([document.text for document in documents])
+        points = [
+            models.PointVectors(
+                id=self.layout.point_id(document.id), vector={words.vector_name: as_qdrant(vector)}
+            )
+            for document, vector in zip(documents, vectors, strict=True)
+            if vector.indices
+        ]
+        sizes = [BYTES_PER_NUMBER * _numbers(p.vector) + BYTES_PER_OPERATION for p in points]
+        return [
+            self._request(
+                "update_vectors",
+                {"points": batch, "wait": True},
+                partial(_written_count, count=len(batch)),
+            )
+            for batch in batches(points, POINTS_PER_REQUEST, sizes)
+        ]
+
     def retrieve(
         self, ids: Sequence[str], *, vectors: bool = False, payload: bool = True
     ) -> list[Request[Points]]:
@@ -204,8 +225,11 @@ class CollectionRequests:
                 f"{absent[:5]}: upsert them with their vectors; nothing was changed"
             )
 
-    def scroll(self, offset: Any) -> Request[tuple[list[str], Any]]:
-        """A page of document ids, and the offset of the next page (None: this is the last one)."""
+    def scroll(self, offset: Any, *, lacking: str | None = None) -> Request[tuple[list[str], Any]]:
+        """A page of document ids, and the offset of the next page (None: this is the last one).
+
+        lacking: only documents without the vector of this name.
+        """
         key = self.layout.id_key
         arguments = {
             "limit": IDS_PER_REQUEST,
@@ -213,6 +237,9 @@ class CollectionRequests:
             "with_payload": False if key is None else [key],
             "with_vectors": False,
         }
+        if lacking is not None:
+            has = models.HasVectorCondition(has_vector=lacking)
+            arguments["scroll_filter"] = models.Filter(must_not=[has])
         return self._request("scroll", arguments, partial(self._page, offset=offset))
 
     def delete(self, ids: Sequence[str]) -> list[Request[None]]:
@@ -290,6 +317,11 @@ def _unique_ids(documents: Sequence[Document]) -> list[str]:
             f"each"
         )
     return list(counts)
+
+
+def _written_count(answer: Any, *, count: int) -> int:
+    written(answer)
+    return count
 
 
 def _numbers(vector: Any) -> int:

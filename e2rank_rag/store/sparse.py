@@ -87,14 +87,20 @@ def query_vectors(
     """The sparse vector of each query; StoreError if the collection cannot be searched by words."""
     if isinstance(queries, str):
         raise ValueError("queries must be a list of texts, got one text: put it into a list")
+    words = words_in(words, name)
+    words.check_idf(name)
+    return [words.bm25.query(query) for query in queries]
+
+
+def words_in(words: SparseWords | None, name: str) -> SparseWords:
+    """The sparse vector of the collection of this name; StoreError without one."""
     if words is None:
         raise StoreError(
             f"{name} cannot be searched by words: give bm25=Bm25(...) when a new collection is "
             f"made, or for one with a sparse vector of BM25 that another tool wrote, with its "
             f"name as bm25_name="
         )
-    words.check_idf(name)
-    return [words.bm25.query(query) for query in queries]
+    return words
 
 
 def name_only(name: str) -> str:

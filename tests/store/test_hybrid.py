@@ -265,6 +265,36 @@ def test_a_document_without_a_direction_is_found_by_its_words(store, fusion, val
     assert {hit.document.id: hit.embedding is None for hit in found}["2"]
 
 
+def test_documents_without_words_are_listed_and_filled(empty):
+    empty.prepare(2, fingerprint="f1")
+    point_id = empty.layout.point_id
+    empty.client.upsert(
+        "words",
+        [
+            models.PointStruct(
+                id=point_id(d.id), vector=row.tolist(), payload=empty.layout.payload(d)
+            )
+            for d, row in zip(DOCUMENTS, VECTORS, strict=True)
+        ],
+    )
+    assert sorted(empty.ids_without_words()) == ["1", "2", "3", "4"]
+    assert empty.write_words(DOCUMENTS[1:]) == 2
+    assert sorted(empty.ids_without_words()) == ["1", "3"]
+    assert ids(empty.search_words_batch(["cats"], top_k=4)[0]) == ["2"]
+    stored = empty.get(["2"], with_embeddings=True)["2"]
+    np.testing.assert_array_equal(stored.embedding, VECTORS[1])
+    assert stored.document == DOCUMENTS[1]
+
+
+def test_a_collection_without_sparse_vectors_has_none_to_fill(memory):
+    dense = QdrantStore(memory, "dense")
+    dense.prepare(2)
+    dense.upsert(DOCUMENTS, VECTORS)
+    assert list(dense.ids_without_words()) == []
+    with pytest.raises(StoreError, match="cannot be searched by words"):
+        dense.write_words(DOCUMENTS)
+
+
 # Record
 
 
