@@ -13,7 +13,9 @@ from e2rank_rag.cli.options import (
     CollectionName,
     Device,
     Index,
+    Language,
     Model,
+    check_language,
     open_encoder,
     open_store,
     report_bad,
@@ -22,6 +24,7 @@ from e2rank_rag.models.shipped import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from e2rank_rag.indexing import IndexReport
+    from e2rank_rag.store import QdrantStore
 
 
 def index(
@@ -32,6 +35,7 @@ def index(
     index: Index,
     collection: CollectionName = "documents",
     model: Model = DEFAULT_MODEL,
+    language: Language = None,
     prune: Annotated[
         bool, typer.Option("--prune", help="Delete documents that the file no longer contains.")
     ] = False,
@@ -45,10 +49,12 @@ def index(
     """Put documents into an index. Run it again to add, change and (--prune) remove documents."""
     from e2rank_rag.indexing import index_file
 
+    if language is not None:
+        check_language(language)  # before a model is loaded
     corpus = _corpus_file(documents)
     on_bad = report_bad if skip_bad else None
     with open_encoder(model, device) as encoder:
-        store = open_store(index, collection, api_key)
+        store = _opened(index, collection, api_key, language)
         try:
             report = index_file(corpus, encoder, store, prune=prune, on_bad=on_bad, progress=True)
         except KeyboardInterrupt:
@@ -58,6 +64,27 @@ def index(
         finally:
             store.close()
     _print_counts(report)
+
+
+def _opened(index: str, collection: str, api_key: str | None, language: str | None) -> QdrantStore:
+    """The collection; ValueError if it is there with words in another language, or without words.
+
+    language: None: as an existing collection has it, English in a new one.
+    """
+    bm25 = check_language(language or "english")
+    store = open_store(index, collection, api_key)
+    if not store.exists:
+        store.close()
+        return open_store(index, collection, api_key, bm25=bm25)
+    has = store.bm25
+    if language is None or (has and has.language) == (bm25 and bm25.language):
+        return store
+    store.close()
+    words = "no words" if has is None else f"words in {has.language}"
+    raise ValueError(
+        f"{store.name} holds {words}, which --language cannot change: leave it out, or index into "
+        "another --collection"
+    )
 
 
 def _corpus_file(path: Path) -> Path:

@@ -42,6 +42,14 @@ Rerank = Annotated[bool, typer.Option("--rerank/--no-rerank", help="Rerank the r
 Expand = Annotated[
     bool, typer.Option("--expand", help="Search a second time with the listwise vector.")
 ]
+Hybrid = Annotated[
+    bool | None,
+    typer.Option(
+        "--hybrid/--no-hybrid",
+        help="Retrieve by the words of the query too. Default: where the index holds words.",
+        show_default=False,
+    ),
+]
 Filters = Annotated[
     list[str] | None,
     typer.Option(
@@ -61,6 +69,7 @@ def search(
     rerank: Rerank = True,
     reranker: Reranker = None,
     system: RerankerSystem = None,
+    hybrid: Hybrid = None,
     expand: Expand = False,
     filter: Filters = None,
     as_json: AsJson = False,
@@ -78,6 +87,11 @@ def search(
     with ExitStack() as opened:
         store = open_store(index, collection, api_key, must_exist=True)
         opened.callback(store.close)
+        if hybrid and not store.hybrid:
+            raise ValueError(
+                f"{store.name} holds no words: leave --hybrid out, or index into another "
+                "--collection, which holds them unless --language none says otherwise"
+            )
         model = model or _recorded_model(store)
         check_expand(expand, reranker or model, kind)
         encoder = opened.enter_context(open_encoder(model, device))
@@ -90,6 +104,7 @@ def search(
             retrieve_k=max(top_k, retrieve_k),
             filter=conditions or None,
             expand=expand,
+            hybrid=hybrid,
         )
     _print_hits(hits, query, as_json=as_json)
 

@@ -6,10 +6,12 @@ import os
 import re
 import threading
 
+import pytest
+
 from e2rank_rag import lines
 from e2rank_rag.store import QdrantStore
-from tests.cli.parts import RECORDS
-from tests.kit import write_jsonl
+from tests.cli.parts import RECORDS, one_line
+from tests.kit import ids, write_jsonl
 
 
 def test_index_says_what_it_did(run, corpus, tmp_path, tiny_bert):
@@ -82,3 +84,60 @@ def test_skip_bad_skips_a_gzip_bomb_of_one_line(run, tmp_path, tiny_bert, monkey
     code, out, err = run(*command, "--skip-bad")
     assert (code, out.split(" in ")[0]) == (0, "1 added, 1 skipped")
     assert "line 2: more than 1,048,576 bytes" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "language"),
+    [([], "english"), (["--language", "german"], "german"), (["--language", "tamil"], "tamil")],
+)
+def test_a_new_index_holds_the_words_of_its_language(
+    run, corpus, tmp_path, bert, options, language
+):
+    command = ["index", corpus, "--index", tmp_path / "i", "--model", bert.name]
+    assert run(*command, *options)[0] == 0
+    # Again without the option: it keeps its language.
+    write_jsonl(corpus, [*RECORDS, {"_id": "new", "text": "die Katzen schnurren"}])
+    assert run(*command)[1].startswith("1 added, 4 unchanged")
+    assert run(*command, "--language", language)[1].startswith("5 unchanged")
+    store = QdrantStore.open(tmp_path / "i", "documents")
+    assert store.bm25.language == language
+    assert [ids(hits) for hits in store.search_words_batch(["schnurren"], top_k=3)] == [["new"]]
+    store.close()
+
+
+def test_an_index_without_words_keeps_none(run, corpus, tmp_path, tiny_bert):
+    command = ["index", corpus, "--index", tmp_path / "i", "--model", tiny_bert]
+    assert run(*command, "--language", "none")[0] == 0
+    for options in ([], ["--language", "none"]):
+        assert run(*command, *options)[1].startswith("4 unchanged")
+    store = QdrantStore.open(tmp_path / "i", "documents")
+    assert store.bm25 is None
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "holds"),
+    [
+        ("none", "english", "no words"),
+        ("english", "none", "words in english"),
+        ("english", "german", "words in english"),
+    ],
+)
+def test_the_language_of_an_index_cannot_change(
+    run, corpus, tmp_path, tiny_bert, first, then, holds
+):
+    command = ["index", corpus, "--index", tmp_path / "i", "--model", tiny_bert, "--language"]
+    assert run(*command, first)[0] == 0
+    code, _, err = run(*command, then)
+    assert code == 1
+    assert one_line(err)
+    assert f"holds {holds}, which --language cannot change" in err
+    code, out, _ = run(*command, then, "--collection", "other")
+    assert (code, out.split(" in ")[0]) == (0, "4 added")
+
+
+def test_an_unknown_language_is_wrong_usage(run, corpus, tmp_path):
+    code, _, err = run("index", corpus, "--index", tmp_path / "i", "--language", "klingon")
+    assert code == 2
+    assert "--language takes none or one of arabic" in " ".join(err.replace("│", " ").split())
+    assert not (tmp_path / "i").exists()

@@ -10,12 +10,16 @@ import pytest
 
 from e2rank_rag.cli import options as shared
 from e2rank_rag.errors import StoreError
+from e2rank_rag.indexing import index_documents
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.pipeline import SearchPipeline
-from e2rank_rag.rerankers import load_reranker
+from e2rank_rag.rerankers import ListwiseReranker, load_reranker
 from e2rank_rag.store import QdrantStore
+from e2rank_rag.types import Document
+from e2rank_rag.words import Bm25
 from tests.cli.parts import IDS, TEXTS, found, one_line
 from tests.cross_encoders import write_bert_cross_encoder
+from tests.kit import ids, scores
 
 
 def test_search_shows_a_table(run, filled, tiny_bert):
@@ -75,7 +79,7 @@ def test_search_without_model_opens_only_what_is_known_to_be_harmless(
 def test_the_api_key_is_never_dropped(run, corpus, beir, tiny_bert, monkeypatch, location, command):
     keys = []
 
-    def opened(location, collection, *, api_key):
+    def opened(location, collection, *, api_key, **_):
         keys.append(api_key)
         raise StoreError("enough")
 
@@ -224,3 +228,50 @@ def test_search_refuses_what_a_reranker_cannot_do(
     code, _, err = run("search", "q", "--index", filled, "--model", tiny_bert, "--system", "rankt5")
     assert code == 2
     assert "--system describes a --reranker" in err
+
+
+@pytest.fixture(scope="module")
+def worded(tmp_path_factory, bert):
+    """An index of the four documents with their words."""
+    folder = tmp_path_factory.mktemp("worded")
+    store = QdrantStore.open(folder, "documents", bm25=Bm25())
+    corpus = [Document(id, text) for id, text in zip(IDS, TEXTS, strict=True)]
+    index_documents(corpus, bert, store)
+    store.close()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("options", "hybrid"), [([], True), (["--hybrid"], True), (["--no-hybrid"], False)]
+)
+def test_hybrid_is_the_pipelines_and_the_default_where_there_are_words(
+    run, worded, bert, tiny_bert, options, hybrid
+):
+    query = "yeast in bread"
+    store = QdrantStore.open(worded, "documents")
+    reranked = SearchPipeline(bert, store, ListwiseReranker(bert))
+    settings = {"top_k": 2, "retrieve_k": 2, "hybrid": hybrid}
+    expected = {
+        "--no-rerank": SearchPipeline(bert, store).search(query, **settings),
+        "--json": reranked.search(query, **settings),
+        "--expand": reranked.search(query, expand=True, **settings),
+    }
+    store.close()
+    command = ["search", query, "--index", worded, "--model", tiny_bert, "--top-k", 2]
+    for option, hits in expected.items():
+        code, out, _ = run(*command, "--retrieve-k", 2, "--json", option, *options)
+        assert code == 0
+        records = json.loads(out)
+        assert [record["id"] for record in records] == ids(hits)
+        given = [record["score"] for record in records]
+        assert given == pytest.approx(scores(hits), abs=1e-5)
+        assert all(list(record) == ["id", "score", "text", "meta"] for record in records)
+
+
+def test_hybrid_without_words_in_the_index_is_an_error(run, filled, tiny_bert):
+    command = ["search", "q", "--index", filled, "--model", tiny_bert, "--json"]
+    code, _, err = run(*command, "--hybrid")
+    assert code == 1
+    assert one_line(err)
+    assert "holds no words: leave --hybrid out, or index into another --collection" in err
+    assert run(*command)[1] == run(*command, "--no-hybrid")[1]
