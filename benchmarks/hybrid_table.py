@@ -15,15 +15,16 @@ of every row but `evidence` and `listwise` are chosen here, on the dev splits po
 
 Tests: paired randomisation with Holm's correction over the datasets that training has not seen and
 the test splits of two that it has, against RRF, and against the better of dense and z-sum on each
-dataset. Then what the documents in the prompt do: in other orders, none, and those of another
-query.
+dataset. Then what the documents in the prompt do, for 100 queries of each unseen dataset: shuffled,
+none, and those of another query.
 
-`--dev-only` prints what the weights of query and feedback bring on dev instead. `--limit` takes a
-few queries of each dataset, to try things. `--keep FOLDER` keeps what is measured, dataset by
-dataset: a second call with it goes on where the first one ended.
+`--queries` takes the first queries of each dataset only; of each dev split 200 are taken. Every
+prompt is read once: rows that show a model the same documents share its vector. `--keep FOLDER`
+keeps what is measured: a second call with it goes on where the first one ended. `--dev-only` prints
+what the weights of query and feedback bring on dev instead.
 
-Writes benchmarks/results/hybrid_table.json (`--dev-only`: hybrid_dev.json), and without `--output`,
-`--limit` and `--datasets` the tables in docs/results.md.
+Writes benchmarks/results/hybrid_table.json (`--dev-only`: hybrid_dev.json), and without `--output`
+and if all tested datasets are measured the tables in docs/results.md.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from machine import machine
@@ -59,6 +60,7 @@ from tasks import (
 )
 from weights import (
     Listwise,
+    ReadOnce,
     best,
     documents_of_the_prompt,
     grid,
@@ -71,6 +73,7 @@ from e2rank_rag.evaluation.differences import differences
 from e2rank_rag.evidence import Evidence, Scores, standardised
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.rerankers import BaseReranker, EvidenceReranker, ListwiseReranker
+from e2rank_rag.types import TextEncoder
 
 RESULTS = Path(__file__).parent / "results" / "hybrid_table.json"
 DEV_RESULTS = RESULTS.with_name("hybrid_dev.json")
@@ -86,6 +89,7 @@ TESTED = UNSEEN_COLLECTIONS + UNSEEN_SPLITS
 DEFAULT = "listwise over RRF"
 AGAINST_RRF, AGAINST_BETTER = "against RRF", "against the better of dense and z-sum"
 
+DEV_QUERIES = 200
 EXPANSION_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 
 ByMeasure = dict[str, Values]
@@ -121,10 +125,36 @@ def tuned_expansion(dev: Sequence[Task]) -> float:
     return max(EXPANSION_WEIGHTS, key=dev_mean)
 
 
-def tuned(reader: Reader, model: Encoder, query_adapter: Encoder | None) -> Record:
+@dataclass(frozen=True)
+class Models:
+    """The model, the same without its adapter, and the adapter that reads no documents."""
+
+    model: ReadOnce
+    untrained: ReadOnce
+    query_adapter: ReadOnce | None
+
+    @classmethod
+    def open(cls, model: str, query_adapter: Path | None) -> Models:
+        encoder = Encoder.from_pretrained(model)
+        without = None
+        if query_adapter is not None:
+            without = ReadOnce(Encoder.from_pretrained(query_adapter))
+        return cls(ReadOnce(encoder), ReadOnce(encoder.without_adapter()), without)
+
+    @property
+    def prompts(self) -> dict[str, int]:
+        """How many prompts each of them has read."""
+        found = {"model": self.model.prompts, "untrained": self.untrained.prompts}
+        if self.query_adapter is not None:
+            found["query adapter"] = self.query_adapter.prompts
+        return found
+
+
+def tuned(reader: Reader, models: Models) -> Record:
     """What is chosen on the dev splits, by row; pairs are weights of query and feedback."""
     dev = [reader.read(name, "dev") for name in DEV]
-    lists = [Listwise.of(each, model.without_adapter(), evidence=model.evidence) for each in dev]
+    evidence = models.model.evidence
+    lists = [Listwise.of(each, models.untrained, evidence=evidence) for each in dev]
     alone = [replace(each, vectors=each.task.asked, added=None) for each in lists]
     chosen: Record = {
         "z-sum + expansion": tuned_expansion(dev),
@@ -132,33 +162,33 @@ def tuned(reader: Reader, model: Encoder, query_adapter: Encoder | None) -> Reco
         "feedback": best(grid(alone, [1.0])),
         "untrained prompt": best(grid(lists)),
     }
-    if query_adapter is not None:
-        of = partial(Listwise.of, encoder=query_adapter, depth=0, evidence=model.evidence)
+    if models.query_adapter is not None:
+        of = partial(Listwise.of, encoder=models.query_adapter, depth=0, evidence=evidence)
         chosen["query adapter"] = best(grid([of(each) for each in dev]))
     return chosen
 
 
-def rows(chosen: Record, model: Encoder, query_adapter: Encoder | None) -> dict[str, Measure]:
+def rows(chosen: Record, models: Models) -> dict[str, Measure]:
     """How the rows of the table are measured."""
 
     def over(row: str, reranker: BaseReranker) -> Measure:
         return lambda task: {row: {NDCG: reranked(task, reranker, RRF)}}
 
-    untrained = model.without_adapter()
+    model = cast(TextEncoder, models.model)
     measures: dict[str, Measure] = {
         "first stages": _first_stages,
         "z-sum + expansion": partial(_expansion, weight=chosen["z-sum + expansion"]),
         "rocchio": partial(_rocchio, setting=chosen["rocchio"]),
     }
     rerankers: dict[str, BaseReranker] = {
-        "feedback": weighted(model, chosen["feedback"], evidence=False),
+        "feedback": weighted(models.model, chosen["feedback"], evidence=False),
         "evidence": EvidenceReranker(model, stored_vectors="trust"),
-        "untrained prompt": weighted(untrained, chosen["untrained prompt"]),
+        "untrained prompt": weighted(models.untrained, chosen["untrained prompt"]),
     }
-    if query_adapter is not None:
-        options: Record = {"prompt_depth": 0, "evidence": model.evidence or False}
+    if models.query_adapter is not None:
+        options: Record = {"prompt_depth": 0, "evidence": models.model.evidence or False}
         weights = chosen["query adapter"]
-        rerankers["query adapter"] = weighted(query_adapter, weights, **options)
+        rerankers["query adapter"] = weighted(models.query_adapter, weights, **options)
     measures |= {row: over(row, reranker) for row, reranker in rerankers.items()}
     for candidates in (DENSE, RRF):
         row = f"listwise over {candidates}"
@@ -182,7 +212,7 @@ def _rocchio(task: Task, *, setting: tuple[int, float]) -> dict[str, ByMeasure]:
     return {"rocchio": {NDCG: task.values(task.by_vectors(vectors, RRF))}}
 
 
-def _listwise(task: Task, *, model: Encoder, row: str, candidates: str) -> dict[str, ByMeasure]:
+def _listwise(task: Task, *, model: TextEncoder, row: str, candidates: str) -> dict[str, ByMeasure]:
     reranker = ListwiseReranker(model, stored_vectors="trust")
     if task.given:
         return {row: {NDCG: reranked(task, reranker, candidates)}}
@@ -227,6 +257,8 @@ def _rows(values: Mapping[str, Mapping[str, Values]]) -> list[str]:
 def markdown(record: Record) -> list[str]:
     """A star: another figure than RRF has. A ring: another than the better of dense and z-sum."""
     lines: list[str] = []
+    if record["first"] is not None:
+        lines += [f"At most the first {record['first']} queries of each dataset.", ""]
     tests = {"*": record[AGAINST_RRF], "°": record[AGAINST_BETTER]}
     for title, group in GROUPS.items():
         queries = {name: record["queries"][name] for name in group if name in record["queries"]}
@@ -239,17 +271,17 @@ def markdown(record: Record) -> list[str]:
 
 
 def whole(
-    reader: Reader, names: Sequence[str], model: Encoder, arguments: argparse.Namespace
+    reader: Reader, names: Sequence[str], models: Models, arguments: argparse.Namespace
 ) -> Record:
     """The table's record."""
 
     def file(name: str) -> Path | None:
         return None if arguments.keep is None else arguments.keep / f"{name}.json"
 
-    query_adapter = arguments.query_adapter and Encoder.from_pretrained(arguments.query_adapter)
-    chosen = kept(file("tuned"), partial(tuned, reader, model, query_adapter))
+    dev = replace(reader, limit=DEV_QUERIES)
+    chosen = kept(file("tuned"), partial(tuned, dev, models))
     print(f"tuned on dev: {chosen}", flush=True)
-    measures = rows(chosen, model, query_adapter)
+    measures = rows(chosen, models)
     values: dict[str, dict[str, ByMeasure]] = {}
     studied: Record = {}
     for name in names:
@@ -260,7 +292,7 @@ def whole(
         figures = {row: round(mean(of[NDCG]), 2) for row, of in values[name].items()}
         print(name, figures, flush=True)
         if name in UNSEEN_COLLECTIONS and not arguments.without_documents:
-            study = partial(documents_of_the_prompt, task, model)
+            study = partial(documents_of_the_prompt, task, models.model)
             studied[name] = kept(file(f"{name}, documents"), study)
             print({way: round(each, 2) for way, each in studied[name].items()}, flush=True)
     return {
@@ -269,6 +301,7 @@ def whole(
         **{measure: means(values, measure) for measure in (NDCG, RECALL)},
         **tests({name: {row: of[NDCG] for row, of in by.items()} for name, by in values.items()}),
         "documents of the prompt": studied,
+        "prompts read": models.prompts,
     }
 
 
@@ -284,7 +317,7 @@ def means(
     return found
 
 
-def dev_only(reader: Reader, model: Encoder) -> Record:
+def dev_only(reader: Reader, model: ReadOnce) -> Record:
     """The grid of weights on dev, printed with its means over all dev sets and the unseen ones."""
     tasks = (reader.read(name, "dev") for name in DEV)
     figures = grid([Listwise.of(task, model, evidence=model.evidence) for task in tasks])
@@ -304,8 +337,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--query-adapter", type=Path, help="trained with prompt.depths=[0]")
     parser.add_argument("--cache", type=Path, help="keeps the vectors of documents")
     parser.add_argument("--keep", type=Path, help="keeps the figures of one model, query by query")
-    parser.add_argument("--limit", type=int, help="queries of each dataset, the first ones")
+    parser.add_argument("--queries", type=int, help="of each dataset, the first ones; default: all")
     parser.add_argument("--datasets", help="comma-separated, in place of all")
+    parser.add_argument("--without-others", action="store_true", help="only those with a test")
     parser.add_argument("--dev-only", action="store_true", help="the grid of weights on dev")
     parser.add_argument(
         "--without-documents", action="store_true", help="no other documents in the prompt"
@@ -317,25 +351,26 @@ def _arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = _arguments()
     everything = [name for group in GROUPS.values() for name in group]
-    names = arguments.datasets.split(",") if arguments.datasets else everything
+    chosen = list(TESTED) if arguments.without_others else everything
+    names = arguments.datasets.split(",") if arguments.datasets else chosen
     unknown = sorted(set(names) - set(everything))
     if unknown:
         raise SystemExit(f"no dataset {unknown[0]}; there are {', '.join(everything)}")
-    base, model = Encoder.from_pretrained(arguments.base), Encoder.from_pretrained(arguments.model)
-    reader = Reader.of(arguments.data, base, arguments.cache, arguments.limit)
-    record: Record = {"model": arguments.model, "machine": machine()}
-    if arguments.limit is not None:
-        record["limit"] = arguments.limit
-    record |= (
-        dev_only(reader, model) if arguments.dev_only else whole(reader, names, model, arguments)
-    )
+    models = Models.open(arguments.model, arguments.query_adapter)
+    base = Encoder.from_pretrained(arguments.base)
+    reader = Reader.of(arguments.data, base, arguments.cache, arguments.queries)
+    record: Record = {"model": arguments.model, "machine": machine(), "first": arguments.queries}
+    if arguments.dev_only:
+        record |= dev_only(reader, models.model)
+    else:
+        record |= whole(reader, names, models, arguments)
     output = arguments.output or (DEV_RESULTS if arguments.dev_only else RESULTS)
     output.write_text(json.dumps(record, indent=2) + "\n")
     if arguments.dev_only:
         return
     lines = markdown(record)
     print("\n".join(lines))
-    if arguments.output is None and arguments.limit is None and names == everything:
+    if arguments.output is None and set(TESTED) <= set(names):
         write_into(PAGE, lines, Path(__file__).name)
 
 

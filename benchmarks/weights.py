@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from tasks import (
@@ -28,18 +28,65 @@ from e2rank_rag.feedback import Feedback, order
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.rerankers import BaseReranker, ListwiseReranker
 from e2rank_rag.rerankers.base import Reranking, VectorReranker
-from e2rank_rag.types import Embeddings, Hit
+from e2rank_rag.rerankers.ranking import unit
+from e2rank_rag.types import Embeddings, Hit, ListwiseEncoding, TextEncoder
 
 QUERY_WEIGHTS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
 FEEDBACK_WEIGHTS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5)
-SHUFFLES = 5
-STUDIED_QUERIES = 500
+SHUFFLES = 2
+STUDIED_QUERIES = 100
 BATCH_QUERIES = 64
 
 Weights = tuple[float, float]
 """Of the query's vector, and of the candidates' mean."""
 
 Arrange = Callable[[list[list[str]]], list[list[str]]]
+
+
+class ReadOnce:
+    """An encoder that reads no listwise prompt twice; everything else is the encoder's own.
+
+    prompts: how many it has read.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._vectors: dict[tuple[str, int, tuple[str, ...]], Embeddings] = {}
+        self.prompts = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._encoder, name)
+
+    def encode_listwise(
+        self,
+        queries: Sequence[str],
+        candidates: Sequence[Sequence[str]],
+        *,
+        depth: int | None = None,
+        query_weight: float | None = None,
+        query_vectors: Embeddings | None = None,
+    ) -> ListwiseEncoding:
+        """As `Encoder.encode_listwise`, but it does not say what the prompts held."""
+        recipe = self._encoder.recipe
+        depth = recipe.listwise.depth if depth is None else depth
+        weight = recipe.query_weight if query_weight is None else query_weight
+        asked = self._encoder.encode_queries(queries) if query_vectors is None else query_vectors
+        if weight == 1.0:
+            return ListwiseEncoding(asked, ())
+        keys = [
+            (query, depth, tuple(texts[:depth]))
+            for query, texts in zip(queries, candidates, strict=True)
+        ]
+        fresh = [key for key in dict.fromkeys(keys) if key not in self._vectors]
+        if fresh:
+            shown = [list(texts) for _, _, texts in fresh]
+            read = self._encoder.encode_listwise(
+                [query for query, _, _ in fresh], shown, depth=depth, query_weight=0.0
+            )
+            self._vectors.update(zip(fresh, read.embeddings, strict=True))
+            self.prompts += len(fresh)
+        listwise = np.stack([self._vectors[key] for key in keys])
+        return ListwiseEncoding(unit(weight * asked + (1 - weight) * listwise), ())
 
 
 @dataclass(frozen=True)
@@ -58,7 +105,7 @@ class Listwise:
     def of(
         cls,
         task: Task,
-        encoder: Encoder,
+        encoder: ReadOnce,
         *,
         depth: int | None = None,
         evidence: Evidence | None = None,
@@ -109,11 +156,11 @@ def best(figures: Mapping[Weights, Mapping[str, float]]) -> Weights:
     return max(figures, key=lambda pair: fmean(figures[pair].values()))
 
 
-def weighted(encoder: Encoder, weights: Weights, **options: Any) -> ListwiseReranker:
+def weighted(encoder: ReadOnce, weights: Weights, **options: Any) -> ListwiseReranker:
     """With these weights of query and feedback; options: others of `ListwiseReranker`."""
     feedback = _feedback(encoder).model_copy(update={"weight": weights[1]})
     options |= {"query_weight": weights[0], "feedback": feedback, "stored_vectors": "trust"}
-    return ListwiseReranker(encoder, **options)
+    return ListwiseReranker(cast(TextEncoder, encoder), **options)
 
 
 def reranked(task: Task, reranker: BaseReranker, candidates: str) -> Values:
@@ -156,12 +203,13 @@ def _reranking(task: Task, reranker: BaseReranker, candidates: str, start: int) 
     return reranker.rerank_batch(task.queries[span], hits, query_vectors=task.asked[span])
 
 
-def _feedback(encoder: Encoder) -> Feedback:
+def _feedback(encoder: ReadOnce) -> Feedback:
     """The recipe's; its defaults for an adapter that was trained without."""
-    return encoder.feedback or Feedback()
+    feedback: Feedback | None = encoder.feedback
+    return feedback or Feedback()
 
 
-def documents_of_the_prompt(task: Task, encoder: Encoder) -> dict[str, float]:
+def documents_of_the_prompt(task: Task, encoder: ReadOnce) -> dict[str, float]:
     """nDCG@10 with other documents in the prompt; of the first queries only."""
     task = task.first(STUDIED_QUERIES)
     weights = (encoder.recipe.query_weight, _feedback(encoder).weight)
@@ -177,15 +225,6 @@ def documents_of_the_prompt(task: Task, encoder: Encoder) -> dict[str, float]:
     return {
         "as they are": with_texts(None),
         **{f"shuffled {seed}": with_texts(shuffled(seed)) for seed in range(SHUFFLES)},
-        "reversed": with_texts(lambda lists: [texts[::-1] for texts in lists]),
         "none": with_texts(lambda lists: [[] for _ in lists]),
         "of another query": with_texts(lambda lists: [*lists[1:], lists[0]]),
-        "100 candidates shuffled": _shuffled_candidates(task, encoder),
     }
-
-
-def _shuffled_candidates(task: Task, encoder: Encoder) -> float:
-    draw = np.random.default_rng(0)
-    mixed = {**task.rankings, RRF: [draw.permutation(found) for found in task.rankings[RRF]]}
-    reranker = ListwiseReranker(encoder, stored_vectors="trust")
-    return mean(reranked(replace(task, rankings=mixed), reranker, RRF))
