@@ -5,16 +5,21 @@
 DATA holds BEIR folders; each NAME=FOLDER is a model that `load_reranker` opens, of any system.
 Every system ranks the same 100 candidates: all-MiniLM-L6-v2's own, for MS MARCO the BM25 runs of
 TREC DL 2019 and 2020 with NIST's whole qrels. `retrieve` is the plain cosine, `rocchio` is tuned on
-the dev splits pooled. A cross-encoder reads 100 texts a query: it is measured, in bfloat16, on the
-first --queries of each collection, and all systems on the same ones; those that read vectors on all
-queries too. p: paired randomisation test against `retrieve`, with Holm's correction over the
-collections of a system; of two cross-encoders also between them.
+the dev splits pooled; `evidence` is feedback and the candidates' words without a prompt, `untrained
+prompt` is e2rank without its listwise adapter. Three rows rank other candidates: `RRF`, `DBSF` and
+`z-sum` are hybrid searches as hybrid_table.py has them.
+
+A cross-encoder reads 100 texts a query: it is measured, in bfloat16, on the first --queries of each
+collection, and all systems on the same ones; those that read vectors on all queries too. p: paired
+randomisation test against `retrieve`, with Holm's correction over the collections of a system; of
+two cross-encoders also between them.
 
 Milliseconds and tokens are of single SciFact queries over the first 10, 20, 50 and 100 candidates,
 in float32, as systems_latency.py takes them, there for the prompt of e2rank without feedback too.
 
 Writes benchmarks/results/systems_table.json, docs/systems.svg, and the tables in docs/systems.md.
-Times want a machine that does nothing else: --times-only takes them again.
+Times want a machine that does nothing else: --times-only takes them again. --all-queries-only
+measures again what is measured on all queries, which no cross-encoder is, and keeps the rest.
 """
 
 from __future__ import annotations
@@ -31,13 +36,14 @@ from typing import Any
 from machine import machine
 from pages import write_into
 from systems_latency import one_round, ratios, ratios_table, summary, times_table
-from tasks import DENSE, DEV, NDCG, Reader, Task, tuned_rocchio
+from tasks import DBSF, DENSE, DEV, NDCG, RRF, ZSUM, Reader, Task, tuned_rocchio
 
 from e2rank_rag.evaluation.significance import holm_correction, paired_randomization_test
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.models.folders import system_of
 from e2rank_rag.rerankers import (
     BaseReranker,
+    EvidenceReranker,
     ListwiseReranker,
     RocchioReranker,
     load_reranker,
@@ -60,8 +66,8 @@ def reranked(reranker: BaseReranker, task: Task) -> list[list[Hit]]:
     return reranker.rerank_batch(task.queries, task.candidates)
 
 
-def by_cosine(task: Task) -> list[list[Hit]]:
-    return task.hits(task.rankings[DENSE])
+def searched(name: str, task: Task) -> list[list[Hit]]:
+    return task.hits(task.rankings[name])
 
 
 def quality(tasks: Sequence[Task], systems: Mapping[str, Rerank], pairs: Sequence[str]) -> Record:
@@ -158,48 +164,63 @@ def named(argument: str) -> tuple[str, str]:
     return name, folder
 
 
-def main() -> None:
+def opened(folders: Mapping[str, str], rocchio: Record) -> dict[str, BaseReranker]:
+    """Every reranker by its name; rocchio: documents and beta."""
+    base = Encoder.from_pretrained("minilm")
+    untrained = Encoder.from_pretrained("e2rank-minilm").without_adapter()
+    return {
+        "rocchio": RocchioReranker(
+            base,
+            feedback_documents=rocchio["documents"],
+            beta=rocchio["beta"],
+            stored_vectors="trust",
+        ),
+        "evidence": EvidenceReranker(base, stored_vectors="trust"),
+        "untrained prompt": ListwiseReranker(untrained, stored_vectors="trust"),
+        **{name: load_reranker(folder, stored_vectors="trust") for name, folder in folders.items()},
+    }
+
+
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("models", nargs="*", type=named, metavar="NAME=FOLDER")
     parser.add_argument("--cache", type=Path, help="keeps the vectors of documents")
     parser.add_argument("--queries", type=int, default=100, help="of each collection")
     parser.add_argument("--times-only", action="store_true", help="keep the quality that is there")
-    arguments = parser.parse_intermixed_args()
-    base = Encoder.from_pretrained("minilm")
-    reader = Reader.of(arguments.data, base, arguments.cache)
-    record = json.loads(RESULTS.read_text()) if arguments.times_only else {}
+    parser.add_argument("--all-queries-only", action="store_true", help="keep times and the first")
+    return parser.parse_intermixed_args()
+
+
+def main() -> None:
+    arguments = _arguments()
+    reader = Reader.of(arguments.data, Encoder.from_pretrained("minilm"), arguments.cache)
+    keep = arguments.times_only or arguments.all_queries_only
+    record = json.loads(RESULTS.read_text()) if keep else {}
     record["machine"] = machine()
-    if not arguments.times_only:
-        dev = [reader.read(name, "dev") for name in DEV]
-        documents, beta = tuned_rocchio(dev)
+    if not keep:
+        documents, beta = tuned_rocchio([reader.read(name, "dev") for name in DEV])
         record["rocchio"] = {"documents": documents, "beta": beta}
     folders = {"e2rank": "e2rank-minilm", **dict(arguments.models)}
-    rerankers: dict[str, BaseReranker] = {
-        "rocchio": RocchioReranker(
-            base,
-            feedback_documents=record["rocchio"]["documents"],
-            beta=record["rocchio"]["beta"],
-            stored_vectors="trust",
-        ),
-        **{name: load_reranker(folder, stored_vectors="trust") for name, folder in folders.items()},
-    }
+    rerankers = opened(folders, record["rocchio"])
     kinds = {name: system_of(folder) for name, folder in folders.items()}
-    few = reader.read(COLLECTIONS[0], "test").first(TIMED_QUERIES)
-    record |= timed(rerankers, few, [name for name, kind in kinds.items() if kind == "resrank"])
+    if not arguments.all_queries_only:
+        few = reader.read(COLLECTIONS[0], "test").first(TIMED_QUERIES)
+        record |= timed(rerankers, few, [name for name, kind in kinds.items() if kind == "resrank"])
     if not arguments.times_only:
         pairs = [name for name, kind in kinds.items() if kind == "rankt5"]
         for name in pairs:
             rerankers[name].close()
             rerankers[name] = load_reranker(folders[name], dtype="bfloat16")
-        systems: dict[str, Rerank] = {"retrieve": by_cosine}
-        for name, reranker in rerankers.items():
-            systems[name] = partial(reranked, reranker)
+        searches = {"retrieve": DENSE, RRF: RRF, DBSF: DBSF, ZSUM: ZSUM}
+        systems: dict[str, Rerank] = {n: partial(searched, of) for n, of in searches.items()}
+        systems |= {name: partial(reranked, reranker) for name, reranker in rerankers.items()}
         light = {name: rerank for name, rerank in systems.items() if name not in pairs}
         tasks = [reader.read(name, "test") for name in COLLECTIONS]
         record[ALL] = quality(tasks, light, [])
-        tasks = [task.first(arguments.queries) for task in tasks]
-        record[FEW] = quality(tasks, systems, pairs)
+        if not arguments.all_queries_only:
+            tasks = [task.first(arguments.queries) for task in tasks]
+            record[FEW] = quality(tasks, systems, pairs)
     RESULTS.write_text(json.dumps(record, indent=2) + "\n")
     render(json.loads(RESULTS.read_text()))
 
