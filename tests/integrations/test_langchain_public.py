@@ -35,6 +35,7 @@ RERANKER = {
     "score_key": "relevance_score",
     "prompt_depth": None,
     "query_weight": None,
+    "evidence": None,
     "passes": 1,
     "stored_vectors": "check",
     "collection_name": None,
@@ -51,6 +52,7 @@ RETRIEVER = {
     "retrieve_k": 100,
     "filter": None,
     "expand": False,
+    "hybrid": None,
     "score_key": "relevance_score",
 }
 SOURCES = {"vectorstore": None, "base_retriever": None}
@@ -97,7 +99,7 @@ def test_the_store_and_the_translator_have_these_parameters_with_these_defaults(
     for method, expected in {
         "add_texts": ADD,
         "delete": {"ids": None},
-        "similarity_search": SEARCH,
+        "similarity_search": {**SEARCH, "hybrid": False},
         "similarity_search_with_score": SEARCH,
         "max_marginal_relevance_search": DIVERSE,
     }.items():

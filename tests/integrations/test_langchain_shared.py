@@ -23,6 +23,7 @@ from pydantic import ConfigDict, PrivateAttr, ValidationError
 from qdrant_client import QdrantClient
 
 from e2rank_rag.errors import StoredVectorMismatch, StoreError
+from e2rank_rag.evidence import Evidence
 from e2rank_rag.models.runtime import loaded_models
 from e2rank_rag.prompts import Task
 from e2rank_rag.store import LANGCHAIN_LAYOUT, Layout, QdrantStore
@@ -106,7 +107,8 @@ CHANGES = {
     "top_n",
     "score_key",
 }
-CHANGES |= {"prompt_depth", "query_weight", "passes", "reranker", "k", "filter"}
+CHANGES |= {"prompt_depth", "query_weight", "evidence", "passes", "reranker", "k", "filter"}
+CHANGES |= {"hybrid"}
 MODEL_FIELDS = {
     "device": "cpu",
     "dtype": "bfloat16",
@@ -125,6 +127,7 @@ RERANKER_FIELDS = {
     "score_key": "score",
     "prompt_depth": 1,
     "query_weight": 1.0,
+    "evidence": Evidence(words=3.0),
     "passes": 2,
     "stored_vectors": "ignore",
     "collection_name": "other",
@@ -139,6 +142,7 @@ RETRIEVER_FIELDS = {
     "retrieve_k": 1,
     "filter": {"kind": "traffic"},
     "expand": True,
+    "hybrid": "dbsf",
     "score_key": "score",
     "base_retriever": None,
     "name": "another",

@@ -13,7 +13,7 @@ from langchain_core.embeddings import Embeddings
 from e2rank_rag import types
 from e2rank_rag.indexing import probe_foreign
 from e2rank_rag.locks import Kept
-from e2rank_rag.pipeline import SearchPipeline
+from e2rank_rag.pipeline import SearchPipeline, check_hybrid
 from e2rank_rag.store.qdrant import QdrantStore
 from e2rank_rag.vectors import StoredVectors
 from langchain_e2rank.embeddings import E2RankEmbeddings
@@ -69,23 +69,33 @@ class Collection:
         await asyncio.to_thread(self._prepare, vectors)
         await self.store.aupsert(documents, vectors)
 
-    def search(self, query: str, k: int, filter: Conditions) -> list[types.Hit]:
-        """The k nearest documents to a query."""
+    def search(
+        self, query: str, k: int, filter: Conditions, hybrid: types.Hybrid = False
+    ) -> list[types.Hit]:
+        """The k nearest documents to a query; with `hybrid` the k best by its words too."""
+        check_hybrid(hybrid)
         if not self.exists:
             return []
         if not isinstance(self.embedding, E2RankEmbeddings):
             vector = _array(self.embedding.embed_query(query))
-            return self.store.search(vector, top_k=k, filter=filter)
-        return self._searcher(self.embedding.encoder).search(query, top_k=k, filter=filter)
+            words = _words(query, hybrid)
+            return self.store.search_batch(vector[None], top_k=k, filter=filter, **words)[0]
+        searcher = self._searcher(self.embedding.encoder)
+        return searcher.search(query, top_k=k, filter=filter, hybrid=hybrid)
 
-    async def asearch(self, query: str, k: int, filter: Conditions) -> list[types.Hit]:
+    async def asearch(
+        self, query: str, k: int, filter: Conditions, hybrid: types.Hybrid = False
+    ) -> list[types.Hit]:
+        check_hybrid(hybrid)
         if not await self.aexists():
             return []
         if not isinstance(self.embedding, E2RankEmbeddings):
             vector = _array(await self.embedding.aembed_query(query))
-            return await self.store.asearch(vector, top_k=k, filter=filter)
+            words = _words(query, hybrid)
+            found = await self.store.asearch_batch(vector[None], top_k=k, filter=filter, **words)
+            return found[0]
         searcher = self._searcher(await self.embedding.aencoder())
-        return await searcher.asearch(query, top_k=k, filter=filter)
+        return await searcher.asearch(query, top_k=k, filter=filter, hybrid=hybrid)
 
     def nearest(self, vector: Sequence[float], k: int, filter: Conditions) -> list[types.Hit]:
         """The k nearest documents to a vector, shape [dim]."""
@@ -119,3 +129,10 @@ class Collection:
 
 def _array(numbers: Sequence[float] | Sequence[Sequence[float]]) -> types.Embeddings:
     return np.asarray(numbers, dtype=np.float32)
+
+
+def _words(query: str, hybrid: types.Hybrid) -> dict[str, Any]:
+    """The store's options for a hybrid search; none for a search by vector alone."""
+    if hybrid is False:
+        return {}
+    return {"queries": [query], "fusion": "rrf" if hybrid is True else hybrid}

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
@@ -14,6 +14,7 @@ from pydantic import Field, PrivateAttr
 from qdrant_client import AsyncQdrantClient, QdrantClient
 
 from e2rank_rag import types
+from e2rank_rag.evidence import Evidence
 from e2rank_rag.locks import Kept
 from e2rank_rag.models.folders import System, system_of
 from e2rank_rag.rerankers import BaseReranker, ListwiseReranker, RerankReport, load_reranker
@@ -27,7 +28,7 @@ POINT_ID = "_id"
 COLLECTION = "_collection_name"
 """langchain-qdrant adds these two to the metadata of the documents that it retrieves."""
 
-LISTWISE_OPTIONS = ("prompt_depth", "query_weight", "passes")
+LISTWISE_OPTIONS = ("prompt_depth", "query_weight", "evidence", "passes")
 
 Ranking = list[tuple[Document, float]]
 
@@ -48,6 +49,8 @@ class E2RankReranker(E2RankModel, BaseDocumentCompressor):
     score_key: the metadata key of the score. None leaves the score out, for retrievers that compare
         documents by their metadata, as MultiQueryRetriever does.
     prompt_depth, query_weight, passes: for E2Rank models only; see `e2rank_rag.ListwiseReranker`.
+    evidence: what words add to an E2Rank's cosines, an `e2rank_rag.Evidence`. None takes the
+        model's own; False adds nothing, so scores are cosines.
     stored_vectors: documents whose vectors are in an index are not encoded, except two of them that
         are compared where the index has no record of its model ("check"); "trust" compares none,
         "ignore" encodes all.
@@ -62,6 +65,7 @@ class E2RankReranker(E2RankModel, BaseDocumentCompressor):
     score_key: str | None = Field(default=SCORE, min_length=1)
     prompt_depth: int | None = Field(default=None, ge=0)
     query_weight: float | None = Field(default=None, ge=0.0, le=1.0)
+    evidence: Evidence | Literal[False] | None = None
     passes: int = Field(default=1, ge=1)
     stored_vectors: StoredVectors = "check"
     collection_name: str | None = None
@@ -134,7 +138,8 @@ class E2RankReranker(E2RankModel, BaseDocumentCompressor):
         """The reranker of `e2rank_rag` with these settings; the first call takes seconds.
 
         encoder: an open encoder of the same model, which an E2Rank uses instead of its own.
-        Raises ValueError for `prompt_depth`, `query_weight` and `passes` with another model.
+        Raises ValueError for `prompt_depth`, `query_weight`, `evidence` and `passes` with another
+        system.
         """
         # Read once: another thread may assign to a field meanwhile.
         stated, listwise = self.stated(), self._listwise_options()

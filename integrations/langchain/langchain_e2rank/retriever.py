@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForRetrieverRun,
@@ -13,12 +13,12 @@ from langchain_core.callbacks import (
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams, RetrieverLike
-from pydantic import ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr, StrictBool, model_validator
 
 from e2rank_rag.locks import Kept
 from e2rank_rag.pipeline import SearchPipeline
 from e2rank_rag.rerankers import BaseReranker
-from e2rank_rag.types import TextEncoder
+from e2rank_rag.types import Hybrid, TextEncoder
 from langchain_e2rank._collection import Conditions
 from langchain_e2rank._shared import SCORE, Checked, as_ranking, atell, scored, tell
 from langchain_e2rank.embeddings import E2RankEmbeddings
@@ -29,7 +29,8 @@ from langchain_e2rank.vectorstore import E2RankVectorStore
 class E2RankRetriever(Checked, BaseRetriever):
     """The k best documents, best first, each with its score in `metadata["relevance_score"]`.
 
-    `metadata["retrieval_score"]` is the score before reranking.
+    `metadata["retrieval_score"]` is the score before reranking: a cosine, or of a hybrid search the
+    score of the fusion.
 
     vectorstore: retrieve its documents and rerank them with their stored vectors.
     base_retriever: or rerank the documents of any LangChain retriever.
@@ -38,10 +39,12 @@ class E2RankRetriever(Checked, BaseRetriever):
         cross-encoder reranks documents that any model has embedded.
     retrieve_k, filter, expand: options of the search in a vectorstore; see
         `SearchPipeline.search_batch`. If k is larger than retrieve_k, k documents are retrieved.
+    hybrid: search the vectorstore by the query's words too. True or "rrf" fuses both rankings by
+        ranks, "dbsf" by scores. None: where the collection holds words.
     score_key: the metadata key of the score. None leaves scores out, for retrievers that compare
         documents by their metadata, as MultiQueryRetriever does.
 
-    `invoke` and `ainvoke` take k, retrieve_k, filter and expand too.
+    `invoke` and `ainvoke` take k, retrieve_k, filter, expand and hybrid too.
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
@@ -53,6 +56,7 @@ class E2RankRetriever(Checked, BaseRetriever):
     retrieve_k: int = Field(default=100, gt=0)
     filter: Any | None = None
     expand: bool = False
+    hybrid: StrictBool | Literal["rrf", "dbsf"] | None = None
     score_key: str | None = Field(default=SCORE, min_length=1)
 
     _own: Kept[E2RankReranker] = PrivateAttr(default_factory=partial(Kept, closes=True))
@@ -66,7 +70,7 @@ class E2RankRetriever(Checked, BaseRetriever):
                 "other, set both: model_copy(update={...}))"
             )
         if self.vectorstore is None:
-            self._refuse_search_options(self.filter, self.expand)
+            self._refuse_search_options(self.filter, self.expand, self.hybrid)
             if self.reranker is None:
                 # Set now: `configurable_fields` copies this retriever for each call, and the copies
                 # share the reranker.
@@ -151,10 +155,11 @@ class E2RankRetriever(Checked, BaseRetriever):
         retrieve_k: int | None = None,
         filter: Conditions = None,
         expand: bool | None = None,
+        hybrid: Hybrid | None = None,
     ) -> dict[str, Any]:
         """The arguments of a search: the call's, or else the fields'."""
         if self.vectorstore is None:
-            self._refuse_search_options(filter, expand)
+            self._refuse_search_options(filter, expand, hybrid)
         top_k = self.k if k is None else k
         if top_k < 1:
             raise ValueError(f"k must be > 0, got {top_k}")
@@ -163,12 +168,16 @@ class E2RankRetriever(Checked, BaseRetriever):
             "retrieve_k": max(self.retrieve_k, top_k) if retrieve_k is None else retrieve_k,
             "filter": self.filter if filter is None else filter,
             "expand": self.expand if expand is None else expand,
+            "hybrid": self.hybrid if hybrid is None else hybrid,
         }
 
-    def _refuse_search_options(self, filter: Conditions, expand: bool | None) -> None:
-        if filter is not None or expand:
+    def _refuse_search_options(
+        self, filter: Conditions, expand: bool | None, hybrid: Hybrid | None
+    ) -> None:
+        if filter is not None or expand or hybrid is not None:
             raise ValueError(
-                "filter and expand are for a vectorstore; configure the base_retriever instead"
+                "filter, expand and hybrid are for a vectorstore; configure the base_retriever "
+                "instead"
             )
 
     def _searcher(self, vectorstore: E2RankVectorStore) -> SearchPipeline:

@@ -21,6 +21,7 @@ from e2rank_rag import types
 from e2rank_rag.indexing import BATCH_DOCUMENTS
 from e2rank_rag.store.opening import MEMORY
 from e2rank_rag.store.qdrant import QdrantStore
+from e2rank_rag.types import Hybrid
 from e2rank_rag.vectors import StoredVectors
 from langchain_e2rank._collection import Collection, Conditions
 from langchain_e2rank._shared import as_document
@@ -34,8 +35,10 @@ class E2RankVectorStore(VectorStore):
     embedding: any LangChain embeddings. Only E2RankEmbeddings name their model, so only their
         vectors are recorded in the collection and checked against its record (`stored_vectors`).
     location: ":memory:", a folder, or a URL. client: a QdrantClient instead of a location.
-    options: further arguments of `QdrantStore.open` (`layout`, `vector_name`, `prefer_grpc`,
-        `timeout`, `collection_options`), or with a client of `QdrantStore` (`async_client`).
+    options: further arguments of `QdrantStore.open` (`bm25`, `bm25_name`, `layout`, `vector_name`,
+        `prefer_grpc`, `timeout`, `collection_options`), or with a client of `QdrantStore`
+        (`async_client`). With `bm25=Bm25(language=...)` a new collection holds the words of its
+        documents beside their vectors, for hybrid search.
 
     A missing collection is empty; adding documents creates it. Every method has an async twin,
     with an `a` before its name, that does not block the event loop.
@@ -163,15 +166,20 @@ class E2RankVectorStore(VectorStore):
         return [as_document(stored.document) for stored in found.values()]
 
     def similarity_search(
-        self, query: str, k: int = 4, *, filter: Conditions = None
+        self, query: str, k: int = 4, *, filter: Conditions = None, hybrid: Hybrid = False
     ) -> list[Document]:
-        """The k nearest documents, best first."""
-        return _plain(self.collection.search(query, k, filter))
+        """The k nearest documents, best first.
+
+        hybrid: search by the query's words too. True or "rrf" fuses both rankings by ranks, "dbsf"
+            by scores; StoreError if the collection holds no words. The methods with scores and
+            `max_marginal_relevance_search` compare vectors only.
+        """
+        return _plain(self.collection.search(query, k, filter, hybrid))
 
     async def asimilarity_search(
-        self, query: str, k: int = 4, *, filter: Conditions = None
+        self, query: str, k: int = 4, *, filter: Conditions = None, hybrid: Hybrid = False
     ) -> list[Document]:
-        return _plain(await self.collection.asearch(query, k, filter))
+        return _plain(await self.collection.asearch(query, k, filter, hybrid))
 
     def similarity_search_with_score(
         self, query: str, k: int = 4, *, filter: Conditions = None
