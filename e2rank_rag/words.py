@@ -63,7 +63,14 @@ LONGEST_WORD = 40
 KEPT_STEMS = 200_000
 """How many words keep their stem in memory, for each language."""
 
+SAMPLED_CHARACTERS = 300
+
 _WORD = re.compile(r"\w+")
+# Thai, Lao, Burmese, Khmer, Japanese and Chinese. Korean has spaces.
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf"
+    "\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]+"
+)
 
 
 class SparseVector(NamedTuple):
@@ -141,6 +148,16 @@ class Bm25(BaseModel):
             for stem, count in Counter(tokens).items()
         }
         return SparseVector(list(weights), list(weights.values()))
+
+
+def mostly_unspaced(texts: Sequence[str]) -> bool:
+    """Whether most letters are of scripts without spaces between words, such as Chinese.
+
+    Reads the first `SAMPLED_CHARACTERS` characters of each text.
+    """
+    sample = " ".join(text[:SAMPLED_CHARACTERS] for text in texts)
+    unspaced, letters = (sum(map(len, each.findall(sample))) for each in (_UNSPACED, _WORD))
+    return 2 * unspaced > letters
 
 
 class _Stems(dict[str, str]):

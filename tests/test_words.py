@@ -92,3 +92,18 @@ def test_it_can_be_pickled_and_compared() -> None:
     bm25 = Bm25(language="german", k1=1.0)
     bm25.tokens("Häuser")
     assert pickle.loads(pickle.dumps(bm25)) == bm25 != Bm25()
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (["北海道の冬は長い。", "English"], True),
+        (["ฤดูหนาวในภาคเหนือ"], True),
+        (["冬天", "A long winter in the north."], False),
+        (["북쪽의 겨울은 길다."], False),
+        (["", "..."], False),
+        ([], False),
+    ],
+)
+def test_text_without_spaces_between_words_is_known_by_its_letters(texts, expected) -> None:
+    assert words.mostly_unspaced(texts) is expected

@@ -57,7 +57,7 @@ class Collection:
             raise ValueError("bm25_name must be the name of a sparse vector, got an empty one")
         self.words = None if bm25 is None else SparseWords(bm25, bm25_name)
         self._known = KnownSchema()
-        self._told_of_kept = False
+        self._told_of_kept = self._told_of_unspaced = False
         self._connect(Connection(client, async_client=async_client))
 
     @classmethod

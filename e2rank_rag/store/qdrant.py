@@ -32,7 +32,7 @@ from e2rank_rag.types import (
     HybridStore,
     StoredDocument,
 )
-from e2rank_rag.words import SparseVector
+from e2rank_rag.words import SparseVector, mostly_unspaced
 
 __all__ = ["DEFAULT_LAYOUT", "QdrantStore"]
 
@@ -78,6 +78,7 @@ class QdrantStore(Collection):
         if len(documents) or len(embeddings):
             schema = self._as_agreed(self._connection.send(self._requests.schema()))
             points = self._requests.points(documents, embeddings, schema)
+            self._tell_of_unspaced(documents, schema)
             kept = self._send_all(self._requests.kept(points, schema))
             self._tell_of_kept(kept, schema)
             self._send_all(self._requests.upsert(points, kept))
@@ -173,7 +174,9 @@ class QdrantStore(Collection):
         Returns how many of them have words. StoreError for a collection without sparse vectors.
         """
         schema = self._as_agreed(self._connection.send(self._requests.schema()))
-        return sum(self._send_all(self._requests.write_words(documents, schema)))
+        requests = self._requests.write_words(documents, schema)
+        self._tell_of_unspaced(documents, schema)
+        return sum(self._send_all(requests))
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove documents; unknown ids are no error."""
@@ -189,6 +192,7 @@ class QdrantStore(Collection):
             schema = self._as_agreed(await self._connection.asend(self._requests.schema()))
             # Checking and converting a large batch takes longer than an event loop should wait.
             points = await asyncio.to_thread(self._requests.points, documents, embeddings, schema)
+            self._tell_of_unspaced(documents, schema)
             kept = await self._asend_all(self._requests.kept(points, schema))
             self._tell_of_kept(kept, schema)
             await self._asend_all(await asyncio.to_thread(self._requests.upsert, points, kept))
@@ -255,6 +259,19 @@ class QdrantStore(Collection):
             yield from page
             if offset is None:
                 return
+
+    def _tell_of_unspaced(self, documents: Sequence[Document], schema: Schema) -> None:
+        if self._told_of_unspaced or schema.words is None:
+            return
+        if not mostly_unspaced([document.text for document in documents]):
+            return
+        self._told_of_unspaced = True
+        logger.warning(
+            "%s: most of this text is in a script without spaces between words (such as Chinese, "
+            "Japanese or Thai), where a search by words finds whole phrases only: split the text "
+            "into words first, or search with hybrid=False",
+            self.name,
+        )
 
     def _tell_of_kept(self, kept: Sequence[Points], schema: Schema) -> None:
         if self._told_of_kept or not any(point.vector for points in kept for point in points):

@@ -223,6 +223,27 @@ def test_a_batch_counts_the_bytes_of_the_sparse_vectors(store, monkeypatch):
     assert sent.count("upsert") == 2
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_text_without_spaces_is_warned_of_once(empty, caplog, asynchronous):
+    documents = [Document(str(i), "北海道の冬は長い。") for i in range(2)]
+    empty.prepare(2)
+    for _ in range(2):
+        if asynchronous:
+            asyncio.run(empty.aupsert(documents, VECTORS[:2]))
+        else:
+            empty.upsert(documents, VECTORS[:2])
+    (record,) = caplog.records
+    assert "without spaces between words" in record.message
+    assert empty.name in record.message
+
+
+def test_text_without_spaces_is_fine_where_only_vectors_are_searched(memory, caplog):
+    dense = QdrantStore(memory, "dense")
+    dense.prepare(2)
+    dense.upsert([Document("1", "北海道の冬は長い。")], VECTORS[:1])
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_has_hybrid_search(layout, memory):
     store = QdrantStore(memory, "words", layout=LAYOUTS[layout], vector_name="v", bm25=BM25)
