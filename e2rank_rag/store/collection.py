@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from qdrant_client import AsyncQdrantClient, QdrantClient
+from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
 from e2rank_rag.errors import CollectionMissing, StoreError
 from e2rank_rag.store.answers import Request
@@ -162,26 +162,23 @@ class Collection:
     ) -> None:
         """Create the collection, or check that the existing one can take these vectors.
 
-        Fingerprint and Bm25 are recorded in a new or empty collection; a filled collection without
-        a record stays without one. StoreError for another dimension or kind of vector, and for a
-        collection without the sparse vector of `bm25`; StoredVectorMismatch for another fingerprint
-        or Bm25.
+        The fingerprint is recorded in a new or empty collection, `bm25` where no document has the
+        sparse vector yet; otherwise a collection without a record stays without one. StoreError for
+        another dimension or kind of vector, and for a collection without the sparse vector of
+        `bm25`; StoredVectorMismatch for another fingerprint or Bm25.
         """
         if dim < 1:
             raise ValueError(f"dim must be > 0, got {dim}")
         if not self._is_there():
             if (folder := self._connection.options.get("path")) is not None:
                 refuse_left_over(Path(folder), self.collection)
-            schema = Schema(dim, words=self.words)
-            recorded = schema.lacks_record(fingerprint)
-            self._create(dim, schema.with_record(fingerprint, model) if recorded else None)
+            new = Schema(dim, words=self.words).with_record(fingerprint, model)
+            recorded = fingerprint is not None or self.words is not None
+            self._create(dim, new if recorded else None)
         schema = self._connection.send(self._requests.schema())
         schema.check_dim(dim, self.name)
         schema.check_fingerprint(fingerprint, model, self.name)
-        if schema.lacks_record(fingerprint) and self._is_empty():
-            self._connection.send(self._requests.record(schema.with_record(fingerprint, model)))
-            schema = self._connection.send(self._requests.schema())
-        self._known.agree(fingerprint, schema)
+        self._known.agree(fingerprint, self._recorded(schema, fingerprint, model))
 
     def close(self) -> None:
         """Close the client if this store opened it; a second call does nothing."""
@@ -222,8 +219,19 @@ class Collection:
     def _is_there(self) -> bool:
         return self._connection.send(self._requests.exists())
 
-    def _is_empty(self) -> bool:
-        return self._connection.send(self._requests.count(None)) == 0
+    def _recorded(self, schema: Schema, fingerprint: str | None, model: str | None) -> Schema:
+        """The schema, after recording what no stored document can belie."""
+        words = schema.words
+        new_model = fingerprint is not None and schema.fingerprint is None and self._none(None)
+        new_words = words is not None and not schema.words_recorded and self._none(words.filter)
+        if not new_model and not new_words:
+            return schema
+        record = schema.with_record(*(fingerprint, model) if new_model else (None, None))
+        self._connection.send(self._requests.record(record))
+        return self._connection.send(self._requests.schema())
+
+    def _none(self, filter: models.Filter | None) -> bool:
+        return self._connection.send(self._requests.count(filter)) == 0
 
     def _words_there(self) -> SparseWords | None:
         """The sparse vector of words; for a collection that is not there yet, as given."""

@@ -22,6 +22,7 @@ from qdrant_client import models
 from e2rank_rag.store.answers import Points
 from e2rank_rag.store.collection import DEFAULT_LAYOUT, Collection
 from e2rank_rag.store.schema import Schema
+from e2rank_rag.store.sparse import SparseWords
 from e2rank_rag.store.vectors import one_row
 from e2rank_rag.types import (
     Document,
@@ -166,7 +167,7 @@ class QdrantStore(Collection):
         None in a collection whose documents have none at all.
         """
         words = self._known_schema().words
-        return iter(()) if words is None else self._pages(lacking=words.vector_name)
+        return iter(()) if words is None else self._pages(lacking=words)
 
     def write_words(self, documents: Sequence[Document]) -> int:
         """Write the sparse vectors of stored documents with these texts, which do not change.
@@ -252,7 +253,7 @@ class QdrantStore(Collection):
     async def acount(self, filter: Filter | models.Filter | None = None) -> int:
         return await self._connection.asend(self._requests.count(filter))
 
-    def _pages(self, *, lacking: str | None = None) -> Iterator[str]:
+    def _pages(self, *, lacking: SparseWords | None = None) -> Iterator[str]:
         offset: Any = None
         while True:
             page, offset = self._connection.send(self._requests.scroll(offset, lacking=lacking))

@@ -225,10 +225,12 @@ class CollectionRequests:
                 f"{absent[:5]}: upsert them with their vectors; nothing was changed"
             )
 
-    def scroll(self, offset: Any, *, lacking: str | None = None) -> Request[tuple[list[str], Any]]:
+    def scroll(
+        self, offset: Any, *, lacking: SparseWords | None = None
+    ) -> Request[tuple[list[str], Any]]:
         """A page of document ids, and the offset of the next page (None: this is the last one).
 
-        lacking: only documents without the vector of this name.
+        lacking: only documents without this sparse vector.
         """
         key = self.layout.id_key
         arguments = {
@@ -238,8 +240,7 @@ class CollectionRequests:
             "with_vectors": False,
         }
         if lacking is not None:
-            has = models.HasVectorCondition(has_vector=lacking)
-            arguments["scroll_filter"] = models.Filter(must_not=[has])
+            arguments["scroll_filter"] = models.Filter(must_not=[lacking.filter])
         return self._request("scroll", arguments, partial(self._page, offset=offset))
 
     def delete(self, ids: Sequence[str]) -> list[Request[None]]:

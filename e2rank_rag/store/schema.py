@@ -56,15 +56,16 @@ class Schema:
             f"same prompts and lengths, or another collection name"
         )
 
-    def lacks_record(self, fingerprint: str | None) -> bool:
-        """Whether the record says nothing of this fingerprint, or nothing of the words."""
-        recorded = BM25_KEY in self.metadata.get(METADATA_KEY, {})
-        return (fingerprint is not None and self.fingerprint is None) or (
-            self.words is not None and not recorded
-        )
+    @property
+    def words_recorded(self) -> bool:
+        """Whether the record says which words the sparse vector holds."""
+        return BM25_KEY in self.metadata.get(METADATA_KEY, {})
 
     def with_record(self, fingerprint: str | None, model: str | None) -> dict[str, Any]:
-        """The collection's metadata with this record; other tools' entries stay."""
+        """The collection's metadata with this record; other tools' entries stay.
+
+        Without a fingerprint the recorded one stays.
+        """
         if fingerprint is None:
             fingerprint, model = self.fingerprint, self.model
         record: dict[str, Any] = {"fingerprint": fingerprint, "model": model, "dim": self.dim}

@@ -31,6 +31,11 @@ class SparseWords:
     vector_name: str
     idf: bool = True
 
+    @property
+    def filter(self) -> models.Filter:
+        """The points that have this sparse vector."""
+        return models.Filter(must=[models.HasVectorCondition(has_vector=self.vector_name)])
+
     def record(self) -> dict[str, Any]:
         """What the collection's record says of it, as JSON values."""
         return {BM25_KEY: self.bm25.model_dump(mode="json"), NAME_KEY: self.vector_name}
@@ -69,8 +74,11 @@ def read_words(
     if words.vector_name not in there:
         raise StoreError(
             f"{name} has no sparse vector {words.vector_name!r} (its sparse vectors: "
-            f"{sorted(there)}): give bm25_name= one of them if it holds BM25, leave bm25 out, or "
-            f"index into another collection, which gets one"
+            f"{sorted(there)}): give bm25_name= one of them if it holds BM25, leave bm25 out, "
+            f"index into another collection, or add one (Qdrant 1.18 and newer) and index the "
+            f"documents again, which encodes nothing: client.create_vector_name("
+            f"{name_only(name)}, {words.vector_name!r}, models.SparseVectorNameConfig("
+            f"sparse=models.SparseVectorConfig(modifier=models.Modifier.IDF)))"
         )
     modifier = there[words.vector_name].modifier
     return replace(words, idf=modifier == models.Modifier.IDF)

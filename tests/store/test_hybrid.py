@@ -371,6 +371,22 @@ def test_a_collection_without_the_sparse_vector_is_refused(memory):
         QdrantStore(memory, "dense", bm25=BM25).prepare(2)
 
 
+@pytest.mark.parametrize("fingerprint", [None, "f1"])
+def test_a_sparse_vector_is_added_as_the_error_says_and_recorded(memory, fingerprint):
+    dense = QdrantStore(memory, "dense")
+    dense.prepare(2, fingerprint=fingerprint, model="m")
+    dense.upsert(DOCUMENTS, VECTORS)
+    store = QdrantStore(memory, "dense", bm25=BM25)
+    with pytest.raises(StoreError) as error:
+        store.prepare(2, fingerprint="f1")
+    eval(str(error.value).split("nothing: ")[1], {"client": memory, "models": models})
+    store.prepare(2, fingerprint="f1", model="m")
+    assert store.write_words(DOCUMENTS) == 3
+    later = QdrantStore(memory, "dense")
+    assert (later.bm25, later.fingerprint) == (BM25, fingerprint)
+    assert ids(hybrid(later, "barking cats", top_k=2)) == ["1", "2"]
+
+
 def test_a_sparse_vector_without_a_record_is_used_only_if_the_caller_says_so(memory):
     memory.create_collection(
         "theirs",
@@ -380,6 +396,10 @@ def test_a_sparse_vector_without_a_record_is_used_only_if_the_caller_says_so(mem
     theirs = QdrantStore(memory, "theirs")
     theirs.upsert(DOCUMENTS, VECTORS)
     assert (theirs.bm25, theirs.hybrid) == (None, False)
+    with_words = models.PointVectors(
+        id=theirs.layout.point_id("1"), vector={"s": models.SparseVector(indices=[1], values=[1.0])}
+    )
+    memory.update_vectors("theirs", [with_words])
     named = QdrantStore(memory, "theirs", bm25=BM25, bm25_name="s")
     named.prepare(2, fingerprint="f1")
     assert (named.bm25, named.hybrid, named.fingerprint) == (BM25, True, None)
