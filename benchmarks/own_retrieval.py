@@ -19,12 +19,11 @@ import json
 from functools import partial
 from pathlib import Path
 
-from adapter_table import read_task
 from machine import machine
-from systems_table import COLLECTIONS, Record, by_cosine, named, quality, quality_table, reranked
+from systems_table import COLLECTIONS, Record, named, quality, quality_table, reranked, searched
+from tasks import DENSE, Reader
 
 from e2rank_rag.rerankers import load_reranker
-from e2rank_rag.training.vectors import TextVectors
 
 RESULTS = Path(__file__).parent / "results" / "own_retrieval.json"
 
@@ -36,11 +35,9 @@ def measured(
     if reranker.vectors is None:
         raise ValueError(f"{folder} reads no vectors: it reranks any model's retrieval")
     with reranker:
-        encoder = reranker.vectors.encoder
-        path = cache and cache / f"{encoder.fingerprint}.npz"
-        known = TextVectors(encoder.dim, cache=path)
-        tasks = [read_task(data, each, "test", encoder, known) for each in collections]
-        systems = {"retrieve": by_cosine, name: partial(reranked, reranker)}
+        reader = Reader.of(data, reranker.vectors.encoder, cache)
+        tasks = [reader.read(each, "test") for each in collections]
+        systems = {"retrieve": partial(searched, DENSE), name: partial(reranked, reranker)}
         return {"machine": machine(), "dtype": dtype, **quality(tasks, systems, [])}
 
 

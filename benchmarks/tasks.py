@@ -15,11 +15,10 @@ from e2rank_rag.documents import is_query
 from e2rank_rag.evaluation.metrics import evaluate_by_query
 from e2rank_rag.evaluation.report import Experiment
 from e2rank_rag.evidence import CandidateWords, Scores, joined, standardised
-from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.rerankers.ranking import unit
 from e2rank_rag.training.mining import nearest
 from e2rank_rag.training.vectors import TextVectors
-from e2rank_rag.types import Document, Embeddings, Hit
+from e2rank_rag.types import Document, Embeddings, Hit, TextEncoder
 from e2rank_rag.words import Bm25
 
 NDCG, RECALL = "nDCG@10", "R@100"
@@ -185,12 +184,14 @@ class Reader:
     """
 
     data: Path
-    base: Encoder
+    base: TextEncoder
     known: TextVectors
     limit: int | None = None
 
     @classmethod
-    def of(cls, data: Path, base: Encoder, cache: Path | None, limit: int | None = None) -> Reader:
+    def of(
+        cls, data: Path, base: TextEncoder, cache: Path | None, limit: int | None = None
+    ) -> Reader:
         """cache: a folder that keeps the vectors of documents in one file per fingerprint."""
         kept = None if cache is None else cache / f"{base.fingerprint}.npz"
         return cls(data, base, TextVectors(base.dim, cache=kept), limit)
