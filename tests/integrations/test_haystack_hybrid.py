@@ -178,6 +178,48 @@ def test_what_our_indexing_wrote_says_itself_that_it_holds_words(made, tiny_bert
     store.close()
 
 
+@pytest.mark.parametrize("place", ["memory", "folder"])
+async def test_an_index_with_the_default_names_is_a_haystack_store_as_it_is(
+    place, made, tiny_bert, tmp_path
+):
+    query = "yeast in bread"  # no two documents have the same BM25 score
+    location = ":memory:" if place == "memory" else tmp_path
+    ours = QdrantStore.open(location, "docs", bm25=ENGLISH)
+    with Encoder.from_pretrained(tiny_bert) as encoder:
+        corpus = [types.Document(f"d{n}", text) for n, text in enumerate(TEXTS)]
+        index_documents(corpus, encoder, ours)
+        expected = SearchPipeline(encoder, ours).search(query, top_k=12, hybrid=True)
+    store = memory_store(32) if place == "memory" else folder_store(tmp_path)
+    if place == "memory":
+        store._client = ours.client
+    else:
+        ours.close()
+    known = pytest.approx({hit.document.id: hit.score for hit in expected}, abs=1e-5)
+    retriever = made(store, top_k=12)
+    for answer in (retriever.run(query=query), await retriever.run_async(query=query)):
+        assert {d.id: d.meta["retrieval_score"] for d in answer["documents"]} == known
+    retriever.close()
+    assert len(store.filter_documents()) == 12
+    store.close()
+
+
+@pytest.mark.parametrize("hybrid", [None, True, False])
+async def test_any_store_with_hybrid_search_is_searched_so(hybrid, core, made):
+    class Wrapped:
+        """A store that is no QdrantStore."""
+
+        def __getattr__(self, name):
+            return getattr(core.store, name)
+
+    retriever = made(Wrapped(), hybrid=hybrid, top_k=5, meta_fields_to_embed=["number"])
+    retriever.stored_vectors = "trust"
+    expected = core.search(QUERY, top_k=12, hybrid=hybrid)
+    known = {hit.document.id: hit.retrieval_score for hit in expected}
+    for answer in (retriever.run(query=QUERY), await retriever.run_async(query=QUERY)):
+        before = {d.id: d.meta["retrieval_score"] for d in answer["documents"]}
+        assert before == pytest.approx({id: known[id] for id in before}, abs=1e-5)
+
+
 # Searching
 
 

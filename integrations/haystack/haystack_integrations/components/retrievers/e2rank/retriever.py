@@ -85,7 +85,7 @@ class E2RankRetriever(RerankingComponent):
     :param meta_fields_to_embed: what the documents were embedded with, as in
         E2RankDocumentEmbedder; so are embedding_separator, document_prefix and document_suffix.
     :param embedding_separator: stands between the meta fields and the content.
-    :param query_prefix: text before the query.
+    :param query_prefix: text before the query. A hybrid search looks for its words too.
     :param query_suffix: text after the query.
     :param document_prefix: text before each document.
     :param document_suffix: text after each document.
