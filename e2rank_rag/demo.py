@@ -23,11 +23,12 @@ from e2rank_rag.rendering import before_after_table, systems_table
 from e2rank_rag.rerankers import ListwiseReranker
 from e2rank_rag.store import QdrantStore
 from e2rank_rag.terminal import printable
+from e2rank_rag.words import Bm25
 
 # One query that gains much, one that gains a little, and one that loses.
 SHOWN_QUERIES = ("644", "1", "800")
 SHOWN_HITS = 8
-METHODS = ("retrieve", "rocchio", "listwise")
+METHODS = ("retrieve", "hybrid", "evidence", "listwise")
 
 
 def index_folder() -> Path:
@@ -56,7 +57,8 @@ def run_demo(
     shown = SHOWN_QUERIES if collection is None else _first_queries(collection)
     collection = shipped_collection("scifact") if collection is None else collection
     with Encoder.from_pretrained(model) as encoder:
-        store = QdrantStore.open(folder, f"{collection.name}-{encoder.fingerprint[:8]}")
+        name = f"{collection.name}-{encoder.fingerprint[:8]}-english"
+        store = QdrantStore.open(folder, name, bm25=Bm25())
         try:
             _index(console, collection, encoder, store)
             _show_queries(console, collection, encoder, store, shown)

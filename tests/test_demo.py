@@ -58,7 +58,8 @@ def test_the_demo_ends_with_the_table_and_reuses_its_index(small, tmp_path, tiny
     assert "nDCG@10" in table
     assert [line.split("│")[1].strip() for line in table.splitlines() if "│" in line] == [
         "retrieve",
-        "rocchio",
+        "hybrid",
+        "evidence",
         "listwise",
     ]
     assert f"The index holds all {count} documents." in said(
