@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -327,6 +329,16 @@ def test_a_hybrid_pipeline_comes_back_from_yaml(kind, worded, tiny_bert, tmp_pat
     assert again.dumps() == text
     assert alike(again.run({"retriever": {"query": QUERY}}), answer)
     restored.close()
+
+
+@pytest.mark.parametrize("kind", [E2RankDocumentEmbedder, E2RankTextEmbedder])
+def test_an_embedder_comes_back_from_yaml_with_its_words(kind):
+    german = Bm25(language="german", stop_words=("die",))
+    pipeline = Pipeline()
+    pipeline.add_component("embedder", kind(bm25=german))
+    again = Pipeline.loads(pipeline.dumps()).get_component("embedder")
+    assert again.bm25 == german
+    assert copy.deepcopy(again).bm25 == pickle.loads(pickle.dumps(again)).bm25 == german
 
 
 def test_a_dict_with_a_wrong_bm25_is_refused():

@@ -18,6 +18,7 @@ from qdrant_client import QdrantClient
 
 from e2rank_rag.errors import StoredVectorMismatch, StoreError
 from e2rank_rag.store import LANGCHAIN_LAYOUT, QdrantStore
+from e2rank_rag.words import Bm25
 from tests.encoders import CountingEncoder, another_model
 from tests.integrations.langchain_parts import (
     IDS,
@@ -45,6 +46,14 @@ class TestStandardFromTexts(VectorStoreIntegrationTests):
     @pytest.fixture
     def vectorstore(self, tmp_path):
         store = E2RankVectorStore.from_texts([], self.get_embeddings(), location=tmp_path / "q")
+        yield store
+        store.close()
+
+
+class TestStandardWithWords(VectorStoreIntegrationTests):
+    @pytest.fixture
+    def vectorstore(self):
+        store = E2RankVectorStore(self.get_embeddings(), bm25=Bm25())
         yield store
         store.close()
 
