@@ -197,7 +197,7 @@ class KnownSchema:
             return schema
         asked, prepared = self._agreed
         schema.check_dim(prepared.dim, name)
-        if schema.words != prepared.words:
+        if prepared.words is not None and schema.words != prepared.words:
             raise StoredVectorMismatch(
                 f"{name} is another one since it was prepared: its sparse vector of words is "
                 f"{schema.words}, and was {prepared.words}. Nothing was written; call prepare() "

@@ -7,7 +7,7 @@ language), so it is used only if the collection's record or the caller says so.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -29,7 +29,7 @@ class SparseWords:
 
     bm25: Bm25
     vector_name: str
-    idf: bool = True
+    idf: bool = field(default=True, compare=False)
 
     @property
     def filter(self) -> models.Filter:

@@ -402,6 +402,9 @@ def test_a_sparse_vector_is_added_as_the_error_says_and_recorded(memory, fingerp
     eval(str(error.value).split("nothing: ")[1], {"client": memory, "models": models})
     store.prepare(2, fingerprint="f1", model="m")
     assert store.write_words(DOCUMENTS) == 3
+    dense.upsert([Document("5", "A cat.")], VECTORS[1:2])  # an open store notices the record
+    assert ids(store.search_words_batch(["cat"], top_k=1)[0]) == ["5"]
+    dense.delete(["5"])
     later = QdrantStore(memory, "dense")
     assert (later.bm25, later.fingerprint) == (BM25, fingerprint)
     assert ids(hybrid(later, "barking cats", top_k=2)) == ["1", "2"]
@@ -455,6 +458,7 @@ def test_scores_without_an_idf_are_refused_with_the_way_out(memory):
         hybrid(store, "cats")
     call = str(error.value).split("call ")[1].split(", or")[0]
     assert eval(call, {"client": memory, "models": models})
+    store.upsert(DOCUMENTS, VECTORS)
     assert ids(hybrid(store, "barking cats", top_k=2)) == ["1", "2"]
 
 
