@@ -67,7 +67,7 @@ def index(
 
 
 def _opened(index: str, collection: str, api_key: str | None, language: str | None) -> QdrantStore:
-    """The collection; ValueError if it is there with words in another language, or without words.
+    """The collection; one without words gets them. ValueError if it has another language's.
 
     language: None: as an existing collection has it, English in a new one.
     """
@@ -80,10 +80,13 @@ def _opened(index: str, collection: str, api_key: str | None, language: str | No
     if language is None or (has and has.language) == (bm25 and bm25.language):
         return store
     store.close()
-    words = "no words" if has is None else f"words in {has.language}"
+    if has is None:
+        store = open_store(index, collection, api_key, bm25=bm25)
+        store.add_words()
+        return store
     raise ValueError(
-        f"{store.name} holds {words}, which --language cannot change: leave it out, or index into "
-        "another --collection"
+        f"{store.name} holds words in {has.language}, which --language cannot change: leave it "
+        "out, or index into another --collection"
     )
 
 
@@ -101,6 +104,7 @@ def _print_counts(report: IndexReport) -> None:
         "unchanged": report.unchanged,
         "skipped": report.skipped,
         "pruned": report.pruned,
+        "got words": report.words_added,
     }
     changes = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
     terminal.say(terminal.out, f"{changes} in {report.seconds:.1f} s")

@@ -89,8 +89,8 @@ def search(
         opened.callback(store.close)
         if hybrid and not store.hybrid:
             raise ValueError(
-                f"{store.name} holds no words: leave --hybrid out, or index into another "
-                "--collection, which holds them unless --language none says otherwise"
+                f"{store.name} holds no words: leave --hybrid out, or add them with `e2rank index "
+                "... --language english` and the same documents, of which none is encoded again"
             )
         model = model or _recorded_model(store)
         check_expand(expand, reranker or model, kind)

@@ -180,6 +180,23 @@ class Collection:
         schema.check_fingerprint(fingerprint, model, self.name)
         self._known.agree(fingerprint, self._recorded(schema, fingerprint, model))
 
+    def add_words(self) -> None:
+        """Give an existing collection the sparse vector of `bm25`; does nothing if it is there.
+
+        It is empty: index the documents again, which writes their words and encodes nothing. Needs
+        Qdrant 1.18 or newer. ValueError for a store without `bm25`.
+        """
+        if self.words is None:
+            raise ValueError(f"{self.name}: open the store with bm25=Bm25(...) to add words")
+        if self._has_sparse(self.words.vector_name):
+            return
+        try:
+            self._connection.send(self._requests.add_words())
+        except StoreError:
+            # Another process was faster, or the first try of a repeated request had succeeded.
+            if not self._has_sparse(self.words.vector_name):
+                raise
+
     def close(self) -> None:
         """Close the client if this store opened it; a second call does nothing."""
         self._connection.close()
@@ -215,6 +232,9 @@ class Collection:
             # Another process was faster, or the first try of a repeated request had succeeded.
             if not self._is_there():
                 raise
+
+    def _has_sparse(self, name: str) -> bool:
+        return name in self._connection.send(self._requests.sparse_names())
 
     def _is_there(self) -> bool:
         return self._connection.send(self._requests.exists())

@@ -78,6 +78,27 @@ class CollectionRequests:
             arguments[key] = self.words.config(options.get(key))
         return self._request("create_collection", arguments, done)
 
+    def sparse_names(self) -> Request[list[str]]:
+        """The names of the collection's sparse vectors."""
+        return self._request(
+            "get_collection", {}, lambda info: sorted(info.config.params.sparse_vectors or {})
+        )
+
+    def add_words(self) -> Request[None]:
+        """Add the sparse vector of words, which no document has yet."""
+        assert self.words is not None
+        if not hasattr(models, "SparseVectorNameConfig"):
+            raise StoreError(
+                f"{self.name}: this qdrant-client cannot add a vector to a collection: install "
+                f"1.18 or newer, or index into another collection"
+            )
+        sparse = models.SparseVectorConfig(modifier=models.Modifier.IDF)
+        arguments = {
+            "vector_name": self.words.vector_name,
+            "vector_name_config": models.SparseVectorNameConfig(sparse=sparse),
+        }
+        return self._request("create_vector_name", arguments, written)
+
     def record(self, metadata: Mapping[str, Any]) -> Request[None]:
         """Replace the collection's metadata."""
         return self._request("update_collection", {"metadata": dict(metadata)}, done)

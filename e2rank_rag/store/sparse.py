@@ -75,10 +75,8 @@ def read_words(
         raise StoreError(
             f"{name} has no sparse vector {words.vector_name!r} (its sparse vectors: "
             f"{sorted(there)}): give bm25_name= one of them if it holds BM25, leave bm25 out, "
-            f"index into another collection, or add one (Qdrant 1.18 and newer) and index the "
-            f"documents again, which encodes nothing: client.create_vector_name("
-            f"{name_only(name)}, {words.vector_name!r}, models.SparseVectorNameConfig("
-            f"sparse=models.SparseVectorConfig(modifier=models.Modifier.IDF)))"
+            f"index into another collection, or call add_words() of the store (Qdrant 1.18 and "
+            f"newer) and index the documents again, which encodes nothing"
         )
     modifier = there[words.vector_name].modifier
     return replace(words, idf=modifier == models.Modifier.IDF)

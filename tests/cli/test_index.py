@@ -9,7 +9,9 @@ import threading
 import pytest
 
 from e2rank_rag import lines
+from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.store import QdrantStore
+from e2rank_rag.words import Bm25
 from tests.cli.parts import RECORDS, one_line
 from tests.kit import ids, write_jsonl
 
@@ -118,7 +120,6 @@ def test_an_index_without_words_keeps_none(run, corpus, tmp_path, tiny_bert):
 @pytest.mark.parametrize(
     ("first", "then", "holds"),
     [
-        ("none", "english", "no words"),
         ("english", "none", "words in english"),
         ("english", "german", "words in english"),
     ],
@@ -134,6 +135,26 @@ def test_the_language_of_an_index_cannot_change(
     assert f"holds {holds}, which --language cannot change" in err
     code, out, _ = run(*command, then, "--collection", "other")
     assert (code, out.split(" in ")[0]) == (0, "4 added")
+
+
+def test_an_index_without_words_gets_them_and_nothing_is_encoded(
+    run, corpus, tmp_path, tiny_bert, monkeypatch
+):
+    command = ["index", corpus, "--index", tmp_path / "i", "--model", tiny_bert]
+    assert run(*command, "--language", "none")[0] == 0
+
+    def encode(*arguments, **options):
+        raise AssertionError(arguments)
+
+    monkeypatch.setattr(Encoder, "encode_documents", encode)
+    code, out, _ = run(*command, "--language", "english")
+    assert (code, out.split(" in ")[0]) == (0, "4 unchanged, 4 got words")
+    assert run(*command)[1].startswith("4 unchanged in ")
+    store = QdrantStore.open(tmp_path / "i", "documents")
+    assert store.bm25 == Bm25()
+    hits = store.search_words_batch(["barking ferries"], top_k=4)[0]
+    assert sorted(ids(hits)) == ["dogs", "ferry"]
+    store.close()
 
 
 def test_an_unknown_language_is_wrong_usage(run, corpus, tmp_path):

@@ -273,5 +273,5 @@ def test_hybrid_without_words_in_the_index_is_an_error(run, filled, tiny_bert):
     code, _, err = run(*command, "--hybrid")
     assert code == 1
     assert one_line(err)
-    assert "holds no words: leave --hybrid out, or index into another --collection" in err
+    assert "holds no words: leave --hybrid out, or add them with `e2rank index" in err
     assert run(*command)[1] == run(*command, "--no-hybrid")[1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from qdrant_client import models
 
 from e2rank_rag.indexing import IndexReport, index_documents
 from e2rank_rag.store import QdrantStore
@@ -73,15 +72,10 @@ def test_a_collection_of_vectors_alone_is_left_alone(encoder):
 def test_an_index_of_vectors_alone_gets_words_without_encoding(encoder):
     dense = QdrantStore.open(":memory:", "things")
     index_documents(DOCUMENTS, encoder, dense)
-    dense.client.create_vector_name(
-        "things",
-        "bm25",
-        models.SparseVectorNameConfig(
-            sparse=models.SparseVectorConfig(modifier=models.Modifier.IDF)
-        ),
-    )
     encoder.documents.clear()
     store = QdrantStore(dense.client, "things", bm25=Bm25())
+    store.add_words()
+    store.add_words()
     assert index_documents(DOCUMENTS, encoder, store) == IndexReport(unchanged=7, words_added=7)
     assert encoder.documents == []
     assert by_words(QdrantStore(dense.client, "things"), "3") == ["d3"]
