@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from qdrant_client import QdrantClient, models
 
-from e2rank_rag.errors import CollectionMissing, StoredVectorMismatch, StoreError
+from e2rank_rag.errors import StoredVectorMismatch, StoreError
 from e2rank_rag.store import LANGCHAIN_LAYOUT, Layout, QdrantStore, answers, searches
 from e2rank_rag.types import Document
 from e2rank_rag.words import Bm25
@@ -409,17 +409,6 @@ def test_a_sparse_vector_is_added_as_the_error_says_and_recorded(memory, fingerp
     later = QdrantStore(memory, "dense")
     assert (later.bm25, later.fingerprint) == (BM25, fingerprint)
     assert ids(hybrid(later, "barking cats", top_k=2)) == ["1", "2"]
-
-
-def test_words_are_added_for_a_bm25_and_to_what_exists(memory, monkeypatch):
-    QdrantStore(memory, "dense").prepare(2)
-    with pytest.raises(ValueError, match=r"open the store with bm25=Bm25\(...\)"):
-        QdrantStore(memory, "dense").add_words()
-    with pytest.raises(CollectionMissing, match="missing"):
-        QdrantStore(memory, "missing", bm25=BM25).add_words()
-    monkeypatch.delattr(models, "SparseVectorNameConfig")
-    with pytest.raises(StoreError, match=r"install 1\.18 or newer"):
-        QdrantStore(memory, "dense", bm25=BM25).add_words()
 
 
 def test_a_sparse_vector_without_a_record_is_used_only_if_the_caller_says_so(memory):
