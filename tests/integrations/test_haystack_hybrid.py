@@ -341,6 +341,23 @@ def test_an_embedder_comes_back_from_yaml_with_its_words(kind):
     assert copy.deepcopy(again).bm25 == pickle.loads(pickle.dumps(again)).bm25 == german
 
 
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))]
+)
+def test_a_copy_of_a_hybrid_retriever_is_hybrid(copied, worded, tiny_bert, tmp_path):
+    store = folder_store(tmp_path, **SPARSE)
+    store.write_documents(worded)
+    store.close()
+    store = folder_store(tmp_path, **SPARSE)
+    first = E2RankRetriever(store, model=tiny_bert, bm25=ENGLISH, evidence=False)
+    answer = first.run(query=QUERY)
+    first.close()
+    second = copied(first)
+    assert (second.bm25, second.evidence) == (ENGLISH, False)
+    assert alike(second.run(query=QUERY), answer)
+    second.close()
+
+
 def test_a_dict_with_a_wrong_bm25_is_refused():
     given = {"location": ":memory:", "collection": "docs", "bm25": {"language": "klingon"}}
     with pytest.raises(ValueError, match="language must be one of"):
