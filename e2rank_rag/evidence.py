@@ -135,8 +135,8 @@ class Evidence(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    words: float = Field(default=0.3, ge=0.0)
-    expansion: float = Field(default=0.3, ge=0.0)
+    words: float = Field(default=0.5, ge=0.0)
+    expansion: float = Field(default=0.1, ge=0.0)
     expansion_documents: int = Field(default=8, ge=1)
     expansion_terms: int = Field(default=50, ge=1)
     language: str | None = "english"

@@ -14,7 +14,7 @@ from e2rank_rag.rerankers.ranking import cosines, rank, score_by_vector, score_l
 from e2rank_rag.types import Embeddings, Hit, TextEncoder
 from e2rank_rag.vectors import StoredVectors
 
-FEEDBACK = Feedback(lexical_weight=0.4, temperature=0.3, weight=0.8)
+FEEDBACK = Feedback(lexical_weight=0.4, temperature=0.3, weight=0.5)
 """How much feedback counts without a prompt, chosen on dev data."""
 
 
