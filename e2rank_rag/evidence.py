@@ -24,11 +24,6 @@ from e2rank_rag.words import STOP_WORDS, Bm25
 
 Scores = NDArray[np.float32]
 
-SATURATION = 0.4
-"""BM25's k1 within a list. With this value, and with b = 0, which leaves lengths out, a score says
-which of the query's words a text holds, hardly how often. On dev data that orders a hundred
-retrieved candidates better than the values for a whole index (1.2 and 0.75)."""
-
 
 @dataclass(frozen=True, eq=False)
 class CandidateWords:
@@ -37,14 +32,15 @@ class CandidateWords:
     There are m pairs of a candidate and a word that it holds, and v different words.
 
     asked: int [a], the query's different words. rows, words: int [m], from 0 to n - 1 and from 0 to
-    v - 1. counts: float64 [m], how often the candidate holds the word. lengths: int [n], in words.
-    size: v, at least 1.
+    v - 1. counts: float64 [m], how often the candidate holds the word. weights: float64 [m],
+    `Bm25.weight` of these counts. lengths: int [n], in words. size: v, at least 1.
     """
 
     asked: NDArray[np.intp]
     rows: NDArray[np.intp]
     words: NDArray[np.intp]
     counts: NDArray[np.float64]
+    weights: NDArray[np.float64]
     lengths: NDArray[np.intp]
     size: int
 
@@ -65,6 +61,7 @@ class CandidateWords:
             rows=rows,
             words=words,
             counts=counts.astype(np.float64),
+            weights=bm25.weight(counts.astype(np.float64), lengths[rows]),
             lengths=lengths,
             size=size,
         )
@@ -72,9 +69,9 @@ class CandidateWords:
     def scores(self) -> Scores:
         """BM25 of each candidate for the query's different words, float32 [n].
 
-        idf = ln(1 + (n - df + 0.5) / (df + 0.5)); a word with count c weighs c (k1 + 1) / (c + k1).
-        All scores are 0 if no candidate holds a word of the query, as in languages that are written
-        without spaces.
+        A word's idf is that of the list, ln(1 + (n - df + 0.5) / (df + 0.5)); its count weighs as
+        in an index, see `Bm25.weight`. All scores are 0 if no candidate holds a word of the query,
+        as in languages that are written without spaces.
         """
         weights = np.zeros(self.size)
         weights[self.asked] = 1.0
@@ -116,8 +113,7 @@ class CandidateWords:
 
     def _weighted(self, weights: NDArray[np.float64]) -> Scores:
         """BM25 of each candidate for words with weights [v], float32 [n]."""
-        saturated = self.counts * (SATURATION + 1.0) / (self.counts + SATURATION)
-        parts = saturated * (self._idf * weights)[self.words]
+        parts = self.weights * (self._idf * weights)[self.words]
         return np.bincount(self.rows, parts, minlength=len(self.lengths)).astype(np.float32)
 
 
@@ -135,7 +131,7 @@ class Evidence(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    words: float = Field(default=0.5, ge=0.0)
+    words: float = Field(default=0.3, ge=0.0)
     expansion: float = Field(default=0.1, ge=0.0)
     expansion_documents: int = Field(default=8, ge=1)
     expansion_terms: int = Field(default=50, ge=1)

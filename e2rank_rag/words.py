@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 import mmh3
 from bm25s import stopwords
@@ -64,6 +64,8 @@ KEPT_STEMS = 200_000
 """How many words keep their stem in memory, for each language."""
 
 SAMPLED_CHARACTERS = 300
+
+N = TypeVar("N", bound=Any)
 
 _WORD = re.compile(r"\w+")
 # Thai, Lao, Burmese, Khmer, Japanese and Chinese. Korean has spaces.
@@ -140,12 +142,16 @@ class Bm25(BaseModel):
         ids = list(dict.fromkeys(map(_id, self.tokens(text))))
         return SparseVector(ids, [1.0] * len(ids))
 
+    def weight(self, count: N, length: Any) -> N:
+        """What a word's count in a document of `length` words weighs: numbers, or arrays alike."""
+        norm = self.k1 * (1 - self.b + self.b * length / self.average_words)
+        weight: N = count * (self.k1 + 1) / (count + norm)
+        return weight
+
     def _document(self, text: str) -> SparseVector:
         tokens = self.tokens(text)
-        norm = self.k1 * (1 - self.b + self.b * len(tokens) / self.average_words)
         weights = {
-            _id(stem): count * (self.k1 + 1) / (count + norm)
-            for stem, count in Counter(tokens).items()
+            _id(stem): self.weight(count, len(tokens)) for stem, count in Counter(tokens).items()
         }
         return SparseVector(list(weights), list(weights.values()))
 

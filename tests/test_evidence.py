@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from e2rank_rag.evidence import CandidateWords, Evidence, joined, standardised
 from e2rank_rag.words import LANGUAGES, STOP_WORDS, Bm25
 
-K1 = 0.4
 BM25 = Bm25()
+BM25_WITHOUT_LENGTHS = Bm25(k1=0.5, b=0.0)
 WORDS = [
     *("ferry", "river", "bridge", "stone", "bread", "yeast", "salt", "tram", "island", "cat"),
     *("dog", "purr", "bark", "library", "book", "open", "cross", "water", "rain", "snow"),
@@ -31,13 +31,14 @@ def idf(word, lists):
 
 
 def weighted_bm25(weights, lists):
-    """BM25 without lengths, word by word; weights: of the words that are looked for."""
+    """BM25 word by word; weights: of the words that are looked for."""
     scores = [0.0] * len(lists)
     for word, weight in weights.items():
         rare = idf(word, lists)
         for place, tokens in enumerate(lists):
             count = tokens.count(word)
-            scores[place] += weight * rare * count * (K1 + 1) / (count + K1)
+            norm = 1.2 * (1 - 0.75 + 0.75 * len(tokens) / 256)
+            scores[place] += weight * rare * count * (1.2 + 1) / (count + norm)
     return scores
 
 
@@ -63,9 +64,9 @@ def rm3_weights(asked, lists, evidence, documents, terms):
 
 def test_scores_are_bm25_of_the_querys_different_words_over_this_list():
     texts = ["cats purr", "dogs bark at cats, cats!", "a ferry crosses the water"]
-    found = CandidateWords.of("Cats, ferries; cats?", texts, BM25).scores()
+    found = CandidateWords.of("Cats, ferries; cats?", texts, BM25_WITHOUT_LENGTHS).scores()
     cat, ferry = math.log(1.5 / 2.5 + 1), math.log(2.5 / 1.5 + 1)
-    np.testing.assert_allclose(found, [cat, cat * 2 * 1.4 / 2.4, ferry], rtol=1e-6)
+    np.testing.assert_allclose(found, [cat, cat * 2 * 1.5 / 2.5, ferry], rtol=1e-6)
     assert found.dtype == np.float32
 
 
@@ -93,9 +94,10 @@ def test_expansion_by_hand():
     """One best document: its words, without the query's, weigh count / length * idf."""
     texts = ["ferry tram tram", "tram bridge", "ferry", "snow"]
     evidence = np.array([9.0, 0.0, 0.0, 0.0], np.float32)
-    found = CandidateWords.of("ferry", texts, BM25).expansion(evidence, documents=1, terms=5)
+    words = CandidateWords.of("ferry", texts, BM25_WITHOUT_LENGTHS)
+    found = words.expansion(evidence, documents=1, terms=5)
     tram = math.log(2.5 / 2.5 + 1)  # the only word, so its weight is 1
-    np.testing.assert_allclose(found, [tram * 2 * 1.4 / 2.4, tram, 0.0, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(found, [tram * 2 * 1.5 / 2.5, tram, 0.0, 0.0], rtol=1e-6)
 
 
 def test_words_of_equal_value_are_taken_in_the_order_of_the_list():
