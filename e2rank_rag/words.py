@@ -10,15 +10,20 @@ tools filled with it can be searched, and they can search ours.
 from __future__ import annotations
 
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, Self, TypeVar
 
 import mmh3
-from bm25s import stopwords
 from py_rust_stemmers import SnowballStemmer
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+with warnings.catch_warnings():
+    # bm25s imports tqdm, which warns in a notebook without ipywidgets.
+    warnings.filterwarnings("ignore", message="IProgress not found")
+    from bm25s import stopwords
 
 LANGUAGES = (
     "arabic",
