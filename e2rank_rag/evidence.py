@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from e2rank_rag.words import STOP_WORDS, Bm25
+from e2rank_rag.words import Bm25
 
 Scores = NDArray[np.float32]
 
@@ -126,7 +126,7 @@ class Evidence(BaseModel):
     expansion_documents, expansion_terms: how many candidates these words are from, and how many
         words they are.
     language: of the texts, for stems and stop words: one of `words.LANGUAGES`, or None for words as
-        they are. Where there are no stop words in `words.STOP_WORDS`, all words count.
+        they are. See `Bm25.of`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -140,12 +140,12 @@ class Evidence(BaseModel):
     @field_validator("language")
     @classmethod
     def _known(cls, language: str | None) -> str | None:
-        return _bm25(language).language
+        return Bm25.of(language).language
 
     @property
     def bm25(self) -> Bm25:
         """What splits texts of this language into words."""
-        return _bm25(self.language)
+        return Bm25.of(self.language)
 
     def added(self, words: CandidateWords, evidence: Scores) -> Scores:
         """What n candidates get beside their standardised cosines, float32 [n].
@@ -181,7 +181,3 @@ def standardised(scores: Scores) -> Scores:
     deviation = scores.std()
     values: Scores = (scores - scores.mean()) / (deviation if deviation > 1e-6 else 1.0)
     return values
-
-
-def _bm25(language: str | None) -> Bm25:
-    return Bm25(language=language, stop_words=None if language in STOP_WORDS else ())

@@ -20,11 +20,6 @@ import mmh3
 from py_rust_stemmers import SnowballStemmer
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-with warnings.catch_warnings():
-    # bm25s imports tqdm, which warns in a notebook without ipywidgets.
-    warnings.filterwarnings("ignore", message="IProgress not found")
-    from bm25s import stopwords
-
 LANGUAGES = (
     "arabic",
     "danish",
@@ -47,22 +42,22 @@ LANGUAGES = (
 )
 """Languages with a Snowball stemmer."""
 
-STOP_WORDS = {
-    "danish": stopwords.STOPWORDS_DANISH,
-    "dutch": stopwords.STOPWORDS_DUTCH,
-    "english": stopwords.STOPWORDS_EN_PLUS,
-    "french": stopwords.STOPWORDS_FRENCH,
-    "german": stopwords.STOPWORDS_GERMAN,
-    "italian": stopwords.STOPWORDS_ITALIAN,
-    "norwegian": stopwords.STOPWORDS_NORWEGIAN,
-    "portuguese": stopwords.STOPWORDS_PORTUGUESE,
-    "russian": stopwords.STOPWORDS_RUSSIAN,
-    "spanish": stopwords.STOPWORDS_SPANISH,
-    "swedish": stopwords.STOPWORDS_SWEDISH,
-    "turkish": stopwords.STOPWORDS_TURKISH,
+STOP_WORD_LISTS = {
+    "danish": "STOPWORDS_DANISH",
+    "dutch": "STOPWORDS_DUTCH",
+    "english": "STOPWORDS_EN_PLUS",
+    "french": "STOPWORDS_FRENCH",
+    "german": "STOPWORDS_GERMAN",
+    "italian": "STOPWORDS_ITALIAN",
+    "norwegian": "STOPWORDS_NORWEGIAN",
+    "portuguese": "STOPWORDS_PORTUGUESE",
+    "russian": "STOPWORDS_RUSSIAN",
+    "spanish": "STOPWORDS_SPANISH",
+    "swedish": "STOPWORDS_SWEDISH",
+    "turkish": "STOPWORDS_TURKISH",
 }
-"""Stop words by language, as bm25s has them. Most lists are NLTK's, as those of `Qdrant/bm25` are;
-the Danish, Norwegian and Turkish lists differ."""
+"""The name of bm25s's list of stop words, for each language that has one. Most lists are NLTK's, as
+those of `Qdrant/bm25` are; the Danish, Norwegian and Turkish lists differ."""
 
 LONGEST_WORD = 40
 KEPT_STEMS = 200_000
@@ -95,7 +90,7 @@ class Bm25(BaseModel):
     language: one of `LANGUAGES`, which decides the stemmer and the stop words. None: words as they
         are, without stemming and stop words.
     stop_words: these in place of the language's; needed for a language that has none in
-        `STOP_WORDS`, () for none.
+        `STOP_WORD_LISTS`, () for none.
     k1: saturation of a word's count, 0 or more. b: how much the length of a document counts, 0 to
         1. average_words: the average length of a document in words, without stop words.
     """
@@ -107,6 +102,11 @@ class Bm25(BaseModel):
     k1: float = Field(default=1.2, ge=0.0)
     b: float = Field(default=0.75, ge=0.0, le=1.0)
     average_words: float = Field(default=256.0, gt=0.0)
+
+    @classmethod
+    def of(cls, language: str | None) -> Self:
+        """For texts in this language; where it has no list of stop words, all words count."""
+        return cls(language=language, stop_words=None if language in STOP_WORD_LISTS else ())
 
     @field_validator("stop_words")
     @classmethod
@@ -122,7 +122,7 @@ class Bm25(BaseModel):
                 f"language must be one of {', '.join(LANGUAGES)}, got {self.language!r}; None "
                 "takes words as they are"
             )
-        if self.stop_words is None and self.language not in STOP_WORDS:
+        if self.stop_words is None and self.language not in STOP_WORD_LISTS:
             raise ValueError(
                 f"there is no list of stop words for {self.language!r}: give stop_words, () for "
                 "none"
@@ -188,10 +188,20 @@ class _Stems(dict[str, str]):
         return stem
 
 
+def stop_words_of(language: str) -> tuple[str, ...]:
+    """bm25s's stop words; KeyError for a language that is not in `STOP_WORD_LISTS`."""
+    with warnings.catch_warnings():
+        # bm25s imports tqdm, which warns in a notebook without ipywidgets.
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        # Not at the top: it takes a third of a second, and building a pipeline needs no words.
+        from bm25s import stopwords
+    return tuple(getattr(stopwords, STOP_WORD_LISTS[language]))
+
+
 @lru_cache(maxsize=32)
 def _stems(language: str | None, stop_words: tuple[str, ...] | None) -> _Stems:
     if stop_words is None:
-        stop_words = () if language is None else tuple(STOP_WORDS[language])
+        stop_words = () if language is None else stop_words_of(language)
     stem = str if language is None else SnowballStemmer(language).stem_word
     return _Stems(stem, frozenset(stop_words))
 

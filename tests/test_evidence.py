@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from e2rank_rag.evidence import CandidateWords, Evidence, joined, standardised
-from e2rank_rag.words import LANGUAGES, STOP_WORDS, Bm25
+from e2rank_rag.words import LANGUAGES, STOP_WORD_LISTS, Bm25
 
 BM25 = Bm25()
 BM25_WITHOUT_LENGTHS = Bm25(k1=0.5, b=0.0)
@@ -208,7 +208,7 @@ def test_settings_out_of_range_are_refused(setting):
 def test_every_language_with_a_stemmer_will_do(language):
     evidence = Evidence(language=language)
     assert evidence.bm25.language == language
-    assert (evidence.bm25.stop_words == ()) == (language not in STOP_WORDS)
+    assert (evidence.bm25.stop_words == ()) == (language not in STOP_WORD_LISTS)
 
 
 def test_without_a_language_words_are_as_they_are():

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from e2rank_rag import words
-from e2rank_rag.words import LANGUAGES, STOP_WORDS, Bm25
+from e2rank_rag.words import LANGUAGES, STOP_WORD_LISTS, Bm25
 
 
 def test_tokens_are_stems_in_lower_case_without_stop_words() -> None:
@@ -46,7 +46,7 @@ def test_given_stop_words_replace_those_of_the_language() -> None:
 
 @pytest.mark.parametrize("language", sorted(LANGUAGES))
 def test_every_language_has_stop_words_or_asks_for_them(language: str) -> None:
-    if language in STOP_WORDS:
+    if language in STOP_WORD_LISTS:
         assert Bm25(language=language).tokens("zebra")
     else:
         with pytest.raises(ValidationError, match="stop_words"):

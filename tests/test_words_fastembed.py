@@ -11,7 +11,7 @@ import random
 
 import pytest
 
-from e2rank_rag.words import STOP_WORDS, Bm25
+from e2rank_rag.words import STOP_WORD_LISTS, Bm25, stop_words_of
 
 bm25 = pytest.importorskip("fastembed.sparse.bm25")
 
@@ -30,15 +30,16 @@ TEXTS_PER_LANGUAGE = 334
 def texts_of(language):
     rng = random.Random(language)
     words = [*VOCABULARY[language].split(" "), *" ".join(ANYWHERE).split(" ")]
-    words += sorted(STOP_WORDS[language])[::5]
+    words += sorted(stop_words_of(language))[::5]
     texts = [" ".join(rng.choices(words, k=rng.randint(1, 60))) for _ in range(TEXTS_PER_LANGUAGE)]
     return ["", " ", "the", *texts, *(text.upper() for text in texts[:20])]
 
 
 @pytest.fixture
 def folder(tmp_path):
-    for language, words in STOP_WORDS.items():
-        (tmp_path / f"{language}.txt").write_text("\n".join(words), encoding="utf-8")
+    for language in STOP_WORD_LISTS:
+        words = "\n".join(stop_words_of(language))
+        (tmp_path / f"{language}.txt").write_text(words, encoding="utf-8")
     return tmp_path
 
 

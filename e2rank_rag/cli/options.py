@@ -72,10 +72,9 @@ Language = Annotated[
 def check_language(language: str) -> Bm25 | None:
     """What makes words of texts in this language; None for "none".
 
-    Raises BadParameter for an unknown language. In a language without a list of stop words all
-    words count.
+    Raises BadParameter for an unknown language.
     """
-    from e2rank_rag.words import LANGUAGES, STOP_WORDS, Bm25
+    from e2rank_rag.words import LANGUAGES, Bm25
 
     if language == "none":
         return None
@@ -83,7 +82,7 @@ def check_language(language: str) -> Bm25 | None:
         raise typer.BadParameter(
             f"--language takes none or one of {', '.join(LANGUAGES)}, got {language!r}"
         )
-    return Bm25(language=language, stop_words=None if language in STOP_WORDS else ())
+    return Bm25.of(language)
 
 
 def check_system(reranker: str | None, system: str | None) -> System | None:
