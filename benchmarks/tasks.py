@@ -9,7 +9,6 @@ from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from e2rank_rag.documents import is_query
 from e2rank_rag.evaluation.metrics import evaluate_by_query
@@ -18,6 +17,7 @@ from e2rank_rag.evidence import CandidateWords, Scores, joined, standardised
 from e2rank_rag.rerankers.ranking import unit
 from e2rank_rag.training.mining import nearest
 from e2rank_rag.training.vectors import TextVectors
+from e2rank_rag.training.word_index import WordIndex, fused
 from e2rank_rag.types import Document, Embeddings, Hit, TextEncoder
 from e2rank_rag.words import Bm25
 
@@ -287,7 +287,7 @@ def _ranked(task: Task, given: list[Rows] | None) -> Task:
         found[DENSE].append(dense)
         found[WORDS].append(by_words)
         for name, k in RRF_K.items():
-            found[name].append(reciprocal_ranks([dense, by_words], k))
+            found[name].append(reciprocal_ranks(dense, by_words, k))
         pairs = [(dense, task.vectors[dense] @ query), (by_words, lexical[by_words])]
         found[DBSF].append(distributions(pairs))
         found[ZSUM].append(union[order])
@@ -297,30 +297,14 @@ def _ranked(task: Task, given: list[Rows] | None) -> Task:
 
 def lexical_scores(texts: Sequence[str], queries: Sequence[str]) -> Iterator[NDArray[np.float32]]:
     """BM25 scores of all texts for each query, as Qdrant makes them of the store's vectors."""
-    bm25 = Bm25()
-    vectors = bm25.documents(texts)
-    words = np.concatenate([np.asarray(each.indices) for each in vectors])
-    known, columns = np.unique(words, return_inverse=True)
-    starts = np.cumsum([0, *(len(each.indices) for each in vectors)])
-    values = np.concatenate([np.asarray(each.values, dtype=np.float32) for each in vectors])
-    shape = (len(texts), len(known))
-    weights = csr_array((values, columns, starts), shape=shape).tocsc()
-    place = {word: column for column, word in enumerate(known.tolist())}
-    held = np.diff(weights.indptr)
-    idf = np.log((len(texts) - held + 0.5) / (held + 0.5) + 1).astype(np.float32)
+    index = WordIndex.of(Bm25(), texts)
     for query in queries:
-        asked = [place[word] for word in bm25.query(query).indices if word in place]
-        yield weights[:, asked] @ idf[asked]
+        yield index.scores([query]).toarray()[0]
 
 
-def reciprocal_ranks(rankings: Sequence[Rows], k: int = RRF_K[RRF]) -> Rows:
-    """The first 100 rows of rankings fused as by Qdrant: the sum of 1 / (k + place), from 0."""
-    scores: dict[int, float] = {}
-    for rows in rankings:
-        for place, row in enumerate(rows.tolist()):
-            scores[row] = scores.get(row, 0.0) + 1 / (k + place)
-    best = sorted(scores, key=lambda row: -scores[row])[:CANDIDATES]
-    return np.array(best, dtype=np.int64)
+def reciprocal_ranks(dense: Rows, words: Rows, k: int = RRF_K[RRF]) -> Rows:
+    """The first 100 rows of two rankings, fused as by Qdrant."""
+    return np.array(fused(dense.tolist(), words.tolist(), CANDIDATES, k=k), dtype=np.int64)
 
 
 def distributions(scored: Sequence[tuple[Rows, Scores]]) -> Rows:

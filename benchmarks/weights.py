@@ -184,7 +184,7 @@ def twice(
         more = task.searched(first.vectors, start)
         if candidates != DENSE:
             by_words = task.rankings[WORDS][span]
-            more = [reciprocal_ranks(both) for both in zip(more, by_words, strict=True)]
+            more = [reciprocal_ranks(*both) for both in zip(more, by_words, strict=True)]
         unions = [
             list({hit.document.id: hit for hit in [*hits, *fresh]}.values())
             for hits, fresh in zip(first, task.hits(more, start), strict=True)

@@ -50,12 +50,17 @@ class WordIndex:
         documents without a word of the query have no score and are left out."""
         found: list[list[int]] = []
         for start in range(0, len(queries), BLOCK):
-            scores = csr_array(self._asked(queries[start : start + BLOCK]) @ self.weights)
-            scores.sort_indices()
+            scores = self.scores(queries[start : start + BLOCK])
             for begin, end in pairwise(scores.indptr):
                 order = np.argsort(-scores.data[begin:end], kind="stable")[:count]
                 found.append(scores.indices[begin:end][order].tolist())
         return found
+
+    def scores(self, queries: Sequence[str]) -> csr_array:
+        """The scores of all documents for q queries, float32 [q, n], with sorted indices."""
+        scores = csr_array(self._asked(queries) @ self.weights)
+        scores.sort_indices()
+        return scores
 
     def _asked(self, queries: Sequence[str]) -> csr_array:
         """The sparse vectors of q queries, [q, m], without words that no document has."""
@@ -71,10 +76,10 @@ class WordIndex:
         return csr_array((np.array(values, np.float32), (rows, places)), shape=shape)
 
 
-def fused(dense: Sequence[int], words: Sequence[int], count: int) -> list[int]:
+def fused(dense: Sequence[int], words: Sequence[int], count: int, *, k: int = RRF_K) -> list[int]:
     """The best `count` of two rankings by reciprocal rank fusion; of equals, dense ones first."""
     scores: dict[int, float] = {}
     for ranking in (dense, words):
         for place, row in enumerate(ranking):
-            scores[row] = scores.get(row, 0.0) + 1.0 / (place + RRF_K)
+            scores[row] = scores.get(row, 0.0) + 1.0 / (place + k)
     return sorted(scores, key=scores.__getitem__, reverse=True)[:count]
