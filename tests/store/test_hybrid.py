@@ -6,13 +6,11 @@ import asyncio
 import copy
 import logging
 import math
-import os
 import pickle
-import uuid
 
 import numpy as np
 import pytest
-from qdrant_client import QdrantClient, models
+from qdrant_client import models
 
 from e2rank_rag.errors import StoredVectorMismatch, StoreError
 from e2rank_rag.store import LANGCHAIN_LAYOUT, Layout, QdrantStore, answers, searches
@@ -20,7 +18,6 @@ from e2rank_rag.types import Document
 from e2rank_rag.words import Bm25
 from tests.kit import ids
 
-SERVER = os.environ.get("E2RANK_TEST_QDRANT_URL")
 BM25 = Bm25()
 IDF = {"bm25": models.SparseVectorParams(modifier=models.Modifier.IDF)}
 
@@ -40,17 +37,10 @@ LAYOUTS = {
 }
 
 
-@pytest.fixture(params=["memory", "folder", pytest.param("server", marks=pytest.mark.server)])
-def empty(request, tmp_path):
+@pytest.fixture
+def empty(opened):
     """A store without its collection."""
-    if request.param == "server" and SERVER is None:
-        pytest.skip("E2RANK_TEST_QDRANT_URL is not set")
-    location = {"memory": ":memory:", "folder": tmp_path / "index", "server": SERVER}[request.param]
-    store = QdrantStore.open(location, f"test-{uuid.uuid4().hex}", bm25=BM25)
-    yield store
-    if request.param == "server":
-        store.client.delete_collection(store.collection)
-    store.close()
+    return opened(bm25=BM25)
 
 
 @pytest.fixture
@@ -58,13 +48,6 @@ def store(empty):
     empty.prepare(2, fingerprint="f1", model="model-1")
     empty.upsert(DOCUMENTS, VECTORS)
     return empty
-
-
-@pytest.fixture
-def memory():
-    client = QdrantClient(":memory:")
-    yield client
-    client.close()
 
 
 def idf(documents, holding):

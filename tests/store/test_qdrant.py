@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from qdrant_client import QdrantClient, models
+from qdrant_client import models
 
 from e2rank_rag.errors import StoredVectorMismatch, StoreError
 from e2rank_rag.store import QdrantStore, answers, requests, searches
 from e2rank_rag.types import Document
 
-SERVER = os.environ.get("E2RANK_TEST_QDRANT_URL")
 NAMESPACE = uuid.UUID("3896d314-1e95-4a3a-b45a-945f9f0b541d")
 
 # Against [1, 0, 0]: cosines 1, 0.6 and 0.
@@ -28,19 +26,10 @@ VECTORS = np.array([[1, 0, 0], [0.6, 0.8, 0], [0, 0, 1]], dtype=np.float32)
 QUERY = np.array([1, 0, 0], dtype=np.float32)
 
 
-@pytest.fixture(params=["memory", "folder", pytest.param("server", marks=pytest.mark.server)])
-def empty(request, tmp_path):
+@pytest.fixture
+def empty(opened):
     """A store without its collection."""
-    if request.param == "server" and SERVER is None:
-        pytest.skip("E2RANK_TEST_QDRANT_URL is not set")
-    location = {"memory": ":memory:", "folder": tmp_path / "index", "server": SERVER}[request.param]
-    store = QdrantStore.open(location, f"test-{uuid.uuid4().hex}")
-    yield store
-    store.close()
-    if request.param == "server":
-        client = QdrantClient(url=SERVER, check_compatibility=False)
-        client.delete_collection(store.collection)
-        client.close()
+    return opened()
 
 
 @pytest.fixture
@@ -48,13 +37,6 @@ def store(empty):
     empty.prepare(3, fingerprint="f1", model="model-1")
     empty.upsert(DOCUMENTS, VECTORS)
     return empty
-
-
-@pytest.fixture
-def memory():
-    client = QdrantClient(":memory:")
-    yield client
-    client.close()
 
 
 def ids(hits):

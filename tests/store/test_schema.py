@@ -7,7 +7,7 @@ import uuid
 
 import numpy as np
 import pytest
-from qdrant_client import QdrantClient, models
+from qdrant_client import models
 
 from e2rank_rag.errors import StoreError
 from e2rank_rag.store import LANGCHAIN_LAYOUT, Layout, QdrantStore
@@ -19,13 +19,6 @@ NAMESPACE = uuid.UUID("3896d314-1e95-4a3a-b45a-945f9f0b541d")
 DOCUMENTS = [Document("north", "storm"), Document("east", "fair"), Document("west", "strike")]
 VECTORS = np.array([[1, 0, 0], [0.6, 0.8, 0], [0, 0, 1]], dtype=np.float32)
 QUERY = np.array([1, 0, 0], dtype=np.float32)
-
-
-@pytest.fixture
-def memory():
-    client = QdrantClient(":memory:")
-    yield client
-    client.close()
 
 
 def ids(hits):
