@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from e2rank_rag.errors import CheckpointError, StoredVectorMismatch, StoreError
     from e2rank_rag.evidence import Evidence
+    from e2rank_rag.explanation import Explanation
     from e2rank_rag.feedback import Feedback
     from e2rank_rag.indexing import IndexReport, index_documents, index_file
     from e2rank_rag.models.cross_encoder import CrossEncoder, RankT5
@@ -44,6 +45,7 @@ _HOMES = {
     "RankT5": "models.cross_encoder",
     "Evidence": "evidence",
     "EvidenceReranker": "rerankers",
+    "Explanation": "explanation",
     "Feedback": "feedback",
     "ListwiseReranker": "rerankers",
     "CrossEncoderReranker": "rerankers",
@@ -70,6 +72,7 @@ __all__ = [
     "Encoder",
     "Evidence",
     "EvidenceReranker",
+    "Explanation",
     "Feedback",
     "Hit",
     "IndexReport",

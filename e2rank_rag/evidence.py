@@ -10,7 +10,7 @@ is split into words once, for feedback and for the score.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -33,7 +33,8 @@ class CandidateWords:
 
     asked: int [a], the query's different words. rows, words: int [m], from 0 to n - 1 and from 0 to
     v - 1. counts: float64 [m], how often the candidate holds the word. weights: float64 [m],
-    `Bm25.weight` of these counts. lengths: int [n], in words. size: v, at least 1.
+    `Bm25.weight` of these counts. lengths: int [n], in words. size: v, at least 1. stems: the words
+    themselves, each with its number.
     """
 
     asked: NDArray[np.intp]
@@ -43,6 +44,7 @@ class CandidateWords:
     weights: NDArray[np.float64]
     lengths: NDArray[np.intp]
     size: int
+    stems: Mapping[str, int]
 
     @classmethod
     def of(cls, query: str, texts: Sequence[str], bm25: Bm25) -> Self:
@@ -64,6 +66,7 @@ class CandidateWords:
             weights=bm25.weight(counts.astype(np.float64), lengths[rows]),
             lengths=lengths,
             size=size,
+            stems=known,
         )
 
     def scores(self) -> Scores:
@@ -73,9 +76,13 @@ class CandidateWords:
         in an index, see `Bm25.weight`. All scores are 0 if no candidate holds a word of the query,
         as in languages that are written without spaces.
         """
+        return self._weighted(self.asked_weights())
+
+    def asked_weights(self) -> NDArray[np.float64]:
+        """The weight of each word in `scores`, [v]: 1 for those of the query."""
         weights = np.zeros(self.size)
         weights[self.asked] = 1.0
-        return self._weighted(weights)
+        return weights
 
     def expansion(self, evidence: Scores, *, documents: int = 8, terms: int = 50) -> Scores:
         """BM25 of each candidate for words that the query lacks, float32 [n]: RM3's expansion.
@@ -87,6 +94,12 @@ class CandidateWords:
         candidate alone holds: they say nothing about any other. Words with equal values are taken
         in the order of the list.
         """
+        return self._weighted(self.expansion_weights(evidence, documents=documents, terms=terms))
+
+    def expansion_weights(
+        self, evidence: Scores, *, documents: int, terms: int
+    ) -> NDArray[np.float64]:
+        """The weight of each word in `expansion`, [v]."""
         best = np.argsort(-evidence, kind="stable")[:documents]
         shares = np.zeros(len(self.lengths))
         shares[best] = np.exp(evidence[best] - evidence[best].max(initial=0.0))
@@ -98,7 +111,19 @@ class CandidateWords:
         chosen = np.argsort(-values, kind="stable")[:terms]
         weights = np.zeros(self.size)
         weights[chosen] = values[chosen] / max(values.max(), 1e-12)
-        return self._weighted(weights)
+        return weights
+
+    def held(self, row: int, weights: NDArray[np.float64]) -> dict[str, float]:
+        """The words of one candidate that have a weight [v], and what each adds to its BM25 score.
+
+        The heaviest come first. Their sum is the score that the weights give the candidate.
+        """
+        stems = list(self.stems)
+        here = np.flatnonzero((self.rows == row) & (weights[self.words] > 0.0))
+        numbers = self.words[here]
+        values = self.weights[here] * (self._idf * weights)[numbers]
+        order = np.argsort(-values, kind="stable")
+        return {stems[numbers[place]]: float(values[place]) for place in order}
 
     @cached_property
     def _holding(self) -> NDArray[np.intp]:
@@ -153,15 +178,20 @@ class Evidence(BaseModel):
         evidence: [n], `Feedback.evidence` with the plain query's cosines; it chooses the candidates
         whose words are added. Both scores are standardised over the candidates.
         """
-        added = np.zeros(len(words.lengths), dtype=np.float32)
+        asked, expanded = self.parts(words, evidence)
+        return asked + expanded
+
+    def parts(self, words: CandidateWords, evidence: Scores) -> tuple[Scores, Scores]:
+        """What the query's words and those of the expansion add: the summands of `added`, [n]."""
+        asked = expanded = np.zeros(len(words.lengths), dtype=np.float32)
         if self.words > 0.0:
-            added += self.words * standardised(words.scores())
+            asked = self.words * standardised(words.scores())
         if self.expansion > 0.0:
             scores = words.expansion(
                 evidence, documents=self.expansion_documents, terms=self.expansion_terms
             )
-            added += self.expansion * standardised(scores)
-        return added
+            expanded = self.expansion * standardised(scores)
+        return asked, expanded
 
 
 def joined(cosines: Scores, added: Scores) -> Scores:

@@ -1,7 +1,7 @@
 """Pseudo-relevance feedback from a list of candidates, before a prompt reads any of them.
 
     words = CandidateWords.of("who sang it?", texts, bm25)
-    places, added = Feedback().choose(words, vectors @ query, vectors)
+    places, added, _ = Feedback().choose(words, vectors @ query, vectors)
     shown = [texts[place] for place in places]   # what a prompt shows, best first
     better = query + added
 
@@ -25,10 +25,14 @@ Vectors = NDArray[np.float32]
 
 
 class Chosen(NamedTuple):
-    """The candidates' places, best evidence first, and what is added to the reranking vector."""
+    """The candidates' places, best evidence first, and what is added to the reranking vector.
+
+    evidence: [n], for `Feedback.shares`.
+    """
 
     places: list[int]
     added: Vectors
+    evidence: Scores
 
 
 class Feedback(BaseModel):
@@ -54,7 +58,7 @@ class Feedback(BaseModel):
         cosines: [n], with the query. vectors: the candidates', [n, dim].
         """
         evidence = self.evidence(words, cosines)
-        return Chosen(order(evidence), self.weight * self.mean(vectors, evidence))
+        return Chosen(order(evidence), self.weight * self.mean(vectors, evidence), evidence)
 
     def evidence(self, words: CandidateWords, cosines: Scores) -> Scores:
         """The evidence for n candidates, float32 [n], higher is better, given their cosines [n]."""
@@ -65,9 +69,14 @@ class Feedback(BaseModel):
 
     def mean(self, vectors: Vectors, evidence: Scores) -> Vectors:
         """The mean of the vectors [n, dim], weighted by their evidence [n]: float32 [dim]."""
-        weights = np.exp((evidence - evidence.max()) / self.temperature)
-        mean: Vectors = (weights / weights.sum()) @ vectors
+        mean: Vectors = self.shares(evidence) @ vectors
         return mean.astype(np.float32, copy=False)
+
+    def shares(self, evidence: Scores) -> Scores:
+        """The weight of each candidate in the mean, [n]; they sum to 1."""
+        weights = np.exp((evidence - evidence.max()) / self.temperature)
+        shares: Scores = weights / weights.sum()
+        return shares
 
 
 def order(evidence: Scores) -> list[int]:

@@ -10,12 +10,10 @@ import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from math import nan
 from typing import Any, get_args
 
-from e2rank_rag.candidates import without_copies
 from e2rank_rag.errors import StoredVectorMismatch, StoreError
-from e2rank_rag.rerankers.base import VectorReranker
+from e2rank_rag.rerankers.base import BaseReranker, Reranking, VectorReranker
 from e2rank_rag.rerankers.ranking import score_lists
 from e2rank_rag.retrieved import has_no_direction, most_excluded, short_by, without
 from e2rank_rag.types import (
@@ -26,13 +24,9 @@ from e2rank_rag.types import (
     Hybrid,
     Reranker,
     Store,
-    StoredDocument,
     TextEncoder,
 )
-from e2rank_rag.vectors import CandidateVectors, StoredVectors, with_stored
-
-HitsOrIds = Sequence[Hit] | Sequence[str]
-"""A ranking from elsewhere, best first: hits, or the ids of documents in the store."""
+from e2rank_rag.vectors import CandidateVectors, HitsOrIds, StoredVectors, ids_of, stored_hits
 
 
 def check_hybrid(hybrid: Hybrid | None) -> None:
@@ -88,6 +82,7 @@ class SearchPipeline:
         expand: bool = False,
         candidates: HitsOrIds | None = None,
         hybrid: Hybrid | None = None,
+        explain: bool = False,
     ) -> list[Hit]:
         """The `top_k` best documents for one query; see `search_batch`."""
         lists = None if candidates is None else [candidates]
@@ -99,6 +94,7 @@ class SearchPipeline:
             expand=expand,
             candidates=lists,
             hybrid=hybrid,
+            explain=explain,
         )[0]
 
     def search_batch(
@@ -112,6 +108,7 @@ class SearchPipeline:
         candidates: Sequence[HitsOrIds] | None = None,
         exclude: Sequence[Collection[str]] | None = None,
         hybrid: Hybrid | None = None,
+        explain: bool = False,
     ) -> list[list[Hit]]:
         """The `top_k` best documents for each query, best first, with their embeddings.
 
@@ -127,11 +124,13 @@ class SearchPipeline:
         hybrid: whether the searches use the words of the query beside its vector, and how the two
             rankings become one: True is "rrf" (see `types.Fusion`). None: where the store can. The
             scores of a hybrid search without a reranker are those of the fusion.
+        explain: give each hit an `Explanation` of its score and rank; ValueError without a
+            reranker of `e2rank_rag`.
 
         Raises StoredVectorMismatch when the store's vectors are not the encoder's, StoreError for
         `hybrid` if the collection has no words.
         """
-        self._check_arguments(top_k, retrieve_k, expand)
+        self._check_arguments(top_k, retrieve_k, expand, explain)
         most = most_excluded(queries, exclude)
         self._check_store()
         words = self._words(queries, hybrid)
@@ -146,13 +145,14 @@ class SearchPipeline:
                 short = short_by(found, asked, depth + most)
             found = without(self._mended(found, plain, words), exclude, depth)
         else:
-            stored = self.store.get(_ids_of(queries, candidates), with_embeddings=True)
-            found = without(_as_hits(candidates, stored, self.store.name), exclude)
-        ranked = self._order(queries, found, plain)
+            stored = self.store.get(ids_of(queries, candidates), with_embeddings=True)
+            found = without(stored_hits(candidates, stored, self.store.name), exclude)
+        ranked = self._order(queries, found, plain, explain)
         if expand:
             better = self._reranking_vectors(queries, ranked, plain)
             more = self.store.search_batch(better, top_k=retrieve_k + most, filter=filter, **words)
-            ranked = self._merge(queries, ranked, without(more, exclude, retrieve_k), better, plain)
+            merged = self._merge(queries, ranked, without(more, exclude, retrieve_k), better, plain)
+            ranked = self._explained(queries, merged, found, ranked, explain)
         return [hits[:top_k] for hits in ranked]
 
     async def asearch(
@@ -165,6 +165,7 @@ class SearchPipeline:
         expand: bool = False,
         candidates: HitsOrIds | None = None,
         hybrid: Hybrid | None = None,
+        explain: bool = False,
     ) -> list[Hit]:
         """`search` without blocking the event loop."""
         rankings = await self.asearch_batch(
@@ -175,6 +176,7 @@ class SearchPipeline:
             expand=expand,
             candidates=None if candidates is None else [candidates],
             hybrid=hybrid,
+            explain=explain,
         )
         return rankings[0]
 
@@ -189,9 +191,10 @@ class SearchPipeline:
         candidates: Sequence[HitsOrIds] | None = None,
         exclude: Sequence[Collection[str]] | None = None,
         hybrid: Hybrid | None = None,
+        explain: bool = False,
     ) -> list[list[Hit]]:
         """`search_batch` without blocking the event loop."""
-        self._check_arguments(top_k, retrieve_k, expand)
+        self._check_arguments(top_k, retrieve_k, expand, explain)
         most = most_excluded(queries, exclude)
         await asyncio.to_thread(self._check_store)
         words = await asyncio.to_thread(self._words, queries, hybrid)
@@ -207,16 +210,17 @@ class SearchPipeline:
                 short = short_by(found, asked, depth + most)
             found = without(await run(partial(self._mended, found, plain, words)), exclude, depth)
         else:
-            stored = await self.store.aget(_ids_of(queries, candidates), with_embeddings=True)
-            found = without(_as_hits(candidates, stored, self.store.name), exclude)
-        ranked = await run(partial(self._order, queries, found, plain))
+            stored = await self.store.aget(ids_of(queries, candidates), with_embeddings=True)
+            found = without(stored_hits(candidates, stored, self.store.name), exclude)
+        ranked = await run(partial(self._order, queries, found, plain, explain))
         if expand:
             better = await run(partial(self._reranking_vectors, queries, ranked, plain))
             more = await self.store.asearch_batch(
                 better, top_k=retrieve_k + most, filter=filter, **words
             )
             more = without(more, exclude, retrieve_k)
-            ranked = await run(partial(self._merge, queries, ranked, more, better, plain))
+            merged = await run(partial(self._merge, queries, ranked, more, better, plain))
+            ranked = self._explained(queries, merged, found, ranked, explain)
         return [hits[:top_k] for hits in ranked]
 
     def _words(self, queries: Sequence[str], hybrid: Hybrid | None) -> dict[str, Any]:
@@ -254,7 +258,11 @@ class SearchPipeline:
         ]
 
     def _order(
-        self, queries: Sequence[str], found: list[list[Hit]], plain: Embeddings | None
+        self,
+        queries: Sequence[str],
+        found: list[list[Hit]],
+        plain: Embeddings | None,
+        explain: bool,
     ) -> list[list[Hit]]:
         """The reranker's rankings; without a reranker, rankings by plain cosine.
 
@@ -265,6 +273,7 @@ class SearchPipeline:
         if self.reranker is not None:
             asked = self._asked(plain)
             options: dict[str, Any] = {} if asked is None else {"query_vectors": asked}
+            options |= {"explain": True} if explain else {}
             return self.reranker.rerank_batch(queries, found, **options)
         if plain is not None:
             return found
@@ -318,16 +327,36 @@ class SearchPipeline:
         assert isinstance(self.reranker, VectorReranker)
         return self.reranker.score(queries, lists, vectors, query_vectors=self._asked(plain))
 
+    def _explained(
+        self,
+        queries: Sequence[str],
+        merged: list[list[Hit]],
+        found: list[list[Hit]],
+        ranked: list[list[Hit]],
+        explain: bool,
+    ) -> list[list[Hit]]:
+        """The rankings after a second search, explained where the first ones were."""
+        if not explain:
+            return merged
+        assert isinstance(self.reranker, BaseReranker)
+        assert isinstance(ranked, Reranking)
+        return self.reranker.explained(queries, merged, found, ranked.made)
+
     def _depth(self, top_k: int, retrieve_k: int) -> int:
         return top_k if self.reranker is None else retrieve_k
 
-    def _check_arguments(self, top_k: int, retrieve_k: int, expand: bool) -> None:
+    def _check_arguments(self, top_k: int, retrieve_k: int, expand: bool, explain: bool) -> None:
         if top_k < 1:
             raise ValueError(f"top_k must be > 0, got {top_k}")
         if self.reranker is not None and retrieve_k < top_k:
             raise ValueError(f"retrieve_k must be at least top_k ({top_k}), got {retrieve_k}")
         if expand and not isinstance(self.reranker, VectorReranker):
             raise self._no_vector()
+        if explain and not isinstance(self.reranker, BaseReranker):
+            raise ValueError(
+                "explain says how a reranker of e2rank_rag came to its scores, and this pipeline "
+                f"has {'none' if self.reranker is None else type(self.reranker).__name__}"
+            )
 
     def _check_store(self) -> None:
         """StoredVectorMismatch where the store's record names another encoder."""
@@ -346,42 +375,3 @@ class SearchPipeline:
                 f"{store} was written by another model than {model}, or with other lengths or "
                 "prompts: open that model, or index into another collection"
             )
-
-
-def _ids_of(queries: Sequence[str], candidates: Sequence[HitsOrIds]) -> list[str]:
-    """The ids of all candidates, each once."""
-    if len(candidates) != len(queries):
-        raise ValueError(f"{len(queries)} queries came with {len(candidates)} candidate lists")
-    asked = {
-        item if isinstance(item, str) else item.document.id: None
-        for items in candidates
-        for item in items
-    }
-    return list(asked)
-
-
-def _as_hits(
-    candidates: Sequence[HitsOrIds], stored: Mapping[str, StoredDocument], source: str
-) -> list[list[Hit]]:
-    """Hits, with the stored vector where the store holds the same text under the hit's id."""
-    unknown = [
-        item
-        for items in candidates
-        for item in items
-        if isinstance(item, str) and item not in stored
-    ]
-    if unknown:
-        raise ValueError(
-            f"{len(unknown)} candidates are not in the store, among them {unknown[:5]}: index "
-            "them, or pass hits with their text"
-        )
-    lists = [
-        [
-            Hit(stored[item].document, nan)
-            if isinstance(item, str)
-            else replace(item, embedding=None, source="", fingerprint=None)
-            for item in items
-        ]
-        for items in candidates
-    ]
-    return [without_copies(with_stored(hits, stored, source)) for hits in lists]

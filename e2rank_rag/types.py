@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from e2rank_rag.evidence import Evidence
+    from e2rank_rag.explanation import Explanation
     from e2rank_rag.feedback import Feedback
 
 Embeddings = NDArray[np.float32]
@@ -57,6 +58,7 @@ class Hit:
         Embeddings without the reranking encoder's fingerprint are probed (`e2rank_rag.vectors`).
     retrieval_score: the score before the first reranking, of whatever kind it was; NaN where the
         candidate had none, None when it was not reranked.
+    explanation: what the score is made of, where the reranking was asked to `explain`.
     """
 
     document: Document
@@ -65,6 +67,7 @@ class Hit:
     source: str = field(default="", compare=False, repr=False)
     retrieval_score: float | None = field(default=None, compare=False)
     fingerprint: str | None = field(default=None, compare=False, repr=False)
+    explanation: Explanation | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +129,16 @@ class Cut(NamedTuple):
 
 
 class ListwiseEncoding(NamedTuple):
-    """Listwise vectors, float32 [n, dim] of unit length, and what each prompt held."""
+    """Listwise vectors, float32 [n, dim] of unit length, and what each prompt held.
+
+    prompts: the vectors before the blend with the queries', [n, dim]; None: no prompt was made, or
+        nothing is known of a blend. query_weight: `a` of the blend.
+    """
 
     embeddings: Embeddings
     usage: tuple[PromptUsage, ...]
+    prompts: Embeddings | None = None
+    query_weight: float = 0.0
 
 
 class ListwiseOptions(TypedDict, total=False):

@@ -15,10 +15,12 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import nan
 from typing import Literal, get_args
 
 import numpy as np
 
+from e2rank_rag.candidates import without_copies
 from e2rank_rag.errors import StoredVectorMismatch
 from e2rank_rag.store.vectors import unit_or_none
 from e2rank_rag.types import Cut, Document, Hit, Store, StoredDocument, TextEncoder
@@ -28,6 +30,9 @@ logger = logging.getLogger(__name__)
 StoredVectors = Literal["check", "trust", "ignore"]
 """What to do with stored vectors: "check" probes a few and uses them, "trust" uses them without a
 probe, and "ignore" encodes every candidate again."""
+
+HitsOrIds = Sequence[Hit] | Sequence[str]
+"""A ranking from elsewhere, best first: hits, or the ids of documents in the store."""
 
 PROBED = 2
 """Documents of one store that a call compares. Documents compared by an earlier call count."""
@@ -86,6 +91,45 @@ def with_stored(
                 )
         found.append(hit)
     return found
+
+
+def ids_of(queries: Sequence[str], candidates: Sequence[HitsOrIds]) -> list[str]:
+    """The ids of all candidates, each once."""
+    if len(candidates) != len(queries):
+        raise ValueError(f"{len(queries)} queries came with {len(candidates)} candidate lists")
+    asked = {
+        item if isinstance(item, str) else item.document.id: None
+        for items in candidates
+        for item in items
+    }
+    return list(asked)
+
+
+def stored_hits(
+    candidates: Sequence[HitsOrIds], stored: Mapping[str, StoredDocument], source: str
+) -> list[list[Hit]]:
+    """Hits, with the stored vector where the store holds the same text under the hit's id."""
+    unknown = [
+        item
+        for items in candidates
+        for item in items
+        if isinstance(item, str) and item not in stored
+    ]
+    if unknown:
+        raise ValueError(
+            f"{len(unknown)} candidates are not in the store, among them {unknown[:5]}: index "
+            "them, or pass hits with their text"
+        )
+    lists = [
+        [
+            Hit(stored[item].document, nan)
+            if isinstance(item, str)
+            else replace(item, embedding=None, source="", fingerprint=None)
+            for item in items
+        ]
+        for items in candidates
+    ]
+    return [without_copies(with_stored(hits, stored, source)) for hits in lists]
 
 
 class CandidateVectors:

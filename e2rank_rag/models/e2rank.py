@@ -197,11 +197,11 @@ class TextModel(Core):
         if plain is not None and weight == 1.0:
             return ListwiseEncoding(np.array(plain, dtype=np.float32), ())
         tokens, usage = self.tokenizer.listwise(texts, lists, depth)
-        vectors = self._forward(tokens, self._listwise)
+        prompts = vectors = self._forward(tokens, self._listwise)
         if plain is not None and weight > 0.0:
             asked = torch.from_numpy(np.asarray(plain, dtype=np.float32))
-            vectors = blend(asked, torch.from_numpy(vectors), weight).numpy()
-        return ListwiseEncoding(vectors, tuple(usage))
+            vectors = blend(asked, torch.from_numpy(prompts), weight).numpy()
+        return ListwiseEncoding(vectors, tuple(usage), prompts, weight)
 
     @in_its_thread
     def encode_verbatim(self, prompts: Sequence[str]) -> Embeddings:

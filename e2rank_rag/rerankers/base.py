@@ -12,6 +12,7 @@ import numpy as np
 
 from e2rank_rag.candidates import Candidates, checked_lists
 from e2rank_rag.closing import Closable
+from e2rank_rag.rerankers.explaining import VectorSum, WordParts, explained
 from e2rank_rag.rerankers.ranking import score_lists
 from e2rank_rag.types import Embeddings, Hit, PromptUsage, T, TextEncoder
 from e2rank_rag.vectors import CandidateVectors, StoredVectors, VectorCounts
@@ -31,12 +32,14 @@ class RerankReport:
 
 
 class Reranking(list[list[Hit]]):
-    """The rankings of one call, one per query, best first: a list with two more attributes.
+    """The rankings of one call, one per query, best first: a list with more attributes.
 
     report: what the call read.
     vectors: the reranking vectors, float32 [n, dim]; zero for a query without candidates. With them
         `VectorReranker.score` gives these scores. None if the scores do not come from one vector
         per query: with windows, a ResRank or a cross-encoder.
+    made: what each reranking vector is the sum of, where the call was to `explain`; None for a
+        query without candidates. Empty otherwise, and where there are no such vectors.
     """
 
     def __init__(
@@ -44,10 +47,12 @@ class Reranking(list[list[Hit]]):
         rankings: Iterable[list[Hit]],
         report: RerankReport,
         vectors: Embeddings | None = None,
+        made: Sequence[VectorSum | None] = (),
     ) -> None:
         super().__init__(rankings)
         self.report = report
         self.vectors = vectors
+        self.made = made
 
 
 Lists = Sequence[list[Hit]]
@@ -60,6 +65,7 @@ class Ordered(NamedTuple):
     rankings: list[list[Hit]]
     prompts: tuple[PromptUsage, ...]
     vectors: Embeddings | None = None
+    made: Callable[[], Sequence[VectorSum]] | None = None
 
 
 class BaseReranker(Closable):
@@ -76,6 +82,7 @@ class BaseReranker(Closable):
         candidates: Sequence[Candidates],
         *,
         query_vectors: Embeddings | None = None,
+        explain: bool = False,
     ) -> Reranking:
         """Every document once, with its new score, best first. Inputs are not changed.
 
@@ -85,6 +92,7 @@ class BaseReranker(Closable):
             is ranked.
         query_vectors: [n, dim], the vectors of these queries from the reranker's encoder; None:
             the queries are encoded here if needed.
+        explain: give each hit an `Explanation` of its score and rank.
 
         Raises StoredVectorMismatch if another model made the candidates' vectors.
         """
@@ -101,25 +109,62 @@ class BaseReranker(Closable):
         ordered = self._order(
             [queries[row] for row in rows], [rankings[row] for row in rows], asked
         )
+        before = rankings.copy()
         for row, ranking in zip(rows, ordered.rankings, strict=True):
             rankings[row] = ranking
         vectors = ordered.vectors
         if vectors is not None and len(rows) < len(rankings):
             vectors = np.zeros((len(rankings), vectors.shape[1]), dtype=np.float32)
             vectors[rows] = ordered.vectors
-        return Reranking(rankings, RerankReport(counts, ordered.prompts), vectors)
+        report = RerankReport(counts, ordered.prompts)
+        if not explain:
+            return Reranking(rankings, report, vectors)
+        made: list[VectorSum | None] = [None] * len(rankings)
+        for row, each in zip(rows, ordered.made() if ordered.made else (), strict=False):
+            made[row] = each
+        rankings = self.explained(queries, rankings, before, made)
+        return Reranking(rankings, report, vectors, made)
+
+    def explained(
+        self,
+        queries: Sequence[str],
+        rankings: Lists,
+        before: Lists,
+        made: Sequence[VectorSum | None],
+    ) -> list[list[Hit]]:
+        """Rankings of this reranker with an `Explanation` of each hit.
+
+        before: the candidates as they were retrieved. made: what each reranking vector is the sum
+        of, see `Reranking`; None where the scores are no sums.
+        """
+        rows = zip(queries, rankings, before, made, strict=True)
+        return [
+            explained(
+                ranking,
+                candidates,
+                each,
+                None if each is None else self._word_parts(query, ranking, each),
+            )
+            for query, ranking, candidates, each in rows
+        ]
+
+    def _word_parts(self, query: str, ranking: list[Hit], made: VectorSum) -> WordParts | None:
+        """What words add to the scores of a ranking; None where the reranker reads none."""
+        return None
 
     @abstractmethod
     async def run_async(self, call: Callable[[], T]) -> T:
         """Run a call in the model's thread, in which the model's methods do not have to wait."""
 
-    def rerank(self, query: str, candidates: Candidates) -> list[Hit]:
+    def rerank(self, query: str, candidates: Candidates, *, explain: bool = False) -> list[Hit]:
         """The candidates of one query, best first; see `rerank_batch`."""
-        return self.rerank_batch([query], [candidates])[0]
+        return self.rerank_batch([query], [candidates], explain=explain)[0]
 
-    async def arerank(self, query: str, candidates: Candidates) -> list[Hit]:
+    async def arerank(
+        self, query: str, candidates: Candidates, *, explain: bool = False
+    ) -> list[Hit]:
         """`rerank` without blocking the event loop."""
-        return (await self.arerank_batch([query], [candidates]))[0]
+        return (await self.arerank_batch([query], [candidates], explain=explain))[0]
 
     async def arerank_batch(
         self,
@@ -127,9 +172,12 @@ class BaseReranker(Closable):
         candidates: Sequence[Candidates],
         *,
         query_vectors: Embeddings | None = None,
+        explain: bool = False,
     ) -> Reranking:
         """`rerank_batch` without blocking the event loop."""
-        call = partial(self.rerank_batch, queries, candidates, query_vectors=query_vectors)
+        call = partial(
+            self.rerank_batch, queries, candidates, query_vectors=query_vectors, explain=explain
+        )
         return await self.run_async(call)
 
     def _attach(self, lists: list[list[Hit]]) -> tuple[list[list[Hit]], VectorCounts]:

@@ -10,6 +10,7 @@ import numpy as np
 from e2rank_rag.evidence import CandidateWords, Evidence, Scores, joined
 from e2rank_rag.feedback import Feedback
 from e2rank_rag.rerankers.base import Lists, Ordered, VectorReranker
+from e2rank_rag.rerankers.explaining import VectorSum, WordParts
 from e2rank_rag.rerankers.ranking import cosines, rank, score_by_vector, score_lists, stacked, unit
 from e2rank_rag.types import Embeddings, Hit, TextEncoder
 from e2rank_rag.vectors import StoredVectors
@@ -91,6 +92,31 @@ class WordsReranker(VectorReranker):
             scores = joined(scores, evidence.added(read.words, known))
         return rank(read.hits, scores)
 
+    def _word_parts(self, query: str, ranking: list[Hit], made: VectorSum) -> WordParts | None:
+        evidence, feedback = self._evidence(), self._feedback()
+        if evidence is None and feedback is None:
+            return None
+        # In the order in which the list was read, which decides between equals.
+        ordered = {hit.document.id: hit for hit in (*made.candidates, *ranking)}
+        ids = {hit.document.id for hit in ranking}
+        read = self._read(query, [hit for id, hit in ordered.items() if id in ids], made.query)
+        known = (feedback or FEEDBACK).evidence(read.words, read.plain)
+        settings = evidence or Evidence(words=0.0, expansion=0.0)
+        asked, expanded = settings.parts(read.words, known)
+        deviation = cosines(read.vectors, made.vector()).std()
+        weights = np.zeros(read.words.size)
+        if settings.expansion > 0.0:
+            weights = read.words.expansion_weights(
+                known, documents=settings.expansion_documents, terms=settings.expansion_terms
+            )
+        return WordParts(
+            rows={hit.document.id: row for row, hit in enumerate(read.hits)},
+            words=deviation * asked,
+            expansion=deviation * expanded,
+            counted=read.words,
+            weights=weights,
+        )
+
     def _evidence(self) -> Evidence | None:
         own = self.encoder.evidence if self.evidence is None else self.evidence
         return own or None
@@ -135,7 +161,19 @@ class EvidenceReranker(WordsReranker):
         feedback = self._feedback()
         assert feedback is not None
         read = [self._read(*each) for each in zip(queries, lists, query_vectors, strict=True)]
-        added = [feedback.choose(each.words, each.plain, each.vectors).added for each in read]
-        vectors = unit(query_vectors + np.stack(added))
+        chosen = [feedback.choose(each.words, each.plain, each.vectors) for each in read]
+        vectors = unit(query_vectors + np.stack([each.added for each in chosen]))
         rankings = [self._ranked(*each) for each in zip(read, vectors, strict=True)]
-        return Ordered(rankings, (), vectors)
+
+        def made() -> list[VectorSum]:
+            return [
+                VectorSum(
+                    plain,
+                    each.hits,
+                    shares=feedback.shares(choice.evidence),
+                    mean_weight=feedback.weight,
+                )
+                for plain, each, choice in zip(query_vectors, read, chosen, strict=True)
+            ]
+
+        return Ordered(rankings, (), vectors, made)

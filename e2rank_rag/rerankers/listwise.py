@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
 import numpy as np
 
 from e2rank_rag.evidence import Evidence
-from e2rank_rag.feedback import Feedback
+from e2rank_rag.feedback import Chosen, Feedback
 from e2rank_rag.rerankers.base import Lists, Ordered
 from e2rank_rag.rerankers.evidence import WordsReranker
+from e2rank_rag.rerankers.explaining import VectorSum, prompts_of
 from e2rank_rag.rerankers.ranking import Window, cosines, score_lists, slide, unit
-from e2rank_rag.types import Embeddings, Hit, PromptUsage, TextEncoder
+from e2rank_rag.types import Embeddings, Hit, ListwiseEncoding, PromptUsage, TextEncoder
 from e2rank_rag.vectors import StoredVectors
 
 
@@ -113,28 +115,61 @@ class ListwiseReranker(WordsReranker):
             query_weight=self.query_weight,
             query_vectors=query_vectors,
         )
+        chosen: list[Chosen] = []
         if not self._reads_words:
-            vectors, usage = encode([_texts(hits) for hits in lists])
-            return Ordered(score_lists(lists, vectors), usage, vectors)
-        assert query_vectors is not None
-        read = [self._read(*each) for each in zip(queries, lists, query_vectors, strict=True)]
+            encoding = encode([_texts(hits) for hits in lists])
+            vectors = encoding.embeddings
+            rankings = score_lists(lists, vectors)
+        else:
+            assert query_vectors is not None
+            read = [self._read(*each) for each in zip(queries, lists, query_vectors, strict=True)]
+            feedback = self._feedback()
+            if feedback is None:
+                encoding = encode([_texts(hits) for hits in lists])
+                vectors = encoding.embeddings
+            else:
+                best = query_vectors if previous is None else previous
+                chosen = [
+                    feedback.choose(each.words, cosines(each.vectors, vector), each.vectors)
+                    for each, vector in zip(read, best, strict=True)
+                ]
+                lists = [each.hits for each in read]
+                encoding = encode(
+                    [
+                        _texts([hits[place] for place in choice.places])
+                        for hits, choice in zip(lists, chosen, strict=True)
+                    ]
+                )
+                vectors = unit(encoding.embeddings + np.stack([each.added for each in chosen]))
+            rankings = [self._ranked(*each) for each in zip(read, vectors, strict=True)]
+        made = partial(self._made, queries, query_vectors, encoding, lists, chosen)
+        return Ordered(rankings, encoding.usage, vectors, made)
+
+    def _made(
+        self,
+        queries: Sequence[str],
+        query_vectors: Embeddings | None,
+        encoding: ListwiseEncoding,
+        lists: Sequence[list[Hit]],
+        chosen: Sequence[Chosen],
+    ) -> list[VectorSum]:
+        """What the reranking vectors are the sums of. chosen: nothing without feedback."""
+        if query_vectors is None:
+            query_vectors = self.encoder.encode_queries(queries)
+        places = [each.places for each in chosen] or [list(range(len(hits))) for hits in lists]
+        sums = [
+            VectorSum(plain, hits, **prompt)
+            for plain, hits, prompt in zip(
+                query_vectors, lists, prompts_of(encoding, places), strict=True
+            )
+        ]
         feedback = self._feedback()
         if feedback is None:
-            vectors, usage = encode([_texts(hits) for hits in lists])
-        else:
-            best = query_vectors if previous is None else previous
-            chosen = [
-                feedback.choose(each.words, cosines(each.vectors, vector), each.vectors)
-                for each, vector in zip(read, best, strict=True)
-            ]
-            shown = [
-                _texts([each.hits[place] for place in places])
-                for each, (places, _) in zip(read, chosen, strict=True)
-            ]
-            listwise, usage = encode(shown)
-            vectors = unit(listwise + np.stack([added for _, added in chosen]))
-        rankings = [self._ranked(*each) for each in zip(read, vectors, strict=True)]
-        return Ordered(rankings, usage, vectors)
+            return sums
+        return [
+            replace(each, shares=feedback.shares(choice.evidence), mean_weight=feedback.weight)
+            for each, choice in zip(sums, chosen, strict=True)
+        ]
 
 
 def _texts(hits: Sequence[Hit]) -> list[str]:

@@ -120,7 +120,7 @@ def slide(
 
 def _rescored(hit: Hit, score: float) -> Hit:
     first = hit.score if hit.retrieval_score is None else hit.retrieval_score
-    return replace(hit, score=score, retrieval_score=first)
+    return replace(hit, score=score, retrieval_score=first, explanation=None)
 
 
 def _falling(ranking: Sequence[Hit]) -> list[Hit]:

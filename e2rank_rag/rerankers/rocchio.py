@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from e2rank_rag.rerankers.base import Lists, Ordered, VectorReranker
+from e2rank_rag.rerankers.explaining import VectorSum
 from e2rank_rag.rerankers.ranking import score_lists, stacked, unit
 from e2rank_rag.types import Embeddings, TextEncoder
 from e2rank_rag.vectors import StoredVectors
@@ -45,4 +47,16 @@ class RocchioReranker(VectorReranker):
             query_vectors = self.encoder.encode_queries(queries)
         means = [np.mean(stacked(hits[: self.feedback_documents]), axis=0) for hits in lists]
         vectors = unit(query_vectors + self.beta * np.stack(means))
-        return Ordered(score_lists(lists, vectors), (), vectors)
+
+        def made() -> list[VectorSum]:
+            return [
+                VectorSum(plain, hits, shares=self._shares(len(hits)), mean_weight=self.beta)
+                for plain, hits in zip(query_vectors, lists, strict=True)
+            ]
+
+        return Ordered(score_lists(lists, vectors), (), vectors, made)
+
+    def _shares(self, count: int) -> NDArray[np.float64]:
+        first = np.arange(count) < self.feedback_documents
+        shares: NDArray[np.float64] = first / first.sum()
+        return shares

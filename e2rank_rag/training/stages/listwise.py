@@ -184,7 +184,7 @@ class ListwiseData:
             known = (config.feedback or FEEDBACK).evidence(words, cosines)
             weighed = weighed._replace(added=config.evidence.added(words, known))
         if config.feedback is not None:
-            places, mean = config.feedback.choose(words, cosines, vectors)
+            places, mean, _ = config.feedback.choose(words, cosines, vectors)
             weighed = weighed._replace(order=[documents[place] for place in places], mean=mean)
         return weighed
 
