@@ -15,6 +15,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from e2rank_rag import terminal
+from e2rank_rag.cli.bench import bench
 from e2rank_rag.cli.demo import demo
 from e2rank_rag.cli.evaluate import evaluate
 from e2rank_rag.cli.index import index
@@ -23,7 +24,7 @@ from e2rank_rag.cli.search import search
 from e2rank_rag.cli.training import adapt, average, mine, train
 from e2rank_rag.cli.verify import verify
 
-COMMANDS = (demo, index, search, evaluate, verify, mine, label, train, adapt, average)
+COMMANDS = (demo, index, search, evaluate, verify, mine, label, train, adapt, average, bench)
 """In the order of `--help`."""
 
 

@@ -1,0 +1,181 @@
+"""One query: encoding, search and reranking of 100, and where each millisecond goes.
+
+As it comes, against settings of OMP_* and OPENBLAS_* by hand, each in a process of its own: the
+library should need none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from statistics import median
+from typing import Any
+
+from e2rank_rag.bench.context import Context
+from e2rank_rag.bench.pairs import Timed, alternate, percentiles, ratio
+from e2rank_rag.bench.sides import Answer, Side, Sides
+from e2rank_rag.bench.tables import Table, cells, span
+
+AS_IT_COMES = "as it comes"
+BY_HAND: Mapping[str, Mapping[str, str]] = {
+    AS_IT_COMES: {},
+    "OPENBLAS_NUM_THREADS=1": {"OPENBLAS_NUM_THREADS": "1"},
+    "OMP_NUM_THREADS=1": {"OMP_NUM_THREADS": "1"},
+    "both": {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+    "OMP_WAIT_POLICY=PASSIVE": {"OMP_WAIT_POLICY": "PASSIVE"},
+}
+"""Variables beside those of the calling process."""
+
+DTYPES = ("float32", "auto")
+CALLS = ("encode", "search", "rerank", "whole")
+"""encode: the query's vector. search: query text to 100 hits. rerank: of these 100. whole: query
+text to 100 reranked hits."""
+
+CANDIDATES = 100
+
+
+def run(context: Context) -> dict[str, Any]:
+    """Milliseconds by dtype and setting."""
+    return {"by_dtype": [_with(context, dtype) for dtype in DTYPES]}
+
+
+def _with(context: Context, dtype: str) -> dict[str, Any]:
+    options = {**context.prepared, "dtype": dtype}
+    sizes = context.settings.sizes
+    context.say(f"query: {dtype}")
+    with Sides(context.start) as sides:
+        for name, environment in BY_HAND.items():
+            sides.add(name, f"{__name__}:searching_side", options, environment)
+        calls = {
+            name: _asking(side, sizes.queries, sizes.rounds) for name, side in sides.started.items()
+        }
+        rounds = alternate(calls, sizes.rounds)
+        stages = sides.started[AS_IT_COMES](count=sizes.queries, stages=True).result
+        about = sides.about()
+    rows = {name: {**about[name], "ms": _milliseconds(rounds, name)} for name in calls}
+    best = min(
+        (name for name in rows if name != AS_IT_COMES),
+        key=lambda name: rows[name]["ms"]["whole"]["p50"],
+    )
+    return {
+        "dtype": dtype,
+        "settings": rows,
+        "best_by_hand": best,
+        "as_it_comes_over_best": _ratios(rounds, best),
+        "stages_ms": stages,
+    }
+
+
+def _asking(side: Side, queries: int, rounds: int) -> Any:
+    """A call that asks the next queries of the side: its processes are all asked the same ones."""
+    side(count=2)
+    return lambda: side(count=queries)
+
+
+def _milliseconds(rounds: Sequence[Mapping[str, Timed]], name: str) -> dict[str, Any]:
+    return {
+        call: percentiles([each for part in rounds for each in part[name].result[call]])
+        for call in CALLS
+    }
+
+
+def _ratios(rounds: Sequence[Mapping[str, Timed]], best: str) -> dict[str, Any]:
+    """Of the medians of whole queries, round by round: above 1, as it comes is the faster one."""
+    medians = [
+        {name: Timed(median(part[name].result["whole"]), 0.0) for name in (AS_IT_COMES, best)}
+        for part in rounds
+    ]
+    return ratio(medians, AS_IT_COMES, best)
+
+
+def searching_side(
+    model: str, data: str | None, documents: int, folder: str, dtype: str
+) -> tuple[dict[str, Any], Answer]:
+    """A side that searches the prepared index in memory, and reranks."""
+    from e2rank_rag.bench.pairs import timed
+    from e2rank_rag.bench.searching import (
+        about_encoder,
+        first_queries,
+        open_encoder,
+        open_index,
+        stored,
+    )
+    from e2rank_rag.bench.stages import Stopwatch
+    from e2rank_rag.pipeline import SearchPipeline
+    from e2rank_rag.rerankers import ListwiseReranker
+
+    encoder = open_encoder(model, dtype)
+    store = open_index(encoder, *stored(folder, data, documents), words=True)
+    retrieval = SearchPipeline(encoder, store)
+    reranker = ListwiseReranker(encoder)
+    pipeline = SearchPipeline(encoder, store, reranker)
+    asked = 0
+
+    def fresh(count: int) -> list[str]:
+        # A query's vector is cached, so no query is asked twice.
+        nonlocal asked
+        asked += count
+        return first_queries(data, asked)[-count:]
+
+    def answer(count: int, stages: bool = False) -> dict[str, Any]:
+        if stages:
+            return _stages(pipeline, fresh(count), Stopwatch())
+        times: dict[str, list[float]] = {call: [] for call in CALLS}
+
+        def clock(name: str, call: Callable[..., Any], *arguments: Any, **numbers: int) -> Any:
+            found = timed(partial(call, *arguments, **numbers))
+            times[name].append(1000 * found.wall)
+            return found.result
+
+        for alone, searched, whole in zip(*[iter(fresh(3 * count))] * 3, strict=True):
+            clock("encode", encoder.encode_queries, [alone])
+            hits = clock("search", retrieval.search, searched, top_k=CANDIDATES)
+            clock("rerank", reranker.rerank, searched, hits)
+            clock("whole", pipeline.search, whole, top_k=CANDIDATES, retrieve_k=CANDIDATES)
+        return times
+
+    return {**about_encoder(encoder), "documents": documents, "candidates": CANDIDATES}, answer
+
+
+def _stages(pipeline: Any, queries: Sequence[str], watch: Any) -> dict[str, float]:
+    """The median milliseconds of each stage of whole queries, and of their sum."""
+    found: list[dict[str, float]] = []
+    for query in queries:
+        with watch.measured():
+            pipeline.search(query, top_k=CANDIDATES, retrieve_k=CANDIDATES)
+        stages = watch.seconds
+        found.append({**stages, "sum": sum(stages.values())})
+    return {name: 1000 * median(each[name] for each in found) for name in found[0]}
+
+
+def tables(result: Mapping[str, Any]) -> list[Table]:
+    """Milliseconds by setting, and by stage."""
+    found = []
+    for part in result["by_dtype"]:
+        rows = [
+            [name, str(row["threads"]), row["dtype"], *_cells(row["ms"])]
+            for name, row in part["settings"].items()
+        ]
+        first = part["settings"][AS_IT_COMES]
+        title = (
+            f"One query, dtype={part['dtype']}: ms at p50 / p99; {first['documents']} documents "
+            f"in memory, {first['candidates']} candidates"
+        )
+        found.append(Table(title, ["setting", "threads", "computed in", *CALLS], rows))
+        faster = span(part["as_it_comes_over_best"])
+        found.append(
+            Table(
+                f"{part['best_by_hand']} / as it comes, whole query",
+                ["", "worst", "median", "best"],
+                [["times as fast", *faster]],
+            )
+        )
+    stages = {part["dtype"]: part["stages_ms"] for part in result["by_dtype"]}
+    names = list(next(iter(stages.values())))
+    rows = [[name, *(cells(each[name], 1) for each in stages.values())] for name in names]
+    found.append(Table("Where the milliseconds go (medians)", ["stage", *stages], rows))
+    return found
+
+
+def _cells(ms: Mapping[str, Mapping[str, float]]) -> list[str]:
+    return [f"{ms[call]['p50']:.1f} / {ms[call]['p99']:.1f}" for call in CALLS]
