@@ -82,9 +82,9 @@ lint: $(READY)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
+# Speed on this machine, some minutes; `e2rank bench --full` is what docs/performance.md is made of.
 bench: $(READY)
-	@$(BIN)/python benchmarks/indexing_speed.py
-	@$(BIN)/python benchmarks/rerank_latency.py
+	@$(BIN)/e2rank bench
 
 # The documentation site in site/, warnings as errors. Its tools read the source without importing
 # it, so their environment has neither torch nor this package.

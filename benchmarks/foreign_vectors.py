@@ -20,8 +20,9 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-from machine import machine, spread
 
+from e2rank_rag.bench.machine import this_machine
+from e2rank_rag.bench.pairs import spread
 from e2rank_rag.data import shipped_collection
 from e2rank_rag.errors import StoredVectorMismatch
 from e2rank_rag.models.encoder import Encoder
@@ -132,7 +133,7 @@ def main() -> None:
                 times[policy].append(cost_ms(encoder, texts, vectors, *timed, policy))
     ratios = [check / trust for trust, check in zip(times["trust"], times["check"], strict=True)]
     result = {
-        "machine": machine(),
+        "machine": this_machine(),
         "documents": len(texts),
         "lists": len(queries),
         "noticed": shares,

@@ -36,10 +36,10 @@ from haystack_integrations.components.rankers.e2rank import E2RankRanker
 from haystack_integrations.components.retrievers.e2rank import E2RankRetriever
 from haystack_integrations.components.retrievers.qdrant import QdrantEmbeddingRetriever
 from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
-from machine import machine
-from rerank_latency import seconds, spread
 from transformers import AutoTokenizer, BertConfig, BertModel
 
+from e2rank_rag.bench.machine import this_machine
+from e2rank_rag.bench.pairs import seconds, spread
 from e2rank_rag.data import shipped_collection
 from e2rank_rag.documents import read_documents
 from e2rank_rag.models.shipped import minilm_folder
@@ -120,7 +120,7 @@ def main() -> None:
     ]
     queries = list(collection.queries("test").values())[: arguments.queries]
     result: dict[str, Any] = {
-        "machine": {**machine(), "haystack-ai": version("haystack-ai")},
+        "machine": {**this_machine(), "haystack-ai": version("haystack-ai")},
         "queries": len(queries),
         "documents": len(documents),
         "candidates": CANDIDATES,

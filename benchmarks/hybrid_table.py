@@ -39,7 +39,6 @@ from statistics import fmean
 from typing import Any, cast
 
 import numpy as np
-from machine import machine
 from pages import changes_table, datasets_table, write_into
 from tasks import (
     DENSE,
@@ -69,6 +68,7 @@ from weights import (
     weighted,
 )
 
+from e2rank_rag.bench.machine import this_machine
 from e2rank_rag.evaluation.differences import differences
 from e2rank_rag.evidence import Evidence, Scores, standardised
 from e2rank_rag.models.encoder import Encoder
@@ -359,7 +359,11 @@ def main() -> None:
     models = Models.open(arguments.model, arguments.query_adapter)
     base = Encoder.from_pretrained(arguments.base)
     reader = Reader.of(arguments.data, base, arguments.cache, arguments.queries)
-    record: Record = {"model": arguments.model, "machine": machine(), "first": arguments.queries}
+    record: Record = {
+        "model": arguments.model,
+        "machine": this_machine(),
+        "first": arguments.queries,
+    }
     if arguments.dev_only:
         record |= dev_only(reader, models.model)
     else:

@@ -17,9 +17,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from machine import machine, seconds, spread
 from torch import nn
 
+from e2rank_rag.bench.machine import this_machine
+from e2rank_rag.bench.pairs import seconds, spread
 from e2rank_rag.data import shipped_collection
 from e2rank_rag.models.cpu import OneDnnLinear
 from e2rank_rag.models.encoder import Encoder
@@ -61,7 +62,7 @@ def main() -> None:
             if number:
                 ratios[name].append(times[nn.Linear] / times[OneDnnLinear])
     result = {
-        "machine": machine(),
+        "machine": this_machine(),
         "documents": len(texts),
         "plain_over_onednn": {name: spread(values) for name, values in ratios.items()},
     }

@@ -19,10 +19,10 @@ import json
 from functools import partial
 from pathlib import Path
 
-from machine import machine
 from systems_table import COLLECTIONS, Record, named, quality, quality_table, reranked, searched
 from tasks import DENSE, Reader
 
+from e2rank_rag.bench.machine import this_machine
 from e2rank_rag.rerankers import load_reranker
 
 RESULTS = Path(__file__).parent / "results" / "own_retrieval.json"
@@ -38,7 +38,7 @@ def measured(
         reader = Reader.of(data, reranker.vectors.encoder, cache)
         tasks = [reader.read(each, "test") for each in collections]
         systems = {"retrieve": partial(searched, DENSE), name: partial(reranked, reranker)}
-        return {"machine": machine(), "dtype": dtype, **quality(tasks, systems, [])}
+        return {"machine": this_machine(), "dtype": dtype, **quality(tasks, systems, [])}
 
 
 def main() -> None:

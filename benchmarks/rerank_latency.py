@@ -16,8 +16,8 @@ import json
 import logging
 from pathlib import Path
 
-from machine import machine, seconds, spread
-
+from e2rank_rag.bench.machine import this_machine
+from e2rank_rag.bench.pairs import seconds, spread
 from e2rank_rag.data import shipped_collection
 from e2rank_rag.evidence import Evidence
 from e2rank_rag.indexing import index_file
@@ -63,7 +63,7 @@ def main() -> None:
         found = store.search(encoder.encode_queries([query])[0], top_k=1000)
         rounds.append(one_round(encoder, query, found))
     result = {
-        "machine": machine(),
+        "machine": this_machine(),
         "queries": len(rounds),
         "seconds": {name: spread([r[name] for r in rounds]) for name in rounds[0]},
         **{

@@ -17,9 +17,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from machine import machine
 from train_minilm import CONFIGS, sources
 
+from e2rank_rag.bench.machine import this_machine
 from e2rank_rag.training import train
 from e2rank_rag.training.config import read_config
 from e2rank_rag.training.run_folder import METRICS_FILE, RUN_FOLDER
@@ -95,7 +95,7 @@ def main() -> None:
     print(f"| | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
     for name, row in rows.items():
         print(f"| {name} | {' | '.join(f'{row[column]:.2f}' for column in columns)} |")
-    record = {"machine": machine(), "steps": arguments.steps, "nDCG@10": rows}
+    record = {"machine": this_machine(), "steps": arguments.steps, "nDCG@10": rows}
     RESULTS.write_text(json.dumps(record, indent=2) + "\n")
 
 

@@ -11,8 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from machine import spread
-
+from e2rank_rag.bench.pairs import spread
 from e2rank_rag.rerankers import BaseReranker
 from e2rank_rag.types import Hit
 

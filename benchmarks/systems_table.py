@@ -33,11 +33,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from machine import machine
 from pages import write_into
 from systems_latency import one_round, ratios, ratios_table, summary, times_table
 from tasks import DBSF, DENSE, DEV, NDCG, RRF, ZSUM, Reader, Task, tuned_rocchio
 
+from e2rank_rag.bench.machine import this_machine
 from e2rank_rag.evaluation.significance import holm_correction, paired_randomization_test
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.models.folders import system_of
@@ -197,7 +197,7 @@ def main() -> None:
     reader = Reader.of(arguments.data, Encoder.from_pretrained("minilm"), arguments.cache)
     keep = arguments.times_only or arguments.all_queries_only
     record = json.loads(RESULTS.read_text()) if keep else {}
-    record["machine"] = machine()
+    record["machine"] = this_machine()
     if not keep:
         documents, beta = tuned_rocchio([reader.read(name, "dev") for name in DEV])
         record["rocchio"] = {"documents": documents, "beta": beta}

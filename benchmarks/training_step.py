@@ -16,8 +16,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from machine import machine
-
+from e2rank_rag.bench.machine import this_machine
 from e2rank_rag.data import shipped_collection
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.training import train
@@ -77,7 +76,7 @@ def main() -> None:
     pairs = zip(seconds["joint"], seconds["adapter"], strict=True)
     ratios = [joint / adapter for joint, adapter in pairs]
     result = {
-        "machine": machine(),
+        "machine": this_machine(),
         "command": f"--rounds {arguments.rounds} --steps {arguments.steps}",
         "lists": len(lists),
         "seconds_per_step": seconds,

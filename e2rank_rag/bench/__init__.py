@@ -18,7 +18,7 @@ from e2rank_rag.bench.sides import ProcessSide, Start
 from e2rank_rag.bench.tables import Table
 
 PARTS = ("encode", "query", "candidates", "depth", "engines", "pools")
-"""Each is a module here with `run(context)` and `tables(result)`."""
+"""Each is a module here with `measure(context)` and `tables(result)`."""
 
 FORMAT = 1
 
@@ -50,10 +50,10 @@ def run_bench(
         "parts": {},
     }
     say("the matrix peak")
-    result["peak_gflops"] = peak.run(settings, start)
+    result["peak_gflops"] = peak.measure(settings, start)
     with Context(settings, start, result["peak_gflops"], say) as context:
         for name in parts:
-            result["parts"][name] = _module(name).run(context)
+            result["parts"][name] = _module(name).measure(context)
             result["seconds"] = time.perf_counter() - began
             keep(result)
     return result

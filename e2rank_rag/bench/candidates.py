@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from e2rank_rag.bench.context import Context
 from e2rank_rag.bench.machine import bfloat16_in_hardware
@@ -19,9 +20,14 @@ from e2rank_rag.bench.settings import MAX_LENGTH
 from e2rank_rag.bench.sides import Answer, Sides
 from e2rank_rag.bench.tables import Table, cells, span
 
+if TYPE_CHECKING:
+    from e2rank_rag.rerankers import BaseReranker
+
 OURS, CROSS_ENCODER = "e2rank_rag", "sentence-transformers CrossEncoder"
+PROMPTLESS = "e2rank_rag without a prompt"
 SIDES = {
     OURS: f"{__name__}:ours",
+    PROMPTLESS: f"{__name__}:promptless",
     CROSS_ENCODER: "e2rank_rag.bench.chains:sentence_transformers",
     "Haystack": "e2rank_rag.bench.chains:haystack",
     "LangChain": "e2rank_rag.bench.chains:langchain",
@@ -29,7 +35,7 @@ SIDES = {
 TOP_K = 10
 
 
-def run(context: Context) -> dict[str, Any]:
+def measure(context: Context) -> dict[str, Any]:
     """The figures by dtype: float32, and bfloat16 where the processor has it."""
     dtypes = ["float32", *(["bfloat16"] if bfloat16_in_hardware() else [])]
     found = [_with(context, dtype) for dtype in dtypes]
@@ -52,10 +58,11 @@ def _with(context: Context, dtype: str) -> dict[str, Any]:
             }
             tokens = {
                 name: sides.started[name](candidates=count, count_tokens=True).result
-                for name in (OURS, CROSS_ENCODER)
+                for name in (OURS, PROMPTLESS, CROSS_ENCODER)
                 if name in sides.started
             }
-            sides.started[OURS](candidates=count)  # chooses kernels
+            for name in (OURS, PROMPTLESS):
+                sides.started[name](candidates=count)  # chooses kernels
             rounds = alternate(calls, sizes.rounds)
             by_count[str(count)] = {
                 name: _row(name, rounds, sizes.chain_queries, tokens) for name in calls
@@ -75,13 +82,13 @@ def _row(
 ) -> dict[str, Any]:
     """Milliseconds and tokens of a query, and how many times as fast ours is."""
     # The chains of the others read the same pairs as the cross-encoder alone.
-    read = tokens[OURS if name == OURS else CROSS_ENCODER]
+    read = tokens[name if name in tokens else CROSS_ENCODER]
     row: dict[str, Any] = {
         "ms": spread([1000 * each[name].wall / queries for each in rounds]),
         "process_ms": spread([1000 * each[name].process / queries for each in rounds]),
         "tokens": read,
     }
-    if name != OURS:
+    if name not in (OURS, PROMPTLESS):
         row["ours_as_fast"] = ratio(rounds, OURS, name)
         row["token_ratio"] = read / tokens[OURS]
     return row
@@ -90,14 +97,36 @@ def _row(
 def ours(
     model: str, data: str | None, documents: int, folder: str, dtype: str, queries: int
 ) -> tuple[dict[str, Any], Answer]:
-    """A side that searches and reranks with this library."""
+    """A side that searches with this library, and reranks with the model's prompt."""
+    from e2rank_rag.rerankers import ListwiseReranker
+
+    return _ours(ListwiseReranker, model, data, documents, folder, dtype, queries)
+
+
+def promptless(
+    model: str, data: str | None, documents: int, folder: str, dtype: str, queries: int
+) -> tuple[dict[str, Any], Answer]:
+    """A side that searches with this library, and reranks without a prompt."""
+    from e2rank_rag.rerankers import EvidenceReranker
+
+    return _ours(EvidenceReranker, model, data, documents, folder, dtype, queries)
+
+
+def _ours(
+    kind: Callable[[Any], BaseReranker],
+    model: str,
+    data: str | None,
+    documents: int,
+    folder: str,
+    dtype: str,
+    queries: int,
+) -> tuple[dict[str, Any], Answer]:
     from e2rank_rag.bench.searching import about_encoder, open_encoder, open_index, stored
     from e2rank_rag.pipeline import SearchPipeline
-    from e2rank_rag.rerankers import ListwiseReranker
 
     encoder = open_encoder(model, dtype)
     store = open_index(encoder, *stored(folder, data, documents), words=False)
-    reranker = ListwiseReranker(encoder)
+    reranker = kind(encoder)
     pipeline = SearchPipeline(encoder, store, reranker)
 
     def ask(query: str, candidates: int) -> None:
@@ -119,22 +148,20 @@ def answering(
     ask: Callable[[str, int], object],
     tokens: Callable[[str, int], int] | None = None,
 ) -> Answer:
-    """How every side answers: `queries` queries, none twice, since a query's vector may be cached.
+    """How every side answers: it asks the next `queries` queries.
 
     ask: one query with a number of candidates. tokens: how many tokens the models read for it,
         where the side can say it.
     """
-    from e2rank_rag.bench.searching import first_queries
+    from e2rank_rag.bench.searching import queries_of
 
-    asked = 0
+    fresh = queries_of(data)
 
     def answer(candidates: int, count_tokens: bool = False) -> float | None:
-        nonlocal asked
         if count_tokens and tokens is not None:
-            some = first_queries(data, queries)
+            some = islice(queries_of(data), queries)
             return fmean(tokens(query, candidates) for query in some)
-        asked += queries
-        for query in first_queries(data, asked)[-queries:]:
+        for query in islice(fresh, queries):
             ask(query, candidates)
         return None
 

@@ -16,7 +16,7 @@ from e2rank_rag.bench.sides import Sides, Start
 
 @dataclass
 class Context:
-    """start: starts a side. peaks: GFLOP/s, see `peak.run`. say: told what is being done."""
+    """start: starts a side. peaks: GFLOP/s, see `peak.measure`. say: told what is being done."""
 
     settings: Settings
     start: Start

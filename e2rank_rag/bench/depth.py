@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from itertools import islice
 from statistics import fmean, median
 from typing import Any
 
@@ -16,7 +17,7 @@ from e2rank_rag.bench.tables import Table, cells
 DTYPE = "auto"
 
 
-def run(context: Context) -> dict[str, Any]:
+def measure(context: Context) -> dict[str, Any]:
     """By number of documents: milliseconds of a reranking of 100, and what the prompt held."""
     sizes = context.settings.sizes
     options = {**context.prepared, "dtype": DTYPE, "queries": sizes.queries}
@@ -56,9 +57,9 @@ def reranking_side(
     from e2rank_rag.bench.query import CANDIDATES
     from e2rank_rag.bench.searching import (
         about_encoder,
-        first_queries,
         open_encoder,
         open_index,
+        queries_of,
         stored,
     )
     from e2rank_rag.models.config import positions
@@ -68,7 +69,7 @@ def reranking_side(
 
     encoder = open_encoder(model, dtype)
     store = open_index(encoder, *stored(folder, data, documents), words=False)
-    texts = first_queries(data, queries)
+    texts = list(islice(queries_of(data), queries))
     found = SearchPipeline(encoder, store).search_batch(texts, top_k=CANDIDATES)
     asked = encoder.encode_queries(texts)
     config = encoder.loaded.transformer.config

@@ -28,7 +28,7 @@ COMPARED = 64
 OURS, THEIRS = "e2rank_rag", "sentence-transformers"
 
 
-def run(context: Context) -> dict[str, Any]:
+def measure(context: Context) -> dict[str, Any]:
     """The figures by number of threads: one, and all of the settings."""
     results = [_with(context, threads) for threads in sorted({1, context.settings.threads})]
     return {"max_length": MAX_LENGTH, "by_threads": results}

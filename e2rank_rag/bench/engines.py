@@ -9,6 +9,7 @@ import secrets
 import tempfile
 from collections.abc import Mapping
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ DIM = 384
 TOP_K = 100
 
 
-def run(context: Context) -> dict[str, Any]:
+def measure(context: Context) -> dict[str, Any]:
     """Milliseconds by number of documents and engine, of a search by vector and a hybrid one."""
     sizes, url = context.settings.sizes, context.settings.url
     by_count = {}
@@ -73,7 +74,7 @@ def engine_side(data: str | None, documents: int, location: str) -> tuple[dict[s
     import numpy as np
 
     from e2rank_rag.bench.pairs import timed
-    from e2rank_rag.bench.searching import first_documents, first_queries, open_index
+    from e2rank_rag.bench.searching import first_documents, open_index, queries_of
     from e2rank_rag.types import Document
 
     texts = [document.text for document in first_documents(data, documents)]
@@ -84,7 +85,7 @@ def engine_side(data: str | None, documents: int, location: str) -> tuple[dict[s
         partial(open_index, None, records, vectors, words=True, location=location, collection=name)
     )
     store: QdrantStore = written.result
-    asked = first_queries(data, 100)
+    asked = list(islice(queries_of(data), 100))
     query_vectors = _random_vectors(len(asked), seed=1)
     generator = np.random.default_rng(2)
 

@@ -10,7 +10,7 @@ from e2rank_rag.bench.settings import Settings, threads_environment
 from e2rank_rag.bench.sides import Answer, Sides, Start
 
 
-def run(settings: Settings, start: Start) -> dict[str, dict[str, float]]:
+def measure(settings: Settings, start: Start) -> dict[str, dict[str, float]]:
     """GFLOP/s by dtype and number of threads ("1", "2"): one thread, and all of the settings.
 
     bfloat16 is left out where the processor has none in hardware.

@@ -54,16 +54,16 @@ def _encode(axes: Axes, part: Mapping[str, Any]) -> None:
 
 
 def _query(axes: Axes, part: Mapping[str, Any]) -> None:
-    """Where the milliseconds of a whole query go, stacked by stage."""
+    """Where the milliseconds of a whole query go, stacked by phase."""
     dtypes = [each["dtype"] for each in part["by_dtype"]]
     begin = [0.0] * len(dtypes)
-    for stage in part["by_dtype"][0]["stages_ms"]:
-        if stage == "sum":
+    for phase in part["by_dtype"][0]["phases_ms"]:
+        if phase == "sum":
             continue
-        ms = [each["stages_ms"][stage] for each in part["by_dtype"]]
-        axes.barh(dtypes, ms, left=begin, label=stage)
+        ms = [each["phases_ms"][phase] for each in part["by_dtype"]]
+        axes.barh(dtypes, ms, left=begin, label=phase)
         begin = [before + more for before, more in zip(begin, ms, strict=True)]
-    axes.set_xlabel("ms of a query, medians by stage")
+    axes.set_xlabel("ms of a query, medians by phase")
     axes.legend(fontsize="small")
 
 

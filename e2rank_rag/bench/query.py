@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from statistics import median
 from typing import Any
 
@@ -34,7 +35,7 @@ text to 100 reranked hits."""
 CANDIDATES = 100
 
 
-def run(context: Context) -> dict[str, Any]:
+def measure(context: Context) -> dict[str, Any]:
     """Milliseconds by dtype and setting."""
     return {"by_dtype": [_with(context, dtype) for dtype in DTYPES]}
 
@@ -50,7 +51,7 @@ def _with(context: Context, dtype: str) -> dict[str, Any]:
             name: _asking(side, sizes.queries, sizes.rounds) for name, side in sides.started.items()
         }
         rounds = alternate(calls, sizes.rounds)
-        stages = sides.started[AS_IT_COMES](count=sizes.queries, stages=True).result
+        phases = sides.started[AS_IT_COMES](count=sizes.queries, phases=True).result
         about = sides.about()
     rows = {name: {**about[name], "ms": _milliseconds(rounds, name)} for name in calls}
     best = min(
@@ -62,7 +63,7 @@ def _with(context: Context, dtype: str) -> dict[str, Any]:
         "settings": rows,
         "best_by_hand": best,
         "as_it_comes_over_best": _ratios(rounds, best),
-        "stages_ms": stages,
+        "phases_ms": phases,
     }
 
 
@@ -89,37 +90,45 @@ def _ratios(rounds: Sequence[Mapping[str, Timed]], best: str) -> dict[str, Any]:
 
 
 def searching_side(
-    model: str, data: str | None, documents: int, folder: str, dtype: str
+    model: str,
+    data: str | None,
+    documents: int,
+    folder: str,
+    dtype: str,
+    caller_computes: bool = False,
 ) -> tuple[dict[str, Any], Answer]:
-    """A side that searches the prepared index in memory, and reranks."""
+    """A side that searches the prepared index in memory, and reranks.
+
+    caller_computes: whether the calling thread multiplies matrices with torch first, as a program
+        that uses torch beside this library does.
+    """
     from e2rank_rag.bench.pairs import timed
+    from e2rank_rag.bench.phases import Stopwatch
     from e2rank_rag.bench.searching import (
         about_encoder,
-        first_queries,
         open_encoder,
         open_index,
+        queries_of,
         stored,
     )
-    from e2rank_rag.bench.stages import Stopwatch
     from e2rank_rag.pipeline import SearchPipeline
     from e2rank_rag.rerankers import ListwiseReranker
 
+    if caller_computes:
+        import torch
+
+        matrix = torch.ones(500, 500)
+        matrix @ matrix
     encoder = open_encoder(model, dtype)
     store = open_index(encoder, *stored(folder, data, documents), words=True)
     retrieval = SearchPipeline(encoder, store)
     reranker = ListwiseReranker(encoder)
     pipeline = SearchPipeline(encoder, store, reranker)
-    asked = 0
+    fresh = queries_of(data)
 
-    def fresh(count: int) -> list[str]:
-        # A query's vector is cached, so no query is asked twice.
-        nonlocal asked
-        asked += count
-        return first_queries(data, asked)[-count:]
-
-    def answer(count: int, stages: bool = False) -> dict[str, Any]:
-        if stages:
-            return _stages(pipeline, fresh(count), Stopwatch())
+    def answer(count: int, phases: bool = False) -> dict[str, Any]:
+        if phases:
+            return _phases(pipeline, list(islice(fresh, count)), Stopwatch())
         times: dict[str, list[float]] = {call: [] for call in CALLS}
 
         def clock(name: str, call: Callable[..., Any], *arguments: Any, **numbers: int) -> Any:
@@ -127,29 +136,30 @@ def searching_side(
             times[name].append(1000 * found.wall)
             return found.result
 
-        for alone, searched, whole in zip(*[iter(fresh(3 * count))] * 3, strict=True):
-            clock("encode", encoder.encode_queries, [alone])
-            hits = clock("search", retrieval.search, searched, top_k=CANDIDATES)
-            clock("rerank", reranker.rerank, searched, hits)
-            clock("whole", pipeline.search, whole, top_k=CANDIDATES, retrieve_k=CANDIDATES)
+        for _ in range(count):
+            clock("encode", encoder.encode_queries, [next(fresh)])
+            query = next(fresh)
+            hits = clock("search", retrieval.search, query, top_k=CANDIDATES)
+            clock("rerank", reranker.rerank, query, hits)
+            clock("whole", pipeline.search, next(fresh), top_k=CANDIDATES, retrieve_k=CANDIDATES)
         return times
 
     return {**about_encoder(encoder), "documents": documents, "candidates": CANDIDATES}, answer
 
 
-def _stages(pipeline: Any, queries: Sequence[str], watch: Any) -> dict[str, float]:
-    """The median milliseconds of each stage of whole queries, and of their sum."""
+def _phases(pipeline: Any, queries: Sequence[str], watch: Any) -> dict[str, float]:
+    """The median milliseconds of each phase of whole queries, and of their sum."""
     found: list[dict[str, float]] = []
     for query in queries:
         with watch.measured():
             pipeline.search(query, top_k=CANDIDATES, retrieve_k=CANDIDATES)
-        stages = watch.seconds
-        found.append({**stages, "sum": sum(stages.values())})
+        phases = watch.seconds
+        found.append({**phases, "sum": sum(phases.values())})
     return {name: 1000 * median(each[name] for each in found) for name in found[0]}
 
 
 def tables(result: Mapping[str, Any]) -> list[Table]:
-    """Milliseconds by setting, and by stage."""
+    """Milliseconds by setting, and by phase."""
     found = []
     for part in result["by_dtype"]:
         rows = [
@@ -170,10 +180,10 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
                 [["times as fast", *faster]],
             )
         )
-    stages = {part["dtype"]: part["stages_ms"] for part in result["by_dtype"]}
-    names = list(next(iter(stages.values())))
-    rows = [[name, *(cells(each[name], 1) for each in stages.values())] for name in names]
-    found.append(Table("Where the milliseconds go (medians)", ["stage", *stages], rows))
+    phases = {part["dtype"]: part["phases_ms"] for part in result["by_dtype"]}
+    names = list(next(iter(phases.values())))
+    rows = [[name, *(cells(each[name], 1) for each in phases.values())] for name in names]
+    found.append(Table("Where the milliseconds go (medians)", ["phase", *phases], rows))
     return found
 
 

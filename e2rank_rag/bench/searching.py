@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
+from functools import cache
 from importlib.util import find_spec
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,19 +34,22 @@ def dataset(data: str | None) -> Collection:
 
 def first_documents(data: str | None, count: int) -> list[Document]:
     """The first documents of a dataset."""
-    return list(islice(dataset(data).documents(), count))
+    return list(itertools.islice(dataset(data).documents(), count))
 
 
-def first_queries(data: str | None, count: int) -> list[str]:
-    """`count` different queries of a dataset, those of `test` first.
+def queries_of(data: str | None) -> Iterator[str]:
+    """Queries of a dataset without end, none twice, since a query's vector is cached.
 
-    Where it has fewer, they are repeated with a number in front, since a query's vector is cached.
+    When all were given, they come again with a number in front.
     """
-    texts = list(dict.fromkeys(dataset(data).queries().values()))
-    return [
-        texts[place] if place < len(texts) else f"{place} {texts[place % len(texts)]}"
-        for place in range(count)
-    ]
+    texts = _queries(data)
+    again = (f"{round} {text}" for round in itertools.count(1) for text in texts)
+    return itertools.chain(texts, again)
+
+
+@cache
+def _queries(data: str | None) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(dataset(data).queries().values()))
 
 
 def open_encoder(model: str, dtype: str) -> Encoder:

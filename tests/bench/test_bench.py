@@ -6,12 +6,12 @@ import json
 
 import pytest
 
-from e2rank_rag.bench import FORMAT, PARTS, tables
-from e2rank_rag.bench.candidates import OURS
+from e2rank_rag.bench import FORMAT, PARTS, machine, tables
+from e2rank_rag.bench.candidates import OURS, PROMPTLESS
 from e2rank_rag.bench.encode import our_dtypes
-from e2rank_rag.bench.pools import HELD, SecondPool, check
+from e2rank_rag.bench.phases import PHASES, REST
+from e2rank_rag.bench.pools import CALLER, HELD, SecondPool, check
 from e2rank_rag.bench.query import AS_IT_COMES, BY_HAND, CALLS
-from e2rank_rag.bench.stages import REST, STAGES
 from tests.bench.sides import TINY
 
 
@@ -34,7 +34,7 @@ def test_every_part_has_tables(result):
 def test_encoding_compares_sides_of_the_same_threads_dtype_and_length(result):
     (part,) = result["parts"]["encode"]["by_threads"]
     sides = part["sides"]
-    assert {f"e2rank_rag {dtype}" for dtype in our_dtypes()} <= sides.keys()
+    assert {"e2rank_rag float32", "e2rank_rag auto"} <= sides.keys()
     assert {row["threads"] for row in sides.values()} == {result["threads"]}
     assert len({row["tokens"] for row in sides.values()}) == 1
     assert len({row["flops"] for row in sides.values()}) == 1
@@ -56,14 +56,14 @@ def test_a_rate_is_a_share_of_the_peak_of_the_same_dtype(result):
     )
 
 
-def test_a_query_is_timed_in_every_setting_and_by_stage(result):
+def test_a_query_is_timed_in_every_setting_and_by_phase(result):
     for part in result["parts"]["query"]["by_dtype"]:
         assert part["settings"].keys() == BY_HAND.keys()
         for row in part["settings"].values():
             assert row["ms"].keys() == {*CALLS}
             assert row["ms"]["whole"]["calls"] == TINY.rounds * TINY.queries
         assert part["best_by_hand"] != AS_IT_COMES
-        assert part["stages_ms"].keys() == {*STAGES, REST, "sum"}
+        assert part["phases_ms"].keys() == {*PHASES, REST, "sum"}
 
 
 def test_cross_encoders_read_more_tokens_than_one_prompt(result):
@@ -71,10 +71,20 @@ def test_cross_encoders_read_more_tokens_than_one_prompt(result):
         for sides in part["by_candidates"].values():
             assert sides[OURS]["tokens"] > 0
             for name, row in sides.items():
-                if name != OURS:
+                if name not in (OURS, PROMPTLESS):
                     assert row["token_ratio"] == row["tokens"] / sides[OURS]["tokens"]
                     assert len(row["ours_as_fast"]["pairs"]) == TINY.rounds
         assert "LangChain" in part["sides"]
+        assert part["by_candidates"]["5"][PROMPTLESS]["tokens"] < sides[OURS]["tokens"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "dtypes"),
+    [([], ["float32", "auto"]), (["amx_bf16"], ["float32", "bfloat16", "auto"])],
+)
+def test_bfloat16_is_measured_where_the_processor_has_it(monkeypatch, flags, dtypes):
+    monkeypatch.setattr(machine, "processor_flags", lambda: flags)
+    assert our_dtypes() == dtypes
 
 
 def test_a_deeper_prompt_holds_more_documents_until_no_more_fit(result):
@@ -97,7 +107,7 @@ def test_engines_are_searched_by_vector_and_by_words_and_a_missing_server_is_sai
 
 def test_a_second_pool_that_costs_more_than_the_limit_is_an_error(result):
     part = result["parts"]["pools"]
-    assert part["sides"].keys() == {AS_IT_COMES, HELD}
+    assert part["sides"].keys() == {AS_IT_COMES, HELD, CALLER}
     check({**part, "as_it_comes_over_held": {"median": 1.15}})
     with pytest.raises(SecondPool, match=r"1\.16 times as long"):
         check({**part, "as_it_comes_over_held": {"median": 1.16}})

@@ -18,6 +18,7 @@ COMMANDS = [
     "train",
     "adapt",
     "average",
+    "bench",
 ]
 
 

@@ -1,4 +1,4 @@
-"""The stages of a query add up, and timing leaves nothing behind."""
+"""The phases of a query add up, and timing leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import pytest
 
 from e2rank_rag import Evidence, SearchPipeline, rerankers
 from e2rank_rag.bench.pairs import timed
-from e2rank_rag.bench.stages import REST, STAGES, Stopwatch, located
+from e2rank_rag.bench.phases import PHASES, REST, Stopwatch, located
 from e2rank_rag.rerankers import EvidenceReranker, ListwiseReranker, ranking
 from e2rank_rag.types import Document
 from tests.kit import filled_store
 
 
-@pytest.mark.parametrize("name", [name for names in STAGES.values() for name in names])
+@pytest.mark.parametrize("name", [name for names in PHASES.values() for name in names])
 def test_every_named_function_is_there(name):
     *_, found = located(name)
     assert callable(getattr(found, "__func__", found))
@@ -23,13 +23,13 @@ def test_a_name_that_is_gone_is_an_error():
         located("evidence:Evidence.gone")
 
 
-def test_the_stages_add_up_to_the_whole_query(bert):
+def test_the_phases_add_up_to_the_whole_query(bert):
     documents = [
         Document(str(place), text) for place, text in enumerate(["cats purr", "dogs bark"])
     ]
     store = filled_store(bert, documents)
     pipeline = SearchPipeline(bert, store, ListwiseReranker(bert, evidence=Evidence()))
-    before = {name: located(name)[2] for names in STAGES.values() for name in names}
+    before = {name: located(name)[2] for names in PHASES.values() for name in names}
     watch = Stopwatch()
 
     def whole():
@@ -39,7 +39,7 @@ def test_the_stages_add_up_to_the_whole_query(bert):
     found = timed(whole)
     store.close()
     assert [hit.document.id for hit in found.result]
-    assert watch.seconds.keys() == {*STAGES, REST}
+    assert watch.seconds.keys() == {*PHASES, REST}
     assert all(seconds > 0 for seconds in watch.seconds.values()), watch.seconds
     assert sum(watch.seconds.values()) <= found.wall
     assert {name: located(name)[2] for name in before} == before

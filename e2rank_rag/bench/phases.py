@@ -1,7 +1,7 @@
 """Where the milliseconds of one query go: timers around named functions of this library.
 
 A timer counts the time inside its functions, less the time inside other timed functions that these
-call. So the stages of one query add up, and what no timer covers is "the rest". For one query at a
+call. So the phases of one query add up, and what no timer covers is "the rest". For one query at a
 time: the calls may be in different threads, if each waits for the other.
 """
 
@@ -17,7 +17,7 @@ from functools import wraps
 from typing import Any
 from unittest.mock import patch
 
-STAGES: Mapping[str, Sequence[str]] = {
+PHASES: Mapping[str, Sequence[str]] = {
     "tokenise": (
         "tokenization:TextTokenizer.queries",
         "tokenization:TextTokenizer.listwise",
@@ -39,13 +39,13 @@ STAGES: Mapping[str, Sequence[str]] = {
     ),
     "vectors": ("vectors:CandidateVectors.attach",),
 }
-"""stage -> its functions in `e2rank_rag`, "module:name"."""
+"""phase -> its functions in `e2rank_rag`, "module:name"."""
 
 REST = "the rest"
 
 
 class Stopwatch:
-    """Seconds by stage, of what runs inside `measured`."""
+    """Seconds by phase, of what runs inside `measured`."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -54,37 +54,37 @@ class Stopwatch:
 
     @contextmanager
     def measured(self) -> Iterator[None]:
-        """Begin anew; in this context all stages are timed."""
-        self.seconds = dict.fromkeys([*STAGES, REST], 0.0)
+        """Begin anew; in this context all phases are timed."""
+        self.seconds = dict.fromkeys([*PHASES, REST], 0.0)
         with ExitStack() as patches:
-            for stage, names in STAGES.items():
+            for phase, names in PHASES.items():
                 for name in names:
-                    self._wrap(patches, stage, name)
+                    self._wrap(patches, phase, name)
             self._enter(REST)
             try:
                 yield
             finally:
                 self._leave()
 
-    def _wrap(self, patches: ExitStack, stage: str, name: str) -> None:
+    def _wrap(self, patches: ExitStack, phase: str, name: str) -> None:
         owner, attribute, found = located(name)
         if not inspect.isclass(owner):
             # Modules that imported the function hold it under a name of their own.
             for module in [*sys.modules.values()]:
                 if getattr(module, "__name__", "").startswith("e2rank_rag."):
                     for key in [key for key, value in vars(module).items() if value is found]:
-                        patches.enter_context(patch.object(module, key, self._timing(stage, found)))
+                        patches.enter_context(patch.object(module, key, self._timing(phase, found)))
             return
         if isinstance(found, classmethod):
-            wrapped: Any = classmethod(self._timing(stage, found.__func__))
+            wrapped: Any = classmethod(self._timing(phase, found.__func__))
         else:
-            wrapped = self._timing(stage, found)
+            wrapped = self._timing(phase, found)
         patches.enter_context(patch.object(owner, attribute, wrapped))
 
-    def _timing(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _timing(self, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
         def call(*arguments: Any, **options: Any) -> Any:
-            self._enter(stage)
+            self._enter(phase)
             try:
                 return function(*arguments, **options)
             finally:
@@ -92,9 +92,9 @@ class Stopwatch:
 
         return call
 
-    def _enter(self, stage: str) -> None:
+    def _enter(self, phase: str) -> None:
         self._count()
-        self._running.append(stage)
+        self._running.append(phase)
 
     def _leave(self) -> None:
         self._count()
