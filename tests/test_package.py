@@ -39,6 +39,17 @@ def imported_modules(folder):
     return {name.partition(".")[0] for name in [*imports, *froms]} - sys.stdlib_module_names
 
 
+# What `e2rank bench` measures where it is installed, and names where it is not.
+COMPARED = {
+    "haystack-ai",
+    "langchain-classic",
+    "langchain-core",
+    "langchain-qdrant",
+    "sentence-transformers",
+    "threadpoolctl",
+}
+
+
 @pytest.fixture(scope="module")
 def distributions():
     """The names of the installed distributions, by module."""
@@ -60,6 +71,8 @@ def test_what_is_imported_is_declared(folder, extra, distributions):
         canonicalize_name(Requirement(line).name)
         for line in [*project["dependencies"], *project["optional-dependencies"][extra]]
     }
+    if folder == "e2rank_rag":
+        declared |= COMPARED
     own = {"e2rank_rag", "haystack_integrations", "langchain_e2rank"}
     undeclared = {
         name: distributions.get(name)
