@@ -1,7 +1,8 @@
-"""What the notebooks share: a slice of SciFact, a table of figures and a picture of ranks.
+"""What the notebooks share: a slice of SciFact, a table of figures, pictures of ranks and scores.
 
 scifact = scifact_slice()
 rank_picture(before, after, scifact)    # before and after: query id -> ranked document ids
+explanation_picture(hits)               # hits of a reranking with explain=True
 """
 
 from __future__ import annotations
@@ -9,15 +10,17 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from textwrap import shorten
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from e2rank_rag.data import shipped_collection
 from e2rank_rag.evaluation.metrics import evaluate
-from e2rank_rag.types import Document
+from e2rank_rag.explanation import Explanation, Parts
+from e2rank_rag.terminal import printable
+from e2rank_rag.types import Document, Hit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -106,11 +109,9 @@ def rank_picture(before: Rankings, after: Rankings, scifact: Slice, *, first: in
         ImportError: matplotlib is not installed.
         ValueError: a query's relevant document is missing from one of its rankings.
     """
-    try:
-        from matplotlib import pyplot
-    except ImportError as error:
-        raise ImportError("the picture needs matplotlib: pip install '.[plots]'") from error
+    pyplot = _pyplot()
     moves = _moves(before, after, scifact)
+    figure: Figure
     figure, axes = pyplot.subplots(figsize=(9, 0.3 * len(moves) + 1.2), layout="constrained")
     axes.axvspan(0.8, first + 0.5, color="0.93")
     for row, (_, old, new) in enumerate(moves):
@@ -130,6 +131,61 @@ def rank_picture(before: Rankings, after: Rankings, scifact: Slice, *, first: in
     axes.set_title(f"{len(moves)} of {len(scifact.queries)} queries change")
     pyplot.close(figure)  # else a notebook would show it twice
     return figure
+
+
+def explanation_picture(hits: Sequence[Hit], *, first: int = 10) -> Figure:
+    """Bars that say why the first hits have their scores: each part, less its average.
+
+    Bars to the right lift a document, bars to the left hold it back; the dot is their sum, which is
+    the score less the average score. The labels have the ranks before and after.
+
+    hits: with explanations that have parts, best first.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: no hit has an explanation with parts.
+    """
+    pyplot = _pyplot()
+    rows = [(hit, hit.explanation) for hit in hits[:first] if hit.explanation is not None]
+    above = [each.parts.above(each.average) for _, each in rows if each.parts and each.average]
+    if not rows or len(above) < len(rows):
+        raise ValueError(
+            "no hit has parts of its score: rerank with explain=True, and with a reranker whose "
+            "scores are sums (no ResRank, cross-encoder or window)"
+        )
+    figure: Figure
+    figure, axes = pyplot.subplots(figsize=(9, 0.4 * len(rows) + 1.4), layout="constrained")
+    ends = {sign: [0.0] * len(rows) for sign in (-1, 1)}
+    for name in (each.name for each in fields(Parts)):
+        widths = [getattr(parts, name) for parts in above]
+        if not any(widths):
+            continue
+        lefts = [ends[-1 if width < 0 else 1][row] for row, width in enumerate(widths)]
+        axes.barh(range(len(rows)), widths, left=lefts, label=name)
+        for row, width in enumerate(widths):
+            ends[-1 if width < 0 else 1][row] += width
+    axes.plot([parts.score for parts in above], range(len(rows)), "ko", label="score")
+    axes.axvline(0.0, color="0.4", linewidth=0.8)
+    axes.invert_yaxis()
+    axes.set_yticks(range(len(rows)), [_label(*row) for row in rows], parse_math=False)
+    axes.set_xlabel("above or below the average of all candidates")
+    axes.legend(loc="best")
+    pyplot.close(figure)  # else a notebook would show it twice
+    return figure
+
+
+def _label(hit: Hit, explanation: Explanation) -> str:
+    before = "new" if explanation.rank_before is None else explanation.rank_before
+    text = str(hit.document.meta.get("title") or hit.document.text)
+    return f"{shorten(printable(text), LABEL_WIDTH, placeholder=' …')}  {before}→{explanation.rank}"
+
+
+def _pyplot() -> Any:
+    try:
+        from matplotlib import pyplot
+    except ImportError as error:
+        raise ImportError("the picture needs matplotlib: pip install '.[plots]'") from error
+    return pyplot
 
 
 def _moves(before: Rankings, after: Rankings, scifact: Slice) -> list[tuple[str, int, int]]:

@@ -220,7 +220,7 @@ class SearchPipeline:
             )
             more = without(more, exclude, retrieve_k)
             merged = await run(partial(self._merge, queries, ranked, more, better, plain))
-            ranked = self._explained(queries, merged, found, ranked, explain)
+            ranked = await run(partial(self._explained, queries, merged, found, ranked, explain))
         return [hits[:top_k] for hits in ranked]
 
     def _words(self, queries: Sequence[str], hybrid: Hybrid | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from e2rank_rag.evaluation.systems import SystemResult
+from e2rank_rag.explanation import Explanation, Parts
 from e2rank_rag.terminal import printable
 from e2rank_rag.types import Hit
 from e2rank_rag.verify import PUBLISHED, Verification
@@ -40,6 +42,82 @@ def hits_table(hits: Sequence[Hit], *, title: str) -> Table:
             Text(headline(hit, width=80)),
         )
     return table
+
+
+def explanation_table(hits: Sequence[Hit], *, title: str) -> Table:
+    """One ranking with explanations: the scores, the plain cosines, and the parts of each score.
+
+    The last row has the averages of all candidates: what is above them lifts a document. A part
+    that no document has is left out.
+    """
+    told = [(hit, hit.explanation) for hit in hits if hit.explanation is not None]
+    kept = _kept_parts([explanation.parts for _, explanation in told])
+    table = Table(title=Text(printable(title)), title_justify="left")
+    compared = ["cosine", *kept] if kept else []
+    for column in ("#", "", "was", "score", *compared, "document"):
+        right = column not in ("", "document")
+        table.add_column(column, justify="right" if right else "left", no_wrap=right)
+    for hit, each in told:
+        parts = _figures(each.cosine, each.parts, kept)
+        was = "" if each.score_before is None else f"{each.score_before:.3f}"
+        move, place = _move(each.rank_before, each.rank), str(each.rank)
+        shown = Text(f"{_one_line(hit.document.id)}  {headline(hit, width=60)}")
+        table.add_row(place, move, was, f"{each.score:.3f}", *parts, shown)
+    average = told[0][1].average if told else None
+    if average is not None:
+        table.add_section()
+        parts = _figures(None, average, kept)
+        table.add_row("", "", "", f"{average.score:.3f}", *parts, "average of all candidates")
+    return table
+
+
+def pulls_table(hits: Sequence[Hit], *, most: int = 3) -> Table:
+    """For each hit with an explanation, what pulled it and which words it holds.
+
+    most: how many documents, words and words of the expansion to name. A document stands with its
+    cosine and, where it is in the mean of feedback, what it gives the feedback part.
+    """
+    table = Table("#", "id", "documents read: cosine (part)", "words", "words of the best")
+    table.columns[0].justify = "right"
+    for hit in hits:
+        each = hit.explanation
+        if each is not None:
+            table.add_row(
+                str(each.rank),
+                Text(_one_line(hit.document.id)),
+                Text(_pulls(each, hit.document.id, most)),
+                Text(_words(each.words, most)),
+                Text(_words(each.expansion_words, most)),
+            )
+    return table
+
+
+def _figures(cosine: float | None, parts: Parts | None, kept: Sequence[str]) -> list[str]:
+    if not kept:
+        return []
+    figures = [cosine, *(getattr(parts, name, None) for name in kept)]
+    return ["" if figure is None else f"{figure:.3f}" for figure in figures]
+
+
+def _kept_parts(parts: Sequence[Parts | None]) -> list[str]:
+    """The names of the parts that some document has."""
+    names = [each.name for each in fields(Parts)]
+    return [name for name in names if any(each and getattr(each, name) for each in parts)]
+
+
+def _pulls(explanation: Explanation, id: str, most: int) -> str:
+    # Without feedback the shares are all 0.
+    nearest = sorted(explanation.pulls, key=lambda pull: (-pull.part, -pull.cosine))[:most]
+    return ", ".join(
+        f"{'itself' if pull.id == id else _one_line(pull.id)} {pull.cosine:.2f}"
+        + (f" ({pull.part:+.3f})" if pull.weight else "")
+        for pull in nearest
+    )
+
+
+def _words(words: Mapping[str, float], most: int) -> str:
+    heaviest = list(words.items())[:most]
+    return ", ".join(f"{printable(stem)} {weight:.1f}" for stem, weight in heaviest)
 
 
 def before_after_table(

@@ -7,13 +7,16 @@ import sys
 import pytest
 
 from e2rank_rag.data import shipped_collection
+from e2rank_rag.explanation import Explanation, Parts
 from e2rank_rag.notebook import (
     Slice,
+    explanation_picture,
     figures_table,
     rank_of_first,
     rank_picture,
     scifact_slice,
 )
+from e2rank_rag.types import Document, Hit
 
 QRELS = {"a": {"1": 1}, "b": {"2": 1}, "c": {"3": 1}}
 BEFORE = {"a": ["9", "8", "1"], "b": ["2", "9"], "c": ["9", "3"]}
@@ -88,3 +91,36 @@ def test_without_matplotlib_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"\[plots\]"):
         rank_picture(BEFORE, AFTER, SMALL)
+
+
+def explained(parts, rank, before):
+    average = Parts(query=0.1, words=0.0)
+    told = Explanation(rank, parts.score, before, 0.5, 0.5, parts, average)
+    return Hit(Document(str(rank), f"a $text$ of {rank}\x1b"), parts.score, explanation=told)
+
+
+def test_an_explanation_is_drawn_as_bars_from_the_average():
+    hits = [
+        explained(Parts(query=0.5, words=0.25), 1, 3),
+        explained(Parts(query=0.3, words=-0.25), 2, None),
+    ]
+    (axes,) = explanation_picture(hits).axes
+    bars = {bars.get_label(): [bar.get_width() for bar in bars] for bars in axes.containers}
+    assert bars == {"query": pytest.approx([0.4, 0.2]), "words": pytest.approx([0.25, -0.25])}
+    (sums, _) = axes.lines
+    assert sums.get_xdata() == pytest.approx([0.65, -0.05])
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels == [r"a $text$ of 1\x1b  3→1", r"a $text$ of 2\x1b  new→2"]
+    lefts = [bar.get_x() for bars in axes.containers for bar in bars]
+    assert lefts == pytest.approx([0.0, 0.0, 0.4, 0.0])
+
+
+def test_hits_without_parts_cannot_be_drawn():
+    told = Explanation(1, 0.5, 1, 0.5)
+    for hits in (
+        [],
+        [Hit(Document("a", "a"), 0.5)],
+        [Hit(Document("a", "a"), 0, explanation=told)],
+    ):
+        with pytest.raises(ValueError, match="explain=True"):
+            explanation_picture(hits)

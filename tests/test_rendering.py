@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,10 +11,13 @@ from rich.console import Console
 
 from e2rank_rag.evaluation.differences import Differences
 from e2rank_rag.evaluation.systems import SystemResult
+from e2rank_rag.explanation import Explanation, Parts, Pull
 from e2rank_rag.rendering import (
     before_after_table,
+    explanation_table,
     headline,
     hits_table,
+    pulls_table,
     systems_table,
     verification_table,
 )
@@ -152,3 +156,62 @@ def test_moves_are_counted_over_all_candidates_though_few_are_shown():
     after = [before[3], *before[:3]]
     table = before_after_table(before, after, title="q", rows=2)
     assert [row[3] for row in cells(table)] == ["↑3", "↓1"]
+
+
+AVERAGE = Parts(query=0.25, feedback=0.125, words=0.0)
+TOLD = [
+    Explanation(
+        1,
+        0.875,
+        2,
+        0.75,
+        0.5,
+        Parts(query=0.5, feedback=0.25, words=0.125),
+        AVERAGE,
+        (Pull("b\x1b", True, 0.5, 0.25, 0.0625), Pull("[a]", True, 1.0, 0.75, 0.1875)),
+        {"fer\x07ri": 2.0, "[bold]": 1.5},
+        {"engin": 1.0},
+    ),
+    Explanation(2, -0.25, None, None, 0.125, Parts(query=-0.25), AVERAGE),
+]
+
+
+def explained(told):
+    hits = [hit("[a]", 0.875, "[red]text"), hit("b\x1b", -0.25, "nul\x00")]
+    return [replace(each, explanation=its) for each, its in zip(hits, told, strict=True)]
+
+
+def test_an_explanation_shows_the_parts_that_some_document_has_and_their_averages():
+    table = explanation_table(explained(TOLD), title="what [i]is[/i]\x1b it?")
+    assert r"what [i]is[/i]\x1b it?" in lines(table)[0]
+    assert cells(table) == [
+        ["1", "↑1", "0.750", "0.875", "0.500", "0.500", "0.250", "0.125", "[a]  [red]text"],
+        ["2", "new", "", "-0.250", "0.125", "-0.250", "0.000", "0.000", r"b\x1b  nul\x00"],
+        ["", "", "", "0.375", "", "0.250", "0.125", "0.000", "average of all candidates"],
+    ]
+    names = [column.header for column in table.columns]
+    assert names == ["#", "", "was", "score", "cosine", "query", "feedback", "words", "document"]
+
+
+def test_pulls_are_shown_heaviest_first_and_whatever_a_text_holds():
+    assert cells(pulls_table(explained(TOLD))) == [
+        [
+            "1",
+            "[a]",
+            r"itself 1.00 (+0.188), b\x1b 0.50 (+0.062)",
+            r"fer\x07ri 2.0, [bold] 1.5",
+            "engin 1.0",
+        ],
+        ["2", r"b\x1b", "", "", ""],
+    ]
+    (row, _) = cells(pulls_table(explained(TOLD), most=1))
+    assert row[2:] == ["itself 1.00 (+0.188)", r"fer\x07ri 2.0", "engin 1.0"]
+
+
+def test_scores_without_parts_are_shown_with_their_ranks():
+    told = [Explanation(1, 0.875, 1, 0.5), Explanation(2, -0.25, 2, 0.75)]
+    assert cells(explanation_table(explained(told), title="q")) == [
+        ["1", "=", "0.500", "0.875", "[a]  [red]text"],
+        ["2", "=", "0.750", "-0.250", r"b\x1b  nul\x00"],
+    ]
+    assert cells(explanation_table([], title="q")) == []

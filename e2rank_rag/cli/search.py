@@ -50,6 +50,12 @@ Hybrid = Annotated[
         show_default=False,
     ),
 ]
+Explain = Annotated[
+    bool,
+    typer.Option(
+        "--explain", help="Show what each score is the sum of, and which documents pulled it."
+    ),
+]
 Filters = Annotated[
     list[str] | None,
     typer.Option(
@@ -72,6 +78,7 @@ def search(
     hybrid: Hybrid = None,
     expand: Expand = False,
     filter: Filters = None,
+    explain: Explain = False,
     as_json: AsJson = False,
     device: Device = None,
     api_key: ApiKey = None,
@@ -79,8 +86,8 @@ def search(
     """Search an index and rerank the results."""
     from e2rank_rag.pipeline import SearchPipeline
 
-    if not rerank and (expand or reranker):
-        option = "--expand" if expand else "--reranker"
+    if not rerank and (expand or reranker or explain):
+        option = "--expand" if expand else "--reranker" if reranker else "--explain"
         raise typer.BadParameter(f"{option} needs reranking; leave out --no-rerank")
     kind = check_system(reranker, system)
     conditions = parse_filters(filter or [])
@@ -105,6 +112,7 @@ def search(
             filter=conditions or None,
             expand=expand,
             hybrid=hybrid,
+            explain=explain,
         )
     _print_hits(hits, query, as_json=as_json)
 
@@ -125,21 +133,28 @@ def _recorded_model(store: QdrantStore) -> str:
 
 
 def _print_hits(hits: Sequence[Hit], query: str, *, as_json: bool) -> None:
-    from e2rank_rag.rendering import hits_table
+    from e2rank_rag.rendering import explanation_table, hits_table, pulls_table
 
-    if not as_json:
+    if as_json:
+        typer.echo(terminal.json_text([_record(hit) for hit in hits]))
+    elif any(hit.explanation is not None for hit in hits):
+        terminal.out.print(explanation_table(hits, title=query))
+        if any(hit.explanation is not None and hit.explanation.parts for hit in hits):
+            terminal.out.print(pulls_table(hits))
+    else:
         terminal.out.print(hits_table(hits, title=query))
-        return
-    records = [
-        {
-            "id": hit.document.id,
-            "score": hit.score,
-            "text": hit.document.text,
-            "meta": dict(hit.document.meta),
-        }
-        for hit in hits
-    ]
-    typer.echo(terminal.json_text(records))
+
+
+def _record(hit: Hit) -> dict[str, Any]:
+    record = {
+        "id": hit.document.id,
+        "score": hit.score,
+        "text": hit.document.text,
+        "meta": dict(hit.document.meta),
+    }
+    if hit.explanation is not None:
+        record["explanation"] = hit.explanation.as_dict()
+    return record
 
 
 def parse_filters(conditions: list[str]) -> dict[str, Any]:

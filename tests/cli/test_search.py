@@ -43,6 +43,23 @@ def test_search_gives_json(run, filled, tiny_bert):
     assert all(type(score) is float for score in scores)
 
 
+def test_search_explains_scores_in_a_table_and_in_json(run, filled, tiny_bert):
+    options = ["animals that purr", "--index", filled, "--model", tiny_bert]
+    code, out, _ = run("search", *options, "--explain")
+    assert code == 0
+    assert all(word in out for word in ("prompt", "average of all candidates", "itself 1.00", *IDS))
+    code, out, _ = run("search", *options, "--explain", "--json")
+    records = json.loads(out)
+    assert [record["explanation"]["rank"] for record in records] == [1, 2, 3, 4]
+    for record in records:
+        parts = record.pop("explanation")["parts"]
+        assert sum(parts.values()) == pytest.approx(record["score"], abs=1e-6)
+    assert json.loads(run("search", *options, "--json")[1]) == records
+    code, _, err = run("search", *options, "--explain", "--no-rerank")
+    assert code == 2
+    assert "--explain needs reranking" in err
+
+
 def test_without_model_an_index_of_a_model_that_ships_is_searched_with_it(run, corpus, tmp_path):
     index = tmp_path / "index"
     assert run("index", corpus, "--index", index, "--model", "minilm")[0] == 0

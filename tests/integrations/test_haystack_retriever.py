@@ -56,6 +56,7 @@ DEFAULTS = {
     "prompt_depth": None,
     "query_weight": None,
     "evidence": None,
+    "explain": False,
     "stored_vectors": "check",
     "meta_fields_to_embed": [],
     "embedding_separator": "\n",

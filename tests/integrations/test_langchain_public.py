@@ -37,6 +37,7 @@ RERANKER = {
     "query_weight": None,
     "evidence": None,
     "passes": 1,
+    "explain": False,
     "stored_vectors": "check",
     "collection_name": None,
     "layout": {"id_key": None, "content_key": "page_content", "metadata_key": "metadata"},
@@ -53,6 +54,7 @@ RETRIEVER = {
     "filter": None,
     "expand": False,
     "hybrid": None,
+    "explain": False,
     "score_key": "relevance_score",
 }
 SOURCES = {"vectorstore": None, "base_retriever": None}

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 SCORE = "relevance_score"
 EARLIER_SCORE = "retrieval_score"
+EXPLANATION = "explanation"
 
 
 class Checked(BaseModel):
@@ -134,23 +135,28 @@ def as_document(document: types.Document) -> Document:
 def as_ranking(hits: Sequence[types.Hit], key: str | None) -> list[Document]:
     """Reranked hits as LangChain documents, with their score under `key` and the earlier score."""
     ranked = [as_document(hit.document) for hit in hits]
-    if key is not None:
-        for document, hit in zip(ranked, hits, strict=True):
+    for document, hit in zip(ranked, hits, strict=True):
+        if key is not None:
             document.metadata |= {EARLIER_SCORE: hit.retrieval_score, key: hit.score}
+        document.metadata |= _explained(hit)
     return ranked
 
 
-def scored(document: Document, score: float, key: str | None) -> Document:
+def scored(document: Document, hit: types.Hit, key: str | None) -> Document:
     """A copy with its score in the metadata, beside the score of an earlier reranker.
 
-    key: the metadata key of the score; None leaves the metadata unchanged.
+    key: the metadata key of the score; None adds no score.
     """
     metadata = dict(document.metadata)
     if key is not None:
-        metadata[key] = float(score)
+        metadata[key] = hit.score
         if key in document.metadata:
             metadata[EARLIER_SCORE] = document.metadata[key]
-    return document.model_copy(update={"metadata": metadata})
+    return document.model_copy(update={"metadata": metadata | _explained(hit)})
+
+
+def _explained(hit: types.Hit) -> dict[str, Any]:
+    return {} if hit.explanation is None else {EXPLANATION: hit.explanation.as_dict()}
 
 
 def tell(name: str, data: Mapping[str, Any], callbacks: Callbacks) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from math import nan
 from typing import Any, Literal
 
 from langchain_core.callbacks import Callbacks
@@ -30,7 +31,7 @@ COLLECTION = "_collection_name"
 
 LISTWISE_OPTIONS = ("prompt_depth", "query_weight", "evidence", "passes")
 
-Ranking = list[tuple[Document, float]]
+Ranking = list[tuple[Document, types.Hit]]
 
 
 class E2RankReranker(E2RankModel, BaseDocumentCompressor):
@@ -51,6 +52,8 @@ class E2RankReranker(E2RankModel, BaseDocumentCompressor):
     prompt_depth, query_weight, passes: for E2Rank models only; see `e2rank_rag.ListwiseReranker`.
     evidence: what words add to an E2Rank's cosines, an `e2rank_rag.Evidence`. None takes the
         model's own; False adds nothing, so scores are cosines.
+    explain: put an explanation of each document's score and rank into `metadata["explanation"]`:
+        `e2rank_rag.Explanation.as_dict`.
     stored_vectors: documents whose vectors are in an index are not encoded, except two of them that
         are compared where the index has no record of its model ("check"); "trust" compares none,
         "ignore" encodes all.
@@ -67,6 +70,7 @@ class E2RankReranker(E2RankModel, BaseDocumentCompressor):
     query_weight: float | None = Field(default=None, ge=0.0, le=1.0)
     evidence: Evidence | Literal[False] | None = None
     passes: int = Field(default=1, ge=1)
+    explain: bool = False
     stored_vectors: StoredVectors = "check"
     collection_name: str | None = None
     layout: Layout = LANGCHAIN_LAYOUT
@@ -96,31 +100,45 @@ class E2RankReranker(E2RankModel, BaseDocumentCompressor):
     ) -> list[Document]:
         """All documents, best first, as copies with their score."""
         ranking = self.ranking(documents, query, callbacks)
-        return [scored(document, score, self.score_key) for document, score in ranking]
+        return [scored(document, hit, self.score_key) for document, hit in ranking]
 
     async def arank(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> list[Document]:
         """`rank` without blocking the event loop."""
         ranking = await self.aranking(documents, query, callbacks)
-        return [scored(document, score, self.score_key) for document, score in ranking]
+        return [scored(document, hit, self.score_key) for document, hit in ranking]
 
     def ranking(
-        self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
+        self,
+        documents: Sequence[Document],
+        query: str,
+        callbacks: Callbacks | None = None,
+        *,
+        explain: bool | None = None,
     ) -> Ranking:
-        """All documents, best first, unchanged and beside their scores."""
+        """All documents, best first, unchanged and beside the hits that score them.
+
+        explain: whether the hits have explanations; None takes the field.
+        """
         if not documents:
             return []
         reranker, hits = self.opened(), _hits(documents)
         vectors = reranker.vectors
         for store, ids in self._ids_by_store(documents, vectors):
             hits = vectors.read(hits, store, ids=ids)
-        reranking = reranker.rerank_batch([query], [hits])
+        asked = self.explain if explain is None else explain
+        reranking = reranker.rerank_batch([query], [hits], explain=asked)
         tell("e2rank.rerank", _summary(hits, reranking.report), callbacks)
         return _ranked(documents, reranking[0])
 
     async def aranking(
-        self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
+        self,
+        documents: Sequence[Document],
+        query: str,
+        callbacks: Callbacks | None = None,
+        *,
+        explain: bool | None = None,
     ) -> Ranking:
         """`ranking` without blocking the event loop."""
         if not documents:
@@ -130,7 +148,8 @@ class E2RankReranker(E2RankModel, BaseDocumentCompressor):
         vectors = reranker.vectors
         for store, ids in self._ids_by_store(documents, vectors):
             hits = await vectors.aread(hits, store, ids=ids)
-        reranking = await reranker.arerank_batch([query], [hits])
+        asked = self.explain if explain is None else explain
+        reranking = await reranker.arerank_batch([query], [hits], explain=asked)
         await atell("e2rank.rerank", _summary(hits, reranking.report), callbacks)
         return _ranked(documents, reranking[0])
 
@@ -223,7 +242,7 @@ class E2RankReranker(E2RankModel, BaseDocumentCompressor):
 
 def _hits(documents: Sequence[Document]) -> list[types.Hit]:
     return [
-        types.Hit(types.Document(id, document.page_content, {"place": place}), 0.0)
+        types.Hit(types.Document(id, document.page_content, {"place": place}), nan)
         for place, (id, document) in enumerate(zip(_identities(documents), documents, strict=True))
     ]
 
@@ -246,7 +265,7 @@ def _identities(documents: Sequence[Document]) -> list[str]:
 
 
 def _ranked(documents: Sequence[Document], ranking: Sequence[types.Hit]) -> Ranking:
-    return [(documents[hit.document.meta["place"]], hit.score) for hit in ranking]
+    return [(documents[hit.document.meta["place"]], hit) for hit in ranking]
 
 
 def _summary(hits: Sequence[types.Hit], report: RerankReport) -> dict[str, int]:

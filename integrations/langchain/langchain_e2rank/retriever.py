@@ -35,12 +35,14 @@ class E2RankRetriever(Checked, BaseRetriever):
     vectorstore: retrieve its documents and rerank them with their stored vectors.
     base_retriever: or rerank the documents of any LangChain retriever.
     reranker: None reranks with the model of the vectorstore's E2RankEmbeddings, or for a
-        base_retriever with `E2RankReranker()`. Its `top_n` and `score_key` are not used here. A
-        cross-encoder reranks documents that any model has embedded.
+        base_retriever with `E2RankReranker()`. Its `top_n`, `score_key` and `explain` are not
+        used here. A cross-encoder reranks documents that any model has embedded.
     retrieve_k, filter, expand: options of the search in a vectorstore; see
         `SearchPipeline.search_batch`. If k is larger than retrieve_k, k documents are retrieved.
     hybrid: search the vectorstore by the query's words too. True or "rrf" fuses both rankings by
         ranks, "dbsf" by scores. None: where the collection holds words.
+    explain: put an explanation of each document's score and rank into `metadata["explanation"]`:
+        `e2rank_rag.Explanation.as_dict`.
     score_key: the metadata key of the score. None leaves scores out, for retrievers that compare
         documents by their metadata, as MultiQueryRetriever does.
 
@@ -57,6 +59,7 @@ class E2RankRetriever(Checked, BaseRetriever):
     filter: Any | None = None
     expand: bool = False
     hybrid: StrictBool | Literal["rrf", "dbsf"] | None = None
+    explain: bool = False
     score_key: str | None = Field(default=SCORE, min_length=1)
 
     _own: Kept[E2RankReranker] = PrivateAttr(default_factory=partial(Kept, closes=True))
@@ -118,8 +121,9 @@ class E2RankRetriever(Checked, BaseRetriever):
             assert self.base_retriever is not None
             retrieved = self.base_retriever.invoke(query, config={"callbacks": child})
             tell("e2rank.retrieve", {"documents": len(retrieved)}, child)
-            ranking = self._reranker.ranking(retrieved, query, child)[: options["top_k"]]
-            return [scored(document, score, self.score_key) for document, score in ranking]
+            ranking = self._reranker.ranking(retrieved, query, child, explain=self.explain)
+            best = ranking[: options["top_k"]]
+            return [scored(document, hit, self.score_key) for document, hit in best]
         if not self.vectorstore.collection.exists:
             return []
         hits = self._searcher(self.vectorstore).search(query, **options)
@@ -139,8 +143,9 @@ class E2RankRetriever(Checked, BaseRetriever):
             assert self.base_retriever is not None
             retrieved = await self.base_retriever.ainvoke(query, config={"callbacks": child})
             await atell("e2rank.retrieve", {"documents": len(retrieved)}, child)
-            ranking = (await self._reranker.aranking(retrieved, query, child))[: options["top_k"]]
-            return [scored(document, score, self.score_key) for document, score in ranking]
+            ranking = await self._reranker.aranking(retrieved, query, child, explain=self.explain)
+            best = ranking[: options["top_k"]]
+            return [scored(document, hit, self.score_key) for document, hit in best]
         if not await self.vectorstore.collection.aexists():
             return []
         # Opening a model takes seconds.
@@ -169,6 +174,7 @@ class E2RankRetriever(Checked, BaseRetriever):
             "filter": self.filter if filter is None else filter,
             "expand": self.expand if expand is None else expand,
             "hybrid": self.hybrid if hybrid is None else hybrid,
+            "explain": self.explain,
         }
 
     def _refuse_search_options(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from math import nan
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from e2rank_rag.types import Document, Embeddings, Hit
 DENSE_VECTORS_NAME = "text-dense"
 SPARSE_VECTORS_NAME = "text-sparse"
 RETRIEVAL_SCORE = "retrieval_score"
+EXPLANATION = "explanation"
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def as_hit(document: HaystackDocument, document_text: DocumentText) -> Hit:
     # Without a source: a joiner may have put together what several models embedded.
     return Hit(
         Document(document.id, text, document.meta),
-        document.score or 0.0,
+        nan if document.score is None else document.score,
         _as_array(document.embedding),
     )
 
@@ -121,17 +123,22 @@ def as_document(hit: Hit, *, with_embedding: bool) -> HaystackDocument:
             "content": document.content,
             "blob": document.blob,
             # A score that was stored with the document belongs to another query.
-            "meta": {**document.meta, RETRIEVAL_SCORE: hit.retrieval_score},
+            "meta": {**document.meta, RETRIEVAL_SCORE: hit.retrieval_score, **_explained(hit)},
             "score": hit.score,
             **vectors,
         }
     )
 
 
-def rescored(document: HaystackDocument, score: float) -> HaystackDocument:
-    """The document with a new score; the one before is in its meta."""
+def rescored(document: HaystackDocument, hit: Hit) -> HaystackDocument:
+    """The document with its new score; the one before is in its meta."""
     before = {} if document.score is None else {RETRIEVAL_SCORE: document.score}
-    return replace(document, score=score, meta={**before, **document.meta})
+    meta = {**before, **document.meta, **_explained(hit)}
+    return replace(document, score=hit.score, meta=meta)
+
+
+def _explained(hit: Hit) -> dict[str, Any]:
+    return {} if hit.explanation is None else {EXPLANATION: hit.explanation.as_dict()}
 
 
 def _as_array(embedding: Any) -> Embeddings | None:

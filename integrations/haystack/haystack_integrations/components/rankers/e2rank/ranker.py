@@ -60,6 +60,8 @@ class E2RankRanker(RerankingComponent):
         the model's own.
     :param evidence: what words add to an E2Rank's cosines, an `e2rank_rag.Evidence` or a dict of
         its settings. None takes the model's own; False adds nothing, so scores are cosines.
+    :param explain: put an explanation of each document's score and rank into
+        `meta["explanation"]`: `e2rank_rag.Explanation.as_dict`.
     :param stored_vectors: "check" encodes a few documents again and compares (up to three of each
         list that carries vectors, two of those from a document_store without a record of its
         model, none that were compared before); "trust" uses the vectors without that; "ignore"
@@ -86,6 +88,7 @@ class E2RankRanker(RerankingComponent):
     prompt_depth: int | None = None
     query_weight: float | None = None
     evidence: Evidence | dict[str, Any] | Literal[False] | None = None
+    explain: bool = False
     stored_vectors: Literal["check", "trust", "ignore"] = "check"
     document_store: Any = None
     meta_fields_to_embed: list[str] | None = None
@@ -174,11 +177,11 @@ class E2RankRanker(RerankingComponent):
         score_threshold: float | None,
     ) -> dict[str, Any]:
         query = self.query_prefix + query + self.query_suffix
-        reranking = reranker.rerank_batch([query], [hits])
+        reranking = reranker.rerank_batch([query], [hits], explain=self.explain)
         originals = {document.id: document for document in candidates}
         threshold = self.score_threshold if score_threshold is None else score_threshold
         ranked = [
-            rescored(originals[hit.document.id], hit.score)
+            rescored(originals[hit.document.id], hit)
             for hit in reranking[0]
             if threshold is None or hit.score >= threshold
         ]

@@ -81,6 +81,7 @@ class E2RankRetriever(RerankingComponent):
     :param prompt_depth: as in E2RankRanker.
     :param query_weight: as in E2RankRanker.
     :param evidence: as in E2RankRanker.
+    :param explain: as in E2RankRanker.
     :param stored_vectors: as in E2RankRanker.
     :param meta_fields_to_embed: what the documents were embedded with, as in
         E2RankDocumentEmbedder; so are embedding_separator, document_prefix and document_suffix.
@@ -113,6 +114,7 @@ class E2RankRetriever(RerankingComponent):
     prompt_depth: int | None = None
     query_weight: float | None = None
     evidence: Evidence | dict[str, Any] | Literal[False] | None = None
+    explain: bool = False
     stored_vectors: Literal["check", "trust", "ignore"] = "check"
     meta_fields_to_embed: list[str] | None = None
     embedding_separator: str = "\n"
@@ -258,6 +260,7 @@ class E2RankRetriever(RerankingComponent):
             "filter": _filters.qdrant_filter(chosen, layout),
             "expand": self.expand,
             "hybrid": self.hybrid if hybrid is None else hybrid,
+            "explain": self.explain,
         }
 
     def _bm25(self) -> Bm25 | None:
