@@ -91,6 +91,7 @@ def _row(
     if name not in (OURS, PROMPTLESS):
         row["ours_as_fast"] = ratio(rounds, OURS, name)
         row["token_ratio"] = read / tokens[OURS]
+        row["time_over_token_ratio"] = row["ours_as_fast"]["median"] / row["token_ratio"]
     return row
 
 
@@ -181,6 +182,7 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
                 cells(row["tokens"], 0),
                 *(span(row["ours_as_fast"]) if "ours_as_fast" in row else ["", "", ""]),
                 cells(row.get("token_ratio"), 1),
+                cells(row.get("time_over_token_ratio")),
             ]
             for count, sides in part["by_candidates"].items()
             for name, row in sides.items()
@@ -190,6 +192,9 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
             f"Query text to {result['top_k']} documents; {part['dtype']}, threads: {threads}, "
             f"documents of at most {result['max_length']} tokens"
         )
-        head = "side|candidates|ms|process ms|tokens|ours as fast: worst|median|best|token ratio"
+        head = (
+            "side|candidates|ms|process ms|tokens|ours as fast: worst|median|best|token ratio"
+            "|time ratio / token ratio"
+        )
         found.append(Table(title, head.split("|"), rows, part["missing"]))
     return found

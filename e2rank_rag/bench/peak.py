@@ -37,7 +37,7 @@ def torch_products() -> tuple[dict[str, Any], Answer]:
     return {"threads": torch.get_num_threads()}, gflops
 
 
-def gflops(dtype: str, size: int, seconds: float) -> float:
+def gflops(dtype: str, size: int, seconds: float, device: str = "cpu") -> float:
     """The best of products of two [size, size] matrices, each repeated for `seconds`, in GFLOP/s.
 
     On x86, torch has two libraries for float32, MKL and oneDNN; the faster one counts.
@@ -46,19 +46,23 @@ def gflops(dtype: str, size: int, seconds: float) -> float:
 
     from e2rank_rag.models.cpu import use_onednn
 
-    matrix = torch.randn(size, size).to(getattr(torch, dtype))
-    layer = torch.nn.Sequential(torch.nn.Linear(size, size, bias=False, dtype=matrix.dtype))
-    if dtype == "float32":
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "device": device}
+    matrix = torch.randn(size, size, **options)
+    layer = torch.nn.Sequential(torch.nn.Linear(size, size, bias=False, **options))
+    if (device, dtype) == ("cpu", "float32"):
         use_onednn(layer)
     products = [lambda: matrix @ matrix, lambda: layer(matrix)]
+    finish = torch.cuda.synchronize if matrix.is_cuda else lambda: None
     best = float("inf")
     with torch.inference_mode():
         for product in products:
             product()  # the first one also chooses a kernel
+            finish()
             until = time.perf_counter() + seconds
             while True:
                 started = time.perf_counter()
                 product()
+                finish()
                 ended = time.perf_counter()
                 best = min(best, ended - started)
                 if ended > until:
