@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from e2rank_rag import terminal
 from e2rank_rag.cli.bench import bench
+from e2rank_rag.cli.check import check
 from e2rank_rag.cli.demo import demo
 from e2rank_rag.cli.evaluate import evaluate
 from e2rank_rag.cli.index import index
@@ -24,7 +25,20 @@ from e2rank_rag.cli.search import search
 from e2rank_rag.cli.training import adapt, average, mine, train
 from e2rank_rag.cli.verify import verify
 
-COMMANDS = (demo, index, search, evaluate, verify, mine, label, train, adapt, average, bench)
+COMMANDS = (
+    demo,
+    index,
+    search,
+    evaluate,
+    check,
+    verify,
+    mine,
+    label,
+    train,
+    adapt,
+    average,
+    bench,
+)
 """In the order of `--help`."""
 
 

@@ -12,6 +12,7 @@ COMMANDS = [
     "index",
     "search",
     "evaluate",
+    "check",
     "verify",
     "mine",
     "label",
