@@ -14,7 +14,7 @@ FASTEMBED := .venv-fastembed
 DOCS := .venv-docs
 NEEDED_GB := 4
 
-.PHONY: setup demo test test-slow test-notebooks test-server chaos test-haystack2 test-rax test-fastembed lint bench docs clean
+.PHONY: setup demo test test-slow test-notebooks test-server chaos test-haystack2 test-rax test-fastembed test-mteb lint bench docs clean
 
 setup: $(READY)
 
@@ -76,6 +76,11 @@ test-rax: $(RAX)/.ready
 # The sparse vectors of words against fastembed, which needs an older huggingface-hub.
 test-fastembed: $(FASTEMBED)/.ready
 	@PYTHONPATH=. $(FASTEMBED)/bin/python -m pytest -q --noconftest tests/test_words_fastembed.py
+
+# MTEB over our encoder and rerankers, on local tasks. It fits beside everything else, and is large.
+test-mteb: $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mteb]'
+	@$(BIN)/python -m pytest -q tests/evaluation/test_mteb.py
 
 lint: $(READY)
 	@$(BIN)/ruff check .
