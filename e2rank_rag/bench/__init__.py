@@ -17,7 +17,7 @@ from e2rank_rag.bench.settings import Settings
 from e2rank_rag.bench.sides import ProcessSide, Start
 from e2rank_rag.bench.tables import Table
 
-PARTS = ("encode", "query", "candidates", "depth", "engines", "pools")
+PARTS = ("encode", "query", "candidates", "depth", "engines", "pools", "neighbour")
 """Each is a module here with `measure(context)` and `tables(result)`."""
 
 FORMAT = 1

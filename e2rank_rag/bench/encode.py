@@ -61,7 +61,7 @@ def _with(context: Context, threads: int) -> dict[str, Any]:
         cosines = _lowest_cosines(sides)
         about = sides.about()
     rows = {
-        name: _row(context, about[name.removesuffix(", as it comes")], name, rounds, options)
+        name: _row(context, about[name.removesuffix(", as it comes")], name, rounds)
         for name in calls
     }
     for name, size in batches.items():
@@ -91,11 +91,7 @@ def _best_batch(side: Side) -> int:
 
 
 def _row(
-    context: Context,
-    about: Mapping[str, Any],
-    name: str,
-    rounds: Sequence[Round],
-    options: Mapping[str, Any],
+    context: Context, about: Mapping[str, Any], name: str, rounds: Sequence[Round]
 ) -> dict[str, Any]:
     walls = [each[name].wall for each in rounds]
     rate = about["flops"] / median(walls) / 1e9
@@ -128,7 +124,7 @@ def _ratios(rounds: Sequence[Round]) -> list[dict[str, Any]]:
             "wall": ratio(rounds, ours, other),
             "process": ratio(rounds, ours, other, "process"),
         }
-        for ours, other in wanted
+        for ours, other in dict.fromkeys(wanted)
         if ours in names and other in names
     ]
 

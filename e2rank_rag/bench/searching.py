@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
@@ -172,14 +173,18 @@ def open_index(
 ) -> QdrantStore:
     """A new collection with these documents and vectors.
 
-    encoder: whose fingerprint the store records. words: whether it holds words, too.
+    encoder: whose fingerprint the store records. words: whether it holds words, too. A server's key
+    is the variable QDRANT_API_KEY.
     """
     from e2rank_rag.store import Layout, QdrantStore
+    from e2rank_rag.store.opening import kind_of
     from e2rank_rag.words import Bm25
 
+    server = kind_of(location) == "server"
     store = QdrantStore.open(
         location,
         collection,
+        api_key=os.environ.get("QDRANT_API_KEY") if server else None,
         layout=layout or Layout(),
         bm25=Bm25() if words else None,
     )

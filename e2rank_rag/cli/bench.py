@@ -18,7 +18,7 @@ def bench(
         str | None,
         typer.Option(
             help="Parts to measure, separated by commas: encode, query, candidates, depth, "
-            "engines, pools. Default: all."
+            "engines, pools, neighbour. Default: all."
         ),
     ] = None,
     full: Annotated[

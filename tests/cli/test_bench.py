@@ -35,7 +35,7 @@ def test_the_chosen_parts_are_printed_and_written(run, quick, tmp_path):
 def test_an_unknown_part_is_wrong_usage(run, quick):
     code, _, err = run(*quick, "--only", "encode,nothing")
     assert code == 2
-    assert "encode, query, candidates, depth, engines, pools" in err
+    assert "encode, query, candidates, depth, engines, pools, neighbour" in err
     assert "nothing" in err
 
 
