@@ -90,6 +90,7 @@ def examine(connection: Connection, asked: Asked) -> Findings:
             vector.name,
             keyed=asked.keyed,
             words=found_words(seen, sample.texts, match.variant),
+            beside=frozenset().union(*(text.beside for text in sample.texts)),
         )
     return Findings(seen, vector, sample, tuple(tried), match, fits, place)
 

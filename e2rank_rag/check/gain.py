@@ -73,7 +73,8 @@ def searchable(
     else:
         copy = QdrantStore.open(MEMORY, place.collection, bm25=bm25)
         try:
-            copy.prepare(store.dim)
+            # The check has compared these vectors.
+            copy.prepare(store.dim, fingerprint=match.recipe.document_fingerprint(match.digest))
             for ids in batches(list(store.ids()), BATCH):
                 stored = store.get(ids, with_embeddings=True).values()
                 kept = [(each.document, each.embedding) for each in stored]

@@ -11,6 +11,8 @@ from e2rank_rag.store.sparse import SparseWords
 
 QUERY = "what prevents falls?"
 
+TRUST = 'stored_vectors="trust"'
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -18,6 +20,7 @@ class Place:
 
     location: folder or URL. keyed: whether the server asks for a key.
     words: what its sparse vectors hold where no record says it.
+    beside: names of fields in the payload that are not in the meta, where the components look.
     """
 
     location: str
@@ -26,6 +29,7 @@ class Place:
     vector_name: str | None = None
     keyed: bool = False
     words: SparseWords | None = None
+    beside: frozenset[str] = frozenset()
 
     def options(self) -> list[str]:
         """Arguments of `QdrantStore.open` and `E2RankVectorStore` beside location and name."""
@@ -55,10 +59,15 @@ class Place:
 
 
 def haystack_lines(place: Place, match: Match) -> str:
-    """A program that searches the collection through the Haystack components."""
+    """A program that searches the collection through the Haystack components.
+
+    These find fields in the meta only; others are left out, as in `langchain_lines`.
+    """
     model = [f"model={_quoted(match.model)}"]
     variant = match.variant
-    if variant.fields:
+    if set(variant.fields) & place.beside:
+        model.append(TRUST)
+    elif variant.fields:
         model.append(f"meta_fields_to_embed=[{', '.join(map(_quoted, variant.fields))}]")
         model.append(f"embedding_separator={_quoted(variant.separator)}")
     if settings := _settings(match):
@@ -86,7 +95,7 @@ def langchain_lines(place: Place, match: Match) -> str:
     location, collection = _where(place)
     settings = {"model": _quoted(match.model), **_settings(match)}
     model = ", ".join(f"{name}={value}" for name, value in settings.items())
-    trusted = ['stored_vectors="trust"'] if match.variant.fields else []
+    trusted = [TRUST] if match.variant.fields else []
     arguments = [
         f"E2RankEmbeddings({model})",
         f"location={location}",

@@ -39,6 +39,7 @@ class StoredText:
     """A stored document with its vector.
 
     content: as it is stored. fields: what could stand before it, as text.
+    beside: names of fields that are in the payload beside the meta.
     vector: unit length [dim]. length: of the vector as it is stored.
     sparse: name -> ids and weights of its sparse vectors.
     """
@@ -49,6 +50,7 @@ class StoredText:
     vector: Embeddings
     length: float
     sparse: Mapping[str, Any]
+    beside: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +160,7 @@ def _stored(point: Any, found: FoundLayout, name: str | None) -> StoredText | No
         vector=vector,
         length=float(np.linalg.norm(np.asarray(stored, dtype=np.float64))),
         sparse={key: each for key, each in vectors.items() if hasattr(each, "indices")},
+        beside=frozenset(payload) - frozenset(found.layout.keys),
     )
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+from qdrant_client import models
+
 from e2rank_rag.check.examine import Findings
 from e2rank_rag.check.fit import NO_FIELDS, Mismatch
 from e2rank_rag.check.gain import Gain
@@ -39,7 +41,9 @@ def layout_lines(findings: Findings) -> Iterator[str]:
         yield f"  vector {name}: {vector.size} dimensions, {vector.distance.value}{several}"
     shortest, longest = _lengths(sample)
     if abs(shortest - 1) > UNIT or abs(longest - 1) > UNIT:
-        yield f"  vectors are not of unit length: {shortest:.3g} to {longest:.3g} in the sample"
+        dot = findings.vector.distance == models.Distance.DOT
+        effect = ", which changes the order of a search by Dot" if dot else ""
+        yield f"  vectors are {shortest:.3g} to {longest:.3g} long, not of unit length{effect}"
     yield f"  sparse vectors: {_sparse(findings)}"
     yield f"  payload keys: {', '.join(sample.layout.keys)}"
     if sample.layout.guessed:

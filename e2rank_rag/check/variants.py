@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import permutations
 from typing import Any
 
+from e2rank_rag.check.sample import fields_of
 from e2rank_rag.prompts import Prompts
 from e2rank_rag.recipe import Recipe
 from e2rank_rag.store.layout import Layout
@@ -105,8 +106,6 @@ class EmbeddedLayout(Layout):
 
     def document(self, point: Any) -> Document:
         """The document of a point with its payload; StoreError where the keys are not these."""
-        from e2rank_rag.check.sample import fields_of
-
         stored = Layout.document(self, point)
         fields = fields_of(point.payload or {}, self)
         return Document(stored.id, self.variant.text(stored.text, fields), stored.meta)

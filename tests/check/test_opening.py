@@ -9,11 +9,15 @@ from contextlib import closing
 import numpy as np
 import pytest
 
+from e2rank_rag.check.examine import Asked, examine
+from e2rank_rag.check.gain import measure, searchable
 from e2rank_rag.check.opening import opened
 from e2rank_rag.check.outline import outline
+from e2rank_rag.check.queries import made_up
 from e2rank_rag.errors import StoreError
 from e2rank_rag.store import QdrantStore
-from tests.checking import DOCUMENTS, fill
+from e2rank_rag.store.connection import Connection
+from tests.checking import CONTENTS, DOCUMENTS, fill
 
 VECTORS = np.eye(8, dtype=np.float32)
 
@@ -88,3 +92,28 @@ def test_an_unreadable_database_is_named(folder):
 def test_an_index_in_memory_cannot_be_checked():
     with pytest.raises(ValueError, match="belongs to its process"), opened(":memory:"):
         pass
+
+
+def test_a_whole_check_sends_only_requests_that_read(tmp_path, bert, tiny_bert, monkeypatch):
+    fill(tmp_path, bert.encode_documents(CONTENTS)).close()
+    asked = set()
+    send = Connection.send
+
+    def spy(self, request):
+        asked.add(request.method)
+        return send(self, request)
+
+    monkeypatch.setattr(Connection, "send", spy)
+    with opened(str(tmp_path)) as connection:
+        findings = examine(connection, Asked(str(tmp_path), [str(tiny_bert)]))
+        queries = made_up(findings.sample.texts, seed=0)
+        with searchable(connection, findings.place, findings.match, None, 8) as (store, words):
+            measure(bert, store, queries, words=words)
+    assert asked == {
+        "get_collections",
+        "get_collection",
+        "count",
+        "scroll",
+        "retrieve",
+        "query_batch_points",
+    }
