@@ -31,15 +31,17 @@ class SystemResult:
     """One method on one dataset.
 
     by_query: query id -> measure -> value, a fraction between 0 and 1, for each judged query.
-    seconds_per_query: wall time of encoding, searching and reranking, in batches of 16 queries.
+    seconds_per_query: wall time of encoding, searching and reranking, the mean over the batches.
     rankings: query id -> hits, best first, without embeddings.
     left_out: number of queries whose own document was removed (`own_documents`).
+    batch_seconds: wall time of each batch of queries.
     """
 
     by_query: dict[str, dict[str, float]]
     seconds_per_query: float
     rankings: dict[str, list[Hit]]
     left_out: int = 0
+    batch_seconds: tuple[float, ...] = ()
 
     @property
     def measures(self) -> dict[str, float]:
@@ -55,6 +57,7 @@ class MethodOptions(TypedDict, total=False):
     retrieve_k: int
     expand: bool
     measures: Sequence[str]
+    batch_queries: int
     progress: bool
 
 
@@ -89,6 +92,7 @@ class Comparison:
     retrieve_k: candidates per query, 1 or more.
     expand: search a second time with the reranker's query vector; ValueError if it has none.
     measures: names as ir-measures writes them, see `evaluate`.
+    batch_queries: how many queries are searched and reranked at once, 1 or more.
     """
 
     encoder: TextEncoder
@@ -102,7 +106,12 @@ class Comparison:
     retrieve_k: int = 100
     expand: bool = False
     measures: Sequence[str] = DEFAULT_MEASURES
+    batch_queries: int = BATCH_QUERIES
     progress: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batch_queries < 1:
+            raise ValueError(f"batch_queries must be 1 or more, got {self.batch_queries}")
 
     def check(self, method: str) -> None:
         """Raise the ValueError of `run` for a method that cannot be run; nothing is searched."""
@@ -113,7 +122,8 @@ class Comparison:
         """Run one of `METHODS` over the queries and measure it against the qrels.
 
         Where a query is itself a document of the dataset (`own_documents`), that document is
-        removed from its candidates before they are reranked.
+        removed from its candidates before they are reranked. Query vectors that the encoder has
+        cached are dropped first, so that each method's time includes its own.
 
         Raises:
             ValueError: an unknown method; "rerank" without a reranker; `prompt` or `feedback` of a
@@ -123,7 +133,7 @@ class Comparison:
         """
         ids = list(self.queries)
         rankings: dict[str, list[Hit]] = {}
-        seconds = 0.0
+        seconds: list[float] = []
         with ExitStack() as opened:
             search = self._opened(method, opened)
             own = own_documents(self.store, self.queries, self.qrels)
@@ -132,20 +142,22 @@ class Comparison:
             shown = opened.enter_context(
                 ProgressReport(method, total=len(ids), shown=self.progress)
             )
-            for start in range(0, len(ids), BATCH_QUERIES):
-                batch = ids[start : start + BATCH_QUERIES]
+            _forget_queries(self.encoder)
+            for start in range(0, len(ids), self.batch_queries):
+                batch = ids[start : start + self.batch_queries]
                 started = time.perf_counter()
                 ranked = search(batch, own)
-                seconds += time.perf_counter() - started
+                seconds.append(time.perf_counter() - started)
                 # Vectors of all rankings would take gigabytes: 6000 queries x 100 hits x 384.
                 bare = [[replace(hit, embedding=None) for hit in hits] for hits in ranked]
                 rankings.update(zip(batch, bare, strict=True))
                 shown.advance(len(batch))
         return SystemResult(
             by_query=evaluate_by_query(run_from_rankings(rankings), self.qrels, self.measures),
-            seconds_per_query=seconds / max(len(ids), 1),
+            seconds_per_query=sum(seconds) / max(len(ids), 1),
             rankings=rankings,
             left_out=len(own),
+            batch_seconds=tuple(seconds),
         )
 
     def _opened(self, name: str, opened: ExitStack) -> Ranked:
@@ -199,6 +211,13 @@ class Comparison:
             [hit for hit in hits if hit.document.id not in {id} & own][: self.retrieve_k]
             for id, hits in zip(ids, found, strict=True)
         ]
+
+
+def _forget_queries(encoder: TextEncoder) -> None:
+    from e2rank_rag.models.encoder import Encoder
+
+    if isinstance(encoder, Encoder):
+        encoder.forget_queries()
 
 
 Ranked = Callable[[Sequence[str], set[str]], Sequence[Sequence[Hit]]]

@@ -87,6 +87,10 @@ class RecentVectors:
         if len(self._vectors) > self.size:
             del self._vectors[next(iter(self._vectors))]
 
+    def clear(self) -> None:
+        """Drop all vectors."""
+        self._vectors.clear()
+
 
 class TextModel(Core):
     """Queries, documents and listwise prompts to unit vectors. Satisfies `types.TextEncoder`.

@@ -172,6 +172,11 @@ class Encoder(ModelUser[LoadedModel, TextModel], TextModel):
         call = partial(self.encode_listwise, queries, candidates, **options)
         return await self.run_async(call)
 
+    def forget_queries(self) -> None:
+        """Drop the cached vectors of recent queries, so that the next ones cost a forward pass."""
+        loaded = self.loaded
+        loaded.worker.run(loaded.queries.clear)
+
     def save(self, folder: str | Path) -> Path:
         """Write model and recipe; `SentenceTransformer(folder)` opens it with the same vectors."""
         loaded, adapter = self.loaded, self._key.adapter

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from e2rank_rag.evaluation import systems
 from e2rank_rag.evaluation.differences import Differences
 from e2rank_rag.evaluation.systems import METHODS, Comparison, candidates_of_run, run_system
 from e2rank_rag.evidence import CandidateWords, Evidence
 from e2rank_rag.feedback import Feedback
 from e2rank_rag.indexing import index_documents
+from e2rank_rag.models.e2rank import Backbone
 from e2rank_rag.models.e2rank_folder import save_adapter
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.pipeline import SearchPipeline
@@ -325,10 +325,9 @@ def test_expand_is_for_rerankers_only(bert, store):
         assert ids(listwise.rankings[query]) == ids(by_hand)
 
 
-def test_batches_do_not_matter(bert, store, monkeypatch):
+def test_batches_do_not_matter(bert, store):
     whole = run_system("listwise", bert, store, QUERIES, QRELS)
-    monkeypatch.setattr(systems, "BATCH_QUERIES", 1)
-    single = run_system("listwise", bert, store, QUERIES, QRELS)
+    single = run_system("listwise", bert, store, QUERIES, QRELS, batch_queries=1)
     assert {q: ids(h) for q, h in whole.rankings.items()} == {
         q: ids(h) for q, h in single.rankings.items()
     }
@@ -449,3 +448,31 @@ def test_a_store_of_other_ids_holds_no_query(bert):
     result = run_system("retrieve", bert, store, queries, {"q1": {"7": 1}, "7": {"8": 1}})
     assert {query: ids(hits) for query, hits in result.rankings.items()} == {"q1": ["7"], "7": []}
     store.close()
+
+
+# Time
+
+
+def test_each_batch_of_queries_has_its_time(bert, store):
+    result = run_system("retrieve", bert, store, QUERIES, QRELS, batch_queries=1)
+    assert len(result.batch_seconds) == len(QUERIES)
+    assert result.seconds_per_query == pytest.approx(sum(result.batch_seconds) / len(QUERIES))
+    together = run_system("retrieve", bert, store, QUERIES, QRELS)
+    assert len(together.batch_seconds) == 1
+    assert rankings(result) == rankings(together)
+    with pytest.raises(ValueError, match="batch_queries must be 1 or more, got 0"):
+        run_system("retrieve", bert, store, QUERIES, QRELS, batch_queries=0)
+
+
+def test_every_method_encodes_the_queries_itself(bert, store, monkeypatch):
+    passes, forward = [], Backbone.forward
+
+    def counted(self, **batch):
+        passes.append(len(batch["input_ids"]))
+        return forward(self, **batch)
+
+    monkeypatch.setattr(Backbone, "forward", counted)
+    for _ in range(2):
+        passes.clear()
+        run_system("retrieve", bert, store, QUERIES, QRELS)
+        assert sum(passes) == len(QUERIES)

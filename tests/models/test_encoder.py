@@ -20,6 +20,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from transformers import AutoTokenizer, BertModel
 
 from e2rank_rag.errors import CheckpointError
+from e2rank_rag.models.e2rank import Backbone
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.models.runtime import loaded_models
 from e2rank_rag.prompts import Task
@@ -447,3 +448,21 @@ def test_the_recipe_file_is_json_that_people_can_read(bert, tmp_path):
     assert saved["system"] == "e2rank"
     assert saved["pooling"] == "mean"
     assert saved["prompts"]["listwise"] == {"kind": "span"}
+
+
+def test_forgotten_queries_cost_a_forward_pass_again(bert, monkeypatch):
+    passes, forward = [], Backbone.forward
+
+    def counted(self, **batch):
+        passes.append(len(batch["input_ids"]))
+        return forward(self, **batch)
+
+    monkeypatch.setattr(Backbone, "forward", counted)
+    bert.forget_queries()
+    first, cached = (bert.encode_queries(["who purrs?"]) for _ in range(2))
+    assert passes == [1]
+    bert.forget_queries()
+    again = bert.encode_queries(["who purrs?"])
+    assert passes == [1, 1]
+    np.testing.assert_array_equal(first, cached)
+    np.testing.assert_array_equal(first, again)
