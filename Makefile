@@ -14,7 +14,7 @@ FASTEMBED := .venv-fastembed
 DOCS := .venv-docs
 NEEDED_GB := 4
 
-.PHONY: setup demo test test-slow test-notebooks test-server chaos test-haystack2 test-rax test-fastembed test-mteb lint bench docs clean
+.PHONY: setup demo test test-slow test-notebooks test-browser test-server chaos test-haystack2 test-rax test-fastembed test-mteb lint bench docs clean
 
 setup: $(READY)
 
@@ -56,6 +56,10 @@ test-slow: $(READY)
 
 test-notebooks: $(READY)
 	@$(BIN)/python -m pytest -q -m notebooks
+
+# The page of `e2rank report` in Chromium; skipped, with the reason, where there is none.
+test-browser: $(READY)
+	@$(BIN)/python -m pytest -q -rs -m browser
 
 # Killed runs, full disks, two writers, 64 clients at once: some minutes.
 chaos: $(READY)

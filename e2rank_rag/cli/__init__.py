@@ -21,6 +21,7 @@ from e2rank_rag.cli.demo import demo
 from e2rank_rag.cli.evaluate import evaluate
 from e2rank_rag.cli.index import index
 from e2rank_rag.cli.label import label
+from e2rank_rag.cli.report import report
 from e2rank_rag.cli.search import search
 from e2rank_rag.cli.training import adapt, average, mine, train
 from e2rank_rag.cli.verify import verify
@@ -31,6 +32,7 @@ COMMANDS = (
     search,
     evaluate,
     check,
+    report,
     verify,
     mine,
     label,

@@ -21,6 +21,7 @@ from e2rank_rag.cli.options import (
     check_expand,
     check_language,
     check_system,
+    index_name,
     open_encoder,
     open_reranker,
     open_store,
@@ -130,9 +131,7 @@ def evaluate(
         ranker = None
         if ranking is not None:
             ranker = opened.enter_context(open_reranker(ranking, kind, device))
-        name = f"{experiment.name}-{encoder.fingerprint[:8]}"
-        if bm25 is not None:
-            name += f"-{bm25.language}"
+        name = index_name(experiment.name, encoder, bm25)
         store = open_store(index or ":memory:", name, api_key, bm25=bm25)
         opened.callback(store.close)
         options = MethodOptions(

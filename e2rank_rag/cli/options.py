@@ -122,6 +122,12 @@ def open_reranker(model: str, system: System | None, device: str | None) -> Base
         return load_reranker(model, system=system, device=device)
 
 
+def index_name(dataset: str, encoder: Encoder, bm25: Bm25 | None) -> str:
+    """The collection of a dataset that is measured: another one for another encoder or language."""
+    language = "" if bm25 is None else f"-{bm25.language}"
+    return f"{dataset}-{encoder.fingerprint[:8]}{language}"
+
+
 def open_store(
     location: str,
     collection: str,

@@ -13,6 +13,7 @@ COMMANDS = [
     "search",
     "evaluate",
     "check",
+    "report",
     "verify",
     "mine",
     "label",
