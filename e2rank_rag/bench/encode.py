@@ -22,6 +22,8 @@ from e2rank_rag.bench.tables import Table, cells, span
 
 BATCH_SIZES = (8, 32, 128)
 DEFAULT_BATCH = 32
+_PRECISIONS = {"bf16": "bfloat16", "f32": "float32", "f16": "float16"}
+
 COMPARED = 64
 """Documents whose vectors are compared."""
 
@@ -194,7 +196,7 @@ def theirs(
     ]
     about = {
         "threads": torch.get_num_threads(),
-        "dtype": "as it comes" if kind == "openvino" else kind,
+        **(_about_openvino(encoder) if kind == "openvino" else {"dtype": kind}),
         "max_length": limit,
         "documents": len(texts),
         "tokens": sum(lengths),
@@ -207,6 +209,17 @@ def theirs(
         return found.tolist() if vectors else None
 
     return about, answer
+
+
+def _about_openvino(encoder: Any) -> dict[str, Any]:
+    """The dtype that OpenVINO chose for this processor, and its threads."""
+    encoder.encode(["compiled at the first text"], show_progress_bar=False)
+    compiled = encoder[0].model.request
+    precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    return {
+        "dtype": _PRECISIONS.get(precision, precision),
+        "threads": compiled.get_property("INFERENCE_NUM_THREADS"),
+    }
 
 
 def _ignore(_: object) -> None:

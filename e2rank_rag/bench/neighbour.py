@@ -51,8 +51,7 @@ def measure(context: Context) -> dict[str, Any]:
         "cores": cores,
         "cores_left": cores_left(cores),
         "sides": {
-            name: {**each, **_row(rounds, name, each["documents"], cores)}
-            for name, each in about.items()
+            name: {**each, **_row(rounds, name, each, cores)} for name, each in about.items()
         },
         "missing": sides.missing,
     }
@@ -71,12 +70,15 @@ def _beside(neighbour: Side, side: Side) -> Timed:
         neighbour(working=False)
 
 
-def _row(rounds: Sequence[Round], name: str, documents: int, cores: float) -> dict[str, Any]:
+def _row(
+    rounds: Sequence[Round], name: str, about: Mapping[str, Any], cores: float
+) -> dict[str, Any]:
     rates = {
-        kind: [documents / each[f"{name}, {kind}"].wall for each in rounds]
+        kind: [about["documents"] / each[f"{name}, {kind}"].wall for each in rounds]
         for kind in (QUIET, BESIDE)
     }
-    left = cores_left(cores) / cores
+    # Fewer threads than cores use no more of either.
+    left = min(about["threads"], cores_left(cores)) / min(about["threads"], cores)
     shares = [
         beside / (quiet * left) for quiet, beside in zip(rates[QUIET], rates[BESIDE], strict=True)
     ]
