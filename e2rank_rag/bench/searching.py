@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from e2rank_rag.bench.machine import bfloat16_in_hardware
 from e2rank_rag.bench.settings import MAX_LENGTH
@@ -56,8 +56,9 @@ def _queries(data: str | None) -> tuple[str, ...]:
 def open_encoder(model: str, dtype: str) -> Encoder:
     """The encoder on the CPU, at the length of all comparisons or its own if that is shorter."""
     from e2rank_rag.models.encoder import Encoder
+    from e2rank_rag.models.runtime import Dtype
 
-    if dtype == "auto":  # until this version has it
+    if dtype == "auto" and "auto" not in get_args(Dtype):
         dtype = "bfloat16" if bfloat16_in_hardware() else "float32"
     options: dict[str, Any] = {"dtype": dtype, "device": "cpu"}
     encoder = Encoder.from_pretrained(model, **options)

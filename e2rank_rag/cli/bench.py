@@ -55,8 +55,10 @@ def bench(
 
         check_matplotlib()
         plots.mkdir(parents=True, exist_ok=True)
-    if json_file is not None and json_file.is_dir():
-        raise IsADirectoryError(f"{json_file} is a folder; name a file in it for the figures")
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        if json_file.is_dir():
+            raise IsADirectoryError(f"{json_file} is a folder; name a file in it for the figures")
     settings = Settings(
         threads=threads or usable_cores(),
         model=model,
