@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from e2rank_rag.evaluation.differences import Difference, Differences
 
 TITLE_WIDTH = 44
+
+WIDE = 110
+"""Characters that a table of explanations takes with headlines."""
 
 
 def headline(hit: Hit, *, width: int = TITLE_WIDTH) -> str:
@@ -44,47 +47,54 @@ def hits_table(hits: Sequence[Hit], *, title: str) -> Table:
     return table
 
 
-def explanation_table(hits: Sequence[Hit], *, title: str) -> Table:
+def explanation_table(hits: Sequence[Hit], *, title: str, width: int = 120) -> Table:
     """One ranking with explanations: the scores, the plain cosines, and the parts of each score.
 
     The last row has the averages of all candidates: what is above them lifts a document. A part
     that no document has is left out.
+
+    width: the terminal's width in characters. Below `WIDE` the earlier scores, the cosines and the
+        headlines are left out.
     """
     told = [(hit, hit.explanation) for hit in hits if hit.explanation is not None]
     kept = _kept_parts([explanation.parts for _, explanation in told])
+    wide = width >= WIDE
+    names = ["was", "score", *(["cosine"] if kept else []), *kept]
+    names = [name for name in names if wide or name not in ("was", "cosine")]
     table = Table(title=Text(printable(title)), title_justify="left")
-    compared = ["cosine", *kept] if kept else []
-    for column in ("#", "", "was", "score", *compared, "document"):
+    for column in ("#", "", *names, "document"):
         right = column not in ("", "document")
         table.add_column(column, justify="right" if right else "left", no_wrap=right)
     for hit, each in told:
-        parts = _figures(each.cosine, each.parts, kept)
-        was = "" if each.score_before is None else f"{each.score_before:.3f}"
-        move, place = _move(each.rank_before, each.rank), str(each.rank)
-        shown = Text(f"{_one_line(hit.document.id)}  {headline(hit, width=60)}")
-        table.add_row(place, move, was, f"{each.score:.3f}", *parts, shown)
+        figures = {"was": each.score_before, "score": each.score, "cosine": each.cosine}
+        shown = _one_line(hit.document.id)
+        if wide:
+            shown = f"{shown}  {headline(hit, width=60)}"
+        cells = _figures(names, figures, each.parts)
+        table.add_row(str(each.rank), _move(each.rank_before, each.rank), *cells, Text(shown))
     average = told[0][1].average if told else None
     if average is not None:
         table.add_section()
-        parts = _figures(None, average, kept)
-        table.add_row("", "", "", f"{average.score:.3f}", *parts, "average of all candidates")
+        cells = _figures(names, {"score": average.score}, average)
+        table.add_row("", "", *cells, "average of all candidates" if wide else "average")
     return table
 
 
-def pulls_table(hits: Sequence[Hit], *, most: int = 3) -> Table:
+def pulls_table(hits: Sequence[Hit], *, most: int = 3, width: int = 120) -> Table:
     """For each hit with an explanation, what pulled it and which words it holds.
 
     most: how many documents, words and words of the expansion to name. A document stands with its
     cosine and, where it is in the mean of feedback, what it gives the feedback part.
+    width: the terminal's width in characters. Below `WIDE` the headlines are here.
     """
-    table = Table("#", "id", "documents read: cosine (part)", "words", "words of the best")
+    table = Table("#", "document", "documents read: cosine (part)", "words", "words of the best")
     table.columns[0].justify = "right"
     for hit in hits:
         each = hit.explanation
         if each is not None:
             table.add_row(
                 str(each.rank),
-                Text(_one_line(hit.document.id)),
+                Text(_one_line(hit.document.id) + ("" if width >= WIDE else f"  {headline(hit)}")),
                 Text(_pulls(each, hit.document.id, most)),
                 Text(_words(each.words, most)),
                 Text(_words(each.expansion_words, most)),
@@ -92,11 +102,14 @@ def pulls_table(hits: Sequence[Hit], *, most: int = 3) -> Table:
     return table
 
 
-def _figures(cosine: float | None, parts: Parts | None, kept: Sequence[str]) -> list[str]:
-    if not kept:
-        return []
-    figures = [cosine, *(getattr(parts, name, None) for name in kept)]
-    return ["" if figure is None else f"{figure:.3f}" for figure in figures]
+def _figures(
+    names: Sequence[str], figures: Mapping[str, float | None], parts: Parts | None
+) -> list[str]:
+    """A row's figures and parts by the names of the columns; nothing where there is none."""
+    values = {**figures, **({} if parts is None else asdict(parts))}
+    found = [values.get(name) for name in names]
+    # A sum of rounding errors is no -0.000.
+    return ["" if value is None else f"{value:z.3f}" for value in found]
 
 
 def _kept_parts(parts: Sequence[Parts | None]) -> list[str]:

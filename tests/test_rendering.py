@@ -215,3 +215,15 @@ def test_scores_without_parts_are_shown_with_their_ranks():
         ["2", "=", "0.750", "-0.250", r"b\x1b  nul\x00"],
     ]
     assert cells(explanation_table([], title="q")) == []
+
+
+def test_on_a_narrow_terminal_headlines_stand_beside_the_pulls():
+    table = explanation_table(explained(TOLD), title="q", width=80)
+    assert cells(table) == [
+        ["1", "↑1", "0.875", "0.500", "0.250", "0.125", "[a]"],
+        ["2", "new", "-0.250", "-0.250", "0.000", "0.000", r"b\x1b"],
+        ["", "", "0.375", "0.250", "0.125", "0.000", "average"],
+    ]
+    pulls = cells(pulls_table(explained(TOLD), width=80))
+    assert [row[1] for row in pulls] == ["[a]  [red]text", r"b\x1b  nul\x00"]
+    assert len(max(lines(table, width=80), key=len)) <= 80

@@ -138,9 +138,9 @@ def _print_hits(hits: Sequence[Hit], query: str, *, as_json: bool) -> None:
     if as_json:
         typer.echo(terminal.json_text([_record(hit) for hit in hits]))
     elif any(hit.explanation is not None for hit in hits):
-        terminal.out.print(explanation_table(hits, title=query))
+        terminal.out.print(explanation_table(hits, title=query, width=terminal.out.width))
         if any(hit.explanation is not None and hit.explanation.parts for hit in hits):
-            terminal.out.print(pulls_table(hits))
+            terminal.out.print(pulls_table(hits, width=terminal.out.width))
     else:
         terminal.out.print(hits_table(hits, title=query))
 
