@@ -23,6 +23,7 @@ import numpy as np
 from e2rank_rag.candidates import without_copies
 from e2rank_rag.errors import StoredVectorMismatch
 from e2rank_rag.store.vectors import unit_or_none
+from e2rank_rag.threads import one_team
 from e2rank_rag.types import Cut, Document, Hit, Store, StoredDocument, TextEncoder
 
 logger = logging.getLogger(__name__)
@@ -180,6 +181,7 @@ class CandidateVectors:
         stored = await store.aget(wanted, with_embeddings=True)
         return with_stored(hits, stored, store.name, ids=ids, text=text)
 
+    @one_team
     def attach(self, lists: Sequence[Sequence[Hit]]) -> tuple[list[list[Hit]], VectorCounts]:
         """The same hits, each with its vector of unit length, and how many vectors were reused.
 
@@ -232,6 +234,7 @@ class CandidateVectors:
             )
         return hit if vector is hit.embedding else replace(hit, embedding=vector)
 
+    @one_team
     def probe(self, lists: Sequence[Sequence[Hit]]) -> list[list[Hit]]:
         """Encode a few documents of each source again and compare; only under "check".
 

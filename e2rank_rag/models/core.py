@@ -24,8 +24,10 @@ from e2rank_rag.models.runtime import (
     Worker,
     abandon,
     batch_tokens,
+    keeps_state,
     release,
     release_abandoned,
+    side_by_side,
 )
 from e2rank_rag.tokenization import batches_by_length
 from e2rank_rag.types import T
@@ -70,30 +72,47 @@ class Core(Closable):
     def _run(self, method: Callable[..., R], *texts: Any, **options: Any) -> R:
         return method(self, *texts, **options)
 
-    def _batches(
+    def _computed(
         self,
         rows: Sequence[Any],
         collate: Callable[[list[Any]], dict[str, Tensor]],
-        device: torch.device,
+        compute: Callable[[list[int], dict[str, Tensor]], R],
+        model: nn.Module,
         *,
         progress: bool | None = False,
-    ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-        """Batches of tokenised texts of similar length: their places, and their tensors.
+    ) -> Iterator[tuple[list[int], R]]:
+        """Places of tokenised texts of similar length, with what `compute` makes of each batch.
 
+        compute: called with the places in `rows` and the tensors of these rows.
         progress: show a bar; None: for long calls of an open model, on a terminal.
+
+        An open model on a CPU computes many batches side by side, each in one thread.
         """
-        lengths = [len(row.ids) for row in rows]
-        batches = list(batches_by_length(lengths, batch_tokens(device)))
+        device = next(model.parameters()).device
+        batches = list(batches_by_length([len(row.ids) for row in rows], batch_tokens(device)))
         shown: Iterable[list[int]] = batches
         if progress or (progress is None and self._worker is not None and len(batches) > 50):
             console = Console(stderr=True)
             if progress or console.is_terminal:
                 shown = track(batches, description="encoding", console=console, transient=True)
-        for places in shown:
-            if self._worker is not None:
-                self._worker.check_cancelled()
+
+        def found(places: list[int]) -> R:
             batch = collate([rows[place] for place in places])
-            yield places, {name: part.to(device) for name, part in batch.items()}
+            return compute(places, {name: part.to(device) for name, part in batch.items()})
+
+        def wanted() -> Iterator[list[int]]:
+            for places in shown:
+                if self._worker is not None:
+                    self._worker.check_cancelled()
+                yield places
+
+        threads = torch.get_num_threads()
+        many = device.type == "cpu" and 1 < threads < len(batches)
+        if self._worker is None or not many or keeps_state(model):
+            for places in wanted():
+                yield places, found(places)
+        else:
+            yield from side_by_side(found, wanted(), threads)
 
 
 class ModelUser(OpenModel, Generic[M, C]):
@@ -128,6 +147,11 @@ class ModelUser(OpenModel, Generic[M, C]):
     def device(self) -> torch.device:
         """Where the model is."""
         return self._key.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which numbers the model computes; its vectors and scores are float32."""
+        return self._key.dtype
 
     async def run_async(self, call: Callable[[], T]) -> T:
         """Run a call in this model's thread, in which the model's methods do not have to wait."""

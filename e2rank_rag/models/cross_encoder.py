@@ -135,13 +135,16 @@ class PairModel(Core):
         return pair_logits(model, batch, self._score_id, self._start_id)
 
     def _forward(self, pairs: Sequence[Tokens]) -> NDArray[np.float32]:
+        def compute(_: list[int], batch: dict[str, Tensor]) -> NDArray[np.float32]:
+            with evaluating(self.model):
+                found: NDArray[np.float32] = self.read(self.model, batch).cpu().numpy()
+                return found
+
         scores = np.empty(len(pairs), dtype=np.float32)
-        parameter = next(self.model.parameters())
-        with evaluating(self.model):
-            for rows, batch in self._batches(pairs, self.tokenizer.collate, parameter.device):
-                scores[rows] = self.read(self.model, batch).cpu().numpy()
+        for rows, found in self._computed(pairs, self.tokenizer.collate, compute, self.model):
+            scores[rows] = found
         if not np.isfinite(scores).all():
-            raise not_finite(f"{self.name} gave scores", parameter.dtype)
+            raise not_finite(f"{self.name} gave scores", next(self.model.parameters()).dtype)
         return scores
 
 
@@ -261,5 +264,5 @@ def _load(key: LoadKey, *, recipe: CrossEncoderRecipe) -> LoadedCrossEncoder:
         tokenizer=tokenizer,
         plain=plain,
         digest=digest,
-        worker=Worker(str(key.device)),
+        worker=Worker(str(key.device), key.threads),
     )

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from e2rank_rag.models import bert
 from e2rank_rag.models.core import Core, evaluating, in_its_thread, not_finite
 from e2rank_rag.models.runtime import Worker
 from e2rank_rag.tokenization import TextTokenizer, Tokens, checked_texts
@@ -60,9 +61,14 @@ class Backbone(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, pool_slots: Tensor) -> Tensor:
         """int [B, L] three times -> float32 [B, S, D], unit length, one vector per slot."""
-        hidden = self.transformer(
-            input_ids=input_ids, attention_mask=attention_mask
-        ).last_hidden_state
+        if bert.fits(self.transformer):
+            hidden, pool_slots = bert.states(
+                self.transformer, input_ids, attention_mask, pool_slots
+            )
+        else:
+            hidden = self.transformer(
+                input_ids=input_ids, attention_mask=attention_mask
+            ).last_hidden_state
         pooled = pool(hidden, pool_slots)[..., : self.truncate_dim]
         return F.normalize(pooled, dim=-1)
 
@@ -239,15 +245,24 @@ class TextModel(Core):
         self, tokens: Sequence[Tokens], transformer: nn.Module, *, progress: bool | None = None
     ) -> Embeddings:
         """Vectors of tokenised texts, in batches of similar length."""
-        parameter = next(transformer.parameters())
         backbone = Backbone(transformer, truncate_dim=self.recipe.truncate_dim)
+
+        def compute(_: list[int], batch: dict[str, Tensor]) -> Embeddings:
+            with evaluating(transformer):
+                found: Embeddings = backbone(**batch)[:, 0].float().cpu().numpy()
+                return found
+
         vectors = np.empty((len(tokens), self.dim), dtype=np.float32)
-        batches = self._batches(tokens, self.tokenizer.collate, parameter.device, progress=progress)
-        with evaluating(transformer):
-            for rows, batch in batches:
-                vectors[rows] = backbone(**batch)[:, 0].float().cpu().numpy()
+        collate = self.tokenizer.collate
+        computed = self._computed(tokens, collate, compute, transformer, progress=progress)
+        for rows, found in computed:
+            vectors[rows] = found
         if not (np.linalg.norm(vectors, axis=1) > 0.5).all():
-            raise not_finite(f"{self.name} gave vectors", parameter.dtype, "not finite or zero")
+            raise not_finite(
+                f"{self.name} gave vectors",
+                next(transformer.parameters()).dtype,
+                "not finite or zero",
+            )
         return vectors
 
 

@@ -21,6 +21,7 @@ from e2rank_rag.errors import CheckpointError
 from e2rank_rag.models.adapter import with_adapter
 from e2rank_rag.models.config import positions
 from e2rank_rag.models.core import ModelUser
+from e2rank_rag.models.cpu import pack
 from e2rank_rag.models.e2rank import Backbone, RecentVectors, TextModel
 from e2rank_rag.models.e2rank_folder import (
     encoder_folder,
@@ -115,7 +116,7 @@ class Encoder(ModelUser[LoadedModel, TextModel], TextModel):
         task: the instruction for causal models, one of `prompts.TASKS` or a Task.
         max_length: limit for queries and documents in tokens, special tokens included.
         truncate_dim: how many leading dimensions to keep (Matryoshka models).
-        options: dtype, device, attn_implementation, revision and local_files_only, see
+        options: dtype, device, threads, attn_implementation, revision and local_files_only, see
             `OpenOptions`.
 
         CheckpointError: the folder is missing or damaged, or states no pooling and prompts.
@@ -205,6 +206,8 @@ def load_encoder(key: LoadKey) -> LoadedModel:
     # Moved before the adapter is added, so that both modules share their tensors on the device too.
     transformer = placed(transformer, key)
     listwise = transformer if key.adapter is None else with_adapter(transformer, key.adapter)
+    for module in {transformer, listwise}:
+        pack(module)
     with trying(key.folder):
         ids = torch.tensor([tokenizer("a")["input_ids"]], device=key.device)
         Backbone(transformer)(ids, torch.ones_like(ids), torch.ones_like(ids))
@@ -214,7 +217,7 @@ def load_encoder(key: LoadKey) -> LoadedModel:
         tokenizer=tokenizer,
         plain=plain,
         digest=digest,
-        worker=Worker(str(key.device)),
+        worker=Worker(str(key.device), key.threads),
     )
 
 

@@ -109,9 +109,12 @@ class ListModel(Core):
         )
         better = np.empty_like(query_vectors)
         contextual: list[Embeddings] = list(given)
-        device = next(self.backbone.parameters()).device
-        for rows, batch in self._batches(tokens, self.tokenizer.collate, device):
-            found = self._forward(batch, query_vectors[rows], [given[row] for row in rows])
+
+        def compute(rows: list[int], batch: dict[str, Tensor]) -> tuple[Embeddings, Embeddings]:
+            return self._forward(batch, query_vectors[rows], [given[row] for row in rows])
+
+        computed = self._computed(tokens, self.tokenizer.collate, compute, self.backbone)
+        for rows, found in computed:
             better[rows] = found[0]
             for row, vectors in zip(rows, found[1], strict=True):
                 contextual[row] = vectors[: len(given[row])]

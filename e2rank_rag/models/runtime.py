@@ -13,37 +13,48 @@ sleep between any two operations: a short text takes 1.4 times as long (docs/per
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self, TypedDict, TypeVar, get_args
 
 import torch
 from tokenizers import Tokenizer
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from e2rank_rag.errors import CheckpointError
 from e2rank_rag.locks import ForkAware, Lock, opening
-from e2rank_rag.models.cpu import use_onednn
+from e2rank_rag.models.cpu import has_bfloat16, use_onednn
 from e2rank_rag.models.folders import FoundModel, find_model
+from e2rank_rag.threads import usable_threads
 from e2rank_rag.types import T
 
-Dtype = Literal["float32", "bfloat16", "float16"]
+A = TypeVar("A")
+
+logger = logging.getLogger(__name__)
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class OpenOptions(TypedDict, total=False):
     """The options of every `from_pretrained`.
 
-    dtype: float32 on a CPU and bfloat16 on CUDA by default.
+    dtype: float32 on a CPU and bfloat16 on CUDA by default. "auto" takes bfloat16 on a CPU too, if
+        it computes in it (see `cpu.has_bfloat16`).
     device: "cpu", "cuda", "cuda:1", ...; by default CUDA if there is one.
     attn_implementation: "sdpa" or "eager"; by default what transformers takes.
     revision: of a hub id: a branch, tag or commit.
     local_files_only: whether a hub id is read from the cache of this machine only.
+    threads: how many threads compute on the CPU, at least 1; by default torch's number, but no more
+        than the process may use, see `threads.usable_threads`.
     """
 
     dtype: Dtype | None
@@ -51,6 +62,7 @@ class OpenOptions(TypedDict, total=False):
     attn_implementation: str | None
     revision: str | None
     local_files_only: bool
+    threads: int | None
 
 
 def found_model(model: str | Path, options: OpenOptions) -> FoundModel:
@@ -81,13 +93,24 @@ def torch_device(device: str | None) -> torch.device:
 
 
 def torch_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
-    """A dtype by its name; None: bfloat16 on CUDA, float32 elsewhere."""
+    """A dtype by its name; None: bfloat16 on CUDA, float32 elsewhere. "auto": see `OpenOptions`."""
+    if dtype is not None and dtype not in get_args(Dtype):
+        raise ValueError(f"dtype must be one of {list(get_args(Dtype))}, got {dtype!r}")
     if dtype is None:
         return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if dtype not in get_args(Dtype):
-        raise ValueError(f"dtype must be one of {list(get_args(Dtype))}, got {dtype!r}")
-    found: torch.dtype = getattr(torch, dtype)
-    return found
+    if dtype == "auto":
+        able = torch.cuda.is_bf16_supported() if device.type == "cuda" else has_bfloat16()
+        found = torch.bfloat16 if able else torch.float32
+        logger.info('dtype "auto" on this %s is %s', device.type, found)
+        return found
+    named: torch.dtype = getattr(torch, dtype)
+    return named
+
+
+def check_threads(threads: int | None) -> None:
+    """ValueError for a number of threads that nothing computes with."""
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads must be 1 or more, got {threads}; None takes what there is")
 
 
 CLOSED = "this model was closed; open it again with from_pretrained"
@@ -98,11 +121,18 @@ class Cancelled(Exception):
 
 
 class DeviceThread:
-    """A thread with a queue. `here.gone` is the running job's event, see `Worker._gone`."""
+    """A thread with a queue. `here.gone` is the running job's event, see `Worker._gone`.
+
+    threads: how many threads torch uses here, unless a model says otherwise; known in the thread.
+    """
 
     def __init__(self, device: str) -> None:
         self.executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"e2rank-{device}")
         self.here = threading.local()
+
+    @cached_property
+    def threads(self) -> int:
+        return min(torch.get_num_threads(), usable_threads())
 
 
 _threads: dict[str, DeviceThread] = {}
@@ -116,6 +146,44 @@ def thread_of(device: str) -> DeviceThread:
     return _threads.get(device) or _threads.setdefault(device, DeviceThread(device))
 
 
+def set_threads(threads: int) -> None:
+    """Let torch compute with this number of threads, in the calling thread."""
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+
+
+def side_by_side(
+    compute: Callable[[A], T], batches: Iterable[A], threads: int
+) -> Iterator[tuple[A, T]]:
+    """Each batch with its result, in order; every batch is computed by one of `threads` threads.
+
+    A team of threads waits at the end of every operation for its slowest member. Beside another
+    busy process that is most of the time, and batches of their own threads never wait.
+    """
+    pool = ThreadPoolExecutor(
+        threads, thread_name_prefix="e2rank-batch", initializer=torch.set_num_threads, initargs=(1,)
+    )
+    running: deque[tuple[A, Future[T]]] = deque()
+    try:
+        for batch in batches:
+            running.append((batch, pool.submit(compute, batch)))
+            if len(running) > 2 * threads:
+                first, future = running.popleft()
+                yield first, future.result()
+        for first, future in running:
+            yield first, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        # Parts of torch have one number for all threads, which the pool has set to 1.
+        torch.set_num_threads(threads)
+
+
+def keeps_state(model: nn.Module) -> bool:
+    """Whether a forward pass changes the model: rotary positions that depend on the length."""
+    kinds = {getattr(module, "rope_type", "default") for module in model.modules()}
+    return bool(kinds & {"dynamic", "longrope"})
+
+
 def in_passing_thread(call: Callable[[], T]) -> T:
     """The result of `call`, computed in a thread that then ends with its OpenMP threads."""
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="e2rank-open") as passing:
@@ -125,11 +193,12 @@ def in_passing_thread(call: Callable[[], T]) -> T:
 class Worker(ForkAware):
     """A model's calls in the thread of its device. `run` waits for its turn, `run_async` awaits it.
 
-    device: "cpu", "cuda:0", ...
+    device: "cpu", "cuda:0", ... threads: see `OpenOptions`.
     """
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, threads: int | None = None) -> None:
         self._device = device
+        self._threads = threads
         self._jobs: set[Future[Any]] = set()
         self._lock = Lock()
         self._closed = False
@@ -196,6 +265,7 @@ class Worker(ForkAware):
 
         def job() -> T:
             thread.here.gone = gone
+            set_threads(self._threads or thread.threads)
             try:
                 return call()
             finally:
@@ -219,6 +289,7 @@ class LoadKey:
     adapter: folder of the listwise adapter, if the model has one.
     system: the system that reads the weights, see `recipe.System`; for a cross-encoder with its
         structure.
+    threads: see `OpenOptions`.
     """
 
     folder: Path
@@ -228,6 +299,7 @@ class LoadKey:
     attn_implementation: str | None
     adapter: Path | None = None
     system: str = "e2rank"
+    threads: int | None = None
 
     @classmethod
     def of(
@@ -241,15 +313,18 @@ class LoadKey:
         """The key of the weights in this folder, opened with these options."""
         device = torch_device(options.get("device"))
         dtype = torch_dtype(options.get("dtype"), device)
-        attention = options.get("attn_implementation")
-        return cls(folder, stamp(folder, adapter), dtype, device, attention, adapter, system)
+        attention, threads = options.get("attn_implementation"), options.get("threads")
+        check_threads(threads)
+        return cls(
+            folder, stamp(folder, adapter), dtype, device, attention, adapter, system, threads
+        )
 
 
 def placed(model: PreTrainedModel, key: LoadKey) -> PreTrainedModel:
-    """The model on the device of its key, in float32 on a CPU with oneDNN's linear layers."""
+    """The model on the device of its key; on a CPU with oneDNN's linear layers."""
     to_device: Callable[..., PreTrainedModel] = model.to
     model = to_device(device=key.device)
-    if key.device.type == "cpu" and key.dtype == torch.float32:
+    if key.device.type == "cpu" and key.dtype in (torch.float32, torch.bfloat16):
         use_onednn(model)
     return model
 

@@ -14,6 +14,7 @@ from e2rank_rag.candidates import Candidates, checked_lists
 from e2rank_rag.closing import Closable
 from e2rank_rag.rerankers.explaining import VectorSum, WordParts, explained
 from e2rank_rag.rerankers.ranking import score_lists
+from e2rank_rag.threads import one_team
 from e2rank_rag.types import Embeddings, Hit, PromptUsage, T, TextEncoder
 from e2rank_rag.vectors import CandidateVectors, StoredVectors, VectorCounts
 
@@ -76,6 +77,7 @@ class BaseReranker(Closable):
 
     vectors: CandidateVectors | None = None
 
+    @one_team
     def rerank_batch(
         self,
         queries: Sequence[str],
@@ -208,6 +210,7 @@ class VectorReranker(BaseReranker):
         """Run a call in the encoder's thread."""
         return await self.encoder.run_async(call)
 
+    @one_team
     def score(
         self,
         queries: Sequence[str],

@@ -12,6 +12,7 @@ from e2rank_rag.feedback import Feedback
 from e2rank_rag.rerankers.base import Lists, Ordered, VectorReranker
 from e2rank_rag.rerankers.explaining import VectorSum, WordParts
 from e2rank_rag.rerankers.ranking import cosines, rank, score_by_vector, score_lists, stacked, unit
+from e2rank_rag.threads import one_team
 from e2rank_rag.types import Embeddings, Hit, TextEncoder
 from e2rank_rag.vectors import StoredVectors
 
@@ -52,6 +53,7 @@ class WordsReranker(VectorReranker):
         self.evidence = evidence
         self.feedback = feedback
 
+    @one_team
     def score(
         self,
         queries: Sequence[str],

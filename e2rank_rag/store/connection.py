@@ -50,6 +50,7 @@ from e2rank_rag.store.failures import (
 from e2rank_rag.store.local_guard import guard
 from e2rank_rag.store.opening import MEMORY, open_client, size_warning_silenced
 from e2rank_rag.store.server import async_server_client, server_client
+from e2rank_rag.threads import one_team
 
 R = TypeVar("R")
 
@@ -232,7 +233,7 @@ class Connection(ForkAware):
             return within(tries.seconds, partial(retrying, method, **request.arguments))
         quiet = size_warning_silenced() if request.method == "upsert" else nullcontext()
         with self._lock, quiet:
-            return method(**request.arguments)
+            return one_team(method)(**request.arguments)
 
     def _async(self) -> AsyncQdrantClient | None:
         if self._async_client is not None:
