@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Unpack
 
 import platformdirs
 from rich.console import Console
@@ -17,6 +18,7 @@ from e2rank_rag.evaluation.collections import Collection
 from e2rank_rag.evaluation.systems import run_system
 from e2rank_rag.indexing import index_file
 from e2rank_rag.models.encoder import Encoder
+from e2rank_rag.models.runtime import OpenOptions
 from e2rank_rag.models.shipped import DEFAULT_MODEL
 from e2rank_rag.pipeline import SearchPipeline
 from e2rank_rag.rendering import before_after_table, systems_table
@@ -42,10 +44,12 @@ def run_demo(
     model: str = DEFAULT_MODEL,
     folder: Path | None = None,
     collection: Collection | None = None,
+    **options: Unpack[OpenOptions],
 ) -> None:
     """Index, search, rerank and measure, printing to the console; progress goes to stderr.
 
     collection: a dataset instead of SciFact; the first queries of its `test` split are shown.
+    options: how the model is opened, see `OpenOptions`.
     """
     folder = index_folder() if folder is None else folder
     about = "SciFact: scientific claims against 5,183 abstracts"
@@ -56,7 +60,7 @@ def run_demo(
     console.print(start, highlight=False, markup=False)
     shown = SHOWN_QUERIES if collection is None else _first_queries(collection)
     collection = shipped_collection("scifact") if collection is None else collection
-    with Encoder.from_pretrained(model) as encoder:
+    with Encoder.from_pretrained(model, **options) as encoder:
         name = f"{collection.name}-{encoder.fingerprint[:8]}-english"
         store = QdrantStore.open(folder, name, bm25=Bm25())
         try:

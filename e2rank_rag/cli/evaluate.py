@@ -14,10 +14,12 @@ from e2rank_rag import terminal
 from e2rank_rag.cli.options import (
     ApiKey,
     Device,
+    Dtype,
     Language,
     Model,
     Reranker,
     RerankerSystem,
+    Threads,
     check_expand,
     check_language,
     check_system,
@@ -107,6 +109,8 @@ def evaluate(
     run_dir: RunFolder = None,
     skip_bad: SkipBad = False,
     device: Device = None,
+    dtype: Dtype = None,
+    threads: Threads = None,
     api_key: ApiKey = None,
 ) -> None:
     """Measure retrieval and reranking on a dataset: nDCG@10, R@100, RR@10, or others."""
@@ -127,10 +131,10 @@ def evaluate(
     experiment = Experiment.read(folder, split, run=run, qrels=qrels, on_bad=on_bad)
     experiment.check_outputs(json_file, run_dir)
     with ExitStack() as opened:
-        encoder = opened.enter_context(open_encoder(model, device))
+        encoder = opened.enter_context(open_encoder(model, device, dtype, threads))
         ranker = None
         if ranking is not None:
-            ranker = opened.enter_context(open_reranker(ranking, kind, device))
+            ranker = opened.enter_context(open_reranker(ranking, kind, device, dtype, threads))
         name = index_name(experiment.name, encoder, bm25)
         store = open_store(index or ":memory:", name, api_key, bm25=bm25)
         opened.callback(store.close)

@@ -12,9 +12,11 @@ from e2rank_rag.cli.options import (
     ApiKey,
     CollectionName,
     Device,
+    Dtype,
     Index,
     Language,
     Model,
+    Threads,
     check_language,
     open_encoder,
     open_store,
@@ -44,6 +46,8 @@ def index(
         typer.Option("--skip-bad", help="Report bad records and skip them, instead of stopping."),
     ] = False,
     device: Device = None,
+    dtype: Dtype = None,
+    threads: Threads = None,
     api_key: ApiKey = None,
 ) -> None:
     """Put documents into an index. Run it again to add, change and (--prune) remove documents."""
@@ -53,7 +57,7 @@ def index(
         check_language(language)  # before a model is loaded
     corpus = _corpus_file(documents)
     on_bad = report_bad if skip_bad else None
-    with open_encoder(model, device) as encoder:
+    with open_encoder(model, device, dtype, threads) as encoder:
         store = _opened(index, collection, api_key, language)
         try:
             report = index_file(corpus, encoder, store, prune=prune, on_bad=on_bad, progress=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
@@ -13,7 +13,9 @@ from e2rank_rag.models.folders import System, system_of
 
 if TYPE_CHECKING:
     from e2rank_rag.documents import BadRecord
+    from e2rank_rag.models import runtime
     from e2rank_rag.models.encoder import Encoder
+    from e2rank_rag.models.runtime import OpenOptions
     from e2rank_rag.rerankers import BaseReranker
     from e2rank_rag.store import QdrantStore
     from e2rank_rag.words import Bm25
@@ -53,6 +55,20 @@ RerankerSystem = Annotated[
 ]
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: CUDA if there is one.")
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        help="float32, bfloat16, float16, or auto: bfloat16 where the processor computes in it. "
+        "Default: float32 on a CPU, bfloat16 on CUDA.",
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="How many threads compute on the CPU. Default: as many as the process may use.",
+    ),
 ]
 ApiKey = Annotated[
     str | None,
@@ -106,20 +122,35 @@ def check_expand(expand: bool, reranker: str, system: System | None) -> None:
         )
 
 
-def open_encoder(model: str, device: str | None) -> Encoder:
+def open_encoder(
+    model: str, device: str | None, dtype: str | None = None, threads: int | None = None
+) -> Encoder:
     """The embedding model, with a note on stderr while it loads."""
     with terminal.err.status("loading the model"):
         from e2rank_rag.models.encoder import Encoder
 
-        return Encoder.from_pretrained(model, device=device)
+        options = opening_options(device, dtype, threads)
+        return Encoder.from_pretrained(model, **options)
 
 
-def open_reranker(model: str, system: System | None, device: str | None) -> BaseReranker:
+def open_reranker(
+    model: str,
+    system: System | None,
+    device: str | None,
+    dtype: str | None = None,
+    threads: int | None = None,
+) -> BaseReranker:
     """The reranker, with a note on stderr while it loads."""
     with terminal.err.status("loading the reranker"):
         from e2rank_rag.rerankers import load_reranker
 
-        return load_reranker(model, system=system, device=device)
+        options = opening_options(device, dtype, threads)
+        return load_reranker(model, system=system, **options)
+
+
+def opening_options(device: str | None, dtype: str | None, threads: int | None) -> OpenOptions:
+    """--device, --dtype and --threads as `from_pretrained` takes them, which checks them."""
+    return {"device": device, "dtype": cast("runtime.Dtype", dtype), "threads": threads}
 
 
 def index_name(dataset: str, encoder: Encoder, bm25: Bm25 | None) -> str:

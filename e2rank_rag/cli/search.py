@@ -15,9 +15,11 @@ from e2rank_rag.cli.options import (
     ApiKey,
     CollectionName,
     Device,
+    Dtype,
     Index,
     Reranker,
     RerankerSystem,
+    Threads,
     check_expand,
     check_system,
     open_encoder,
@@ -81,6 +83,8 @@ def search(
     explain: Explain = False,
     as_json: AsJson = False,
     device: Device = None,
+    dtype: Dtype = None,
+    threads: Threads = None,
     api_key: ApiKey = None,
 ) -> None:
     """Search an index and rerank the results."""
@@ -101,10 +105,12 @@ def search(
             )
         model = model or _recorded_model(store)
         check_expand(expand, reranker or model, kind)
-        encoder = opened.enter_context(open_encoder(model, device))
+        encoder = opened.enter_context(open_encoder(model, device, dtype, threads))
         ranker = None
         if rerank:
-            ranker = opened.enter_context(open_reranker(reranker or model, kind, device))
+            ranker = opened.enter_context(
+                open_reranker(reranker or model, kind, device, dtype, threads)
+            )
         hits = SearchPipeline(encoder, store, ranker).search(
             query,
             top_k=top_k,

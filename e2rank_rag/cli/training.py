@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from e2rank_rag import terminal
-from e2rank_rag.cli.options import Device
+from e2rank_rag.cli.options import Device, Dtype, Threads, open_encoder
 
 Settings = Annotated[
     list[str] | None,
@@ -44,9 +44,10 @@ def mine(
         bool, typer.Option("--texts/--ids", help="Write the texts, or ids into the corpus.")
     ] = True,
     device: Device = None,
+    dtype: Dtype = None,
+    threads: Threads = None,
 ) -> None:
     """Build training lists: the documents a search retrieves, labelled by the judgements."""
-    from e2rank_rag.models.encoder import Encoder
     from e2rank_rag.training.config import Source
     from e2rank_rag.training.examples import write_examples
     from e2rank_rag.training.sources import Judged, mined
@@ -60,7 +61,7 @@ def mine(
     given |= {"candidates": "hybrid" if hybrid else "dense", "language": language}
     source = Source(**{name: value for name, value in given.items() if value is not None})
     judged = Judged.read(source, 0)
-    with Encoder.from_pretrained(model, device=device) as encoder:
+    with open_encoder(model, device, dtype, threads) as encoder:
         lists = mined(source, judged, encoder, None, add_missing=True)
     write_examples(output, lists.values(), texts=texts)
     terminal.say(

@@ -10,19 +10,22 @@ It computes what pooling reads, and gives the same states as the original:
 
 from __future__ import annotations
 
+from typing import Any, TypeGuard
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import BertModel
-from transformers.models.bert.modeling_bert import BertLayer
 
 LONGEST_PRODUCT = 512
 """Tokens of a text up to which attention is computed by two products, for memory's sake."""
 
 
-def fits(transformer: nn.Module) -> bool:
-    """Whether `states` gives the states of this model: a BERT in use, not in training."""
+def fits(transformer: nn.Module) -> TypeGuard[BertModel]:
+    """Whether `states` gives the states of this model: a BERT in use, without hooks of its own."""
     if type(transformer) is not BertModel or torch.is_grad_enabled() or transformer.training:
+        return False
+    if transformer._forward_hooks or transformer._forward_pre_hooks:
         return False
     config = transformer.config
     return not config.is_decoder and config._attn_implementation == "sdpa"
@@ -51,7 +54,7 @@ def states(
     return _layer(last, asking, hidden, mask), pool_slots.gather(1, places)
 
 
-def _layer(layer: BertLayer, asking: Tensor, hidden: Tensor, mask: Tensor | None) -> Tensor:
+def _layer(layer: Any, asking: Tensor, hidden: Tensor, mask: Tensor | None) -> Tensor:
     """The next states of `asking` [B, K, D], which attend to `hidden` [B, L, D]."""
     attention = layer.attention.self
     shape = (hidden.shape[0], -1, attention.num_attention_heads, attention.attention_head_size)

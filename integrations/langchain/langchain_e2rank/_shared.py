@@ -15,7 +15,7 @@ from langchain_core.runnables.config import (
     RunnableConfig,
     ensure_config,
 )
-from pydantic import AfterValidator, BaseModel, ConfigDict, PrivateAttr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr
 
 from e2rank_rag import types
 from e2rank_rag.locks import Kept
@@ -75,7 +75,9 @@ class E2RankModel(Checked):
     model: a model folder, a hub id, "minilm" (all-MiniLM-L6-v2, from the `minilm` extra), or
         "e2rank-minilm" (the same with a listwise adapter). A `Path` is always a folder.
     task: the instruction of causal models, by name or as a `Task`.
-    device, dtype: None means CUDA with bfloat16 if there is one, else the CPU with float32.
+    device, dtype: None means CUDA with bfloat16 if there is one, else the CPU with float32. "auto"
+        takes bfloat16 on a CPU too, if it computes in it.
+    threads: how many threads compute on the CPU; None takes what the process may use.
     max_length: limit for queries and documents, in tokens.
     pooling, prompts: for a model folder that does not contain them.
     """
@@ -86,6 +88,7 @@ class E2RankModel(Checked):
     task: Task | str | None = None
     device: str | None = None
     dtype: str | None = None
+    threads: Annotated[int, Field(ge=1)] | None = None
     max_length: int | None = None
     truncate_dim: int | None = None
     pooling: Pooling | None = None

@@ -46,6 +46,7 @@ MODEL_ARGUMENTS = (
     "score_token",
     "structure",
     "task",
+    "threads",
     "truncate_dim",
 )
 

@@ -46,7 +46,8 @@ class E2RankDocumentEmbedder(E2RankComponent):
     :param suffix: text after all of that.
     :param progress_bar: show one for long calls on a terminal.
     :param device: None takes CUDA where there is one, else the CPU, on the machine that runs it.
-    :param dtype: None takes bfloat16 on CUDA, float32 on the CPU.
+    :param dtype: None takes bfloat16 on CUDA, float32 on the CPU; "auto" takes bfloat16 on a CPU
+        too, if it computes in it.
     :param encoder_kwargs: further arguments of `e2rank_rag.Encoder.from_pretrained`, such as
         revision, max_length, truncate_dim.
     """
@@ -60,7 +61,7 @@ class E2RankDocumentEmbedder(E2RankComponent):
     suffix: str = ""
     progress_bar: bool = True
     device: ComponentDevice | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
     encoder_kwargs: dict[str, Any] | None = None
 
     @component.output_types(documents=list[Document])

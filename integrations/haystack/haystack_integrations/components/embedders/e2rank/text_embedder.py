@@ -36,7 +36,8 @@ class E2RankTextEmbedder(E2RankComponent):
     :param prefix: text before the query, inside that prompt.
     :param suffix: text after the query, inside that prompt.
     :param device: None takes CUDA where there is one, else the CPU, on the machine that runs it.
-    :param dtype: None takes bfloat16 on CUDA, float32 on the CPU.
+    :param dtype: None takes bfloat16 on CUDA, float32 on the CPU; "auto" takes bfloat16 on a CPU
+        too, if it computes in it.
     :param encoder_kwargs: further arguments of `e2rank_rag.Encoder.from_pretrained`, such as task,
         revision, max_length.
     """
@@ -47,7 +48,7 @@ class E2RankTextEmbedder(E2RankComponent):
     prefix: str = ""
     suffix: str = ""
     device: ComponentDevice | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
     encoder_kwargs: dict[str, Any] | None = None
 
     @component.output_types(embedding=list[float], sparse_embedding=SparseEmbedding)

@@ -75,7 +75,8 @@ class E2RankRanker(RerankingComponent):
     :param document_prefix: text before each document.
     :param document_suffix: text after each document.
     :param device: None takes CUDA where there is one, else the CPU, on the machine that runs it.
-    :param dtype: None takes bfloat16 on CUDA, float32 on the CPU.
+    :param dtype: None takes bfloat16 on CUDA, float32 on the CPU; "auto" takes bfloat16 on a CPU
+        too, if it computes in it.
     :param encoder_kwargs: further arguments of the model's `from_pretrained` (`e2rank_rag.Encoder`,
         `ResRank` or `CrossEncoder`), such as task, revision, max_length.
     """
@@ -98,7 +99,7 @@ class E2RankRanker(RerankingComponent):
     document_prefix: str = ""
     document_suffix: str = ""
     device: ComponentDevice | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
     encoder_kwargs: dict[str, Any] | None = None
 
     def warm_up(self) -> None:

@@ -123,7 +123,7 @@ class E2RankRetriever(RerankingComponent):
     document_prefix: str = ""
     document_suffix: str = ""
     device: ComponentDevice | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
     encoder_kwargs: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
