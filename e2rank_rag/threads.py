@@ -89,6 +89,8 @@ class _BlasThreads(ForkAware):
         for library, count in zip(self._libraries.lib_controllers, counts, strict=True):
             if library.num_threads != count:
                 library.set_num_threads(count)
+                # The next to set it may be another thread.
+                getattr(library, "clear_controlling_thread", bool)()
 
 
 _blas = _BlasThreads()

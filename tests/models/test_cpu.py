@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from e2rank_rag.models.cpu import OneDnnLinear, use_onednn
+from e2rank_rag.models import cpu
+from e2rank_rag.models.cpu import FEW_ROWS, OneDnnLinear, has_bfloat16, pack, use_onednn
+from e2rank_rag.models.runtime import torch_dtype
 
 
 class Other(nn.Linear):
@@ -77,3 +80,33 @@ def test_autocast_takes_the_ordinary_way(models):
     _, fast = models
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
         assert fast(torch.randn(2, 48)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 7, FEW_ROWS, FEW_ROWS + 1])
+def test_packed_weights_give_the_same_outputs(models, dtype, rows):
+    plain, fast = (model.to(dtype) for model in models)
+    pack(fast)
+    assert all(fast[place].packed is not None for place in (0, 2))
+    assert list(fast.state_dict()) == list(plain.state_dict())
+    with torch.inference_mode():
+        tensor = torch.randn(rows, 48, dtype=dtype)
+        error = 1e-5 if dtype == torch.float32 else 2e-2
+        torch.testing.assert_close(fast(tensor), plain(tensor), rtol=0, atol=error)
+
+
+def test_a_large_model_keeps_its_weights_once(models, monkeypatch):
+    monkeypatch.setattr(cpu, "MOST_PACKED", 48 * 96)
+    pack(models[1])
+    assert models[1][0].packed is None
+
+
+def test_auto_is_bfloat16_exactly_where_the_processor_has_it():
+    flags = Path("/proc/cpuinfo")
+    if not flags.exists():
+        pytest.skip("this system does not list its processor's flags")
+    known = flags.read_text().split()
+    expected = bool({"amx_bf16", "avx512_bf16", "bf16"} & set(known))
+    assert has_bfloat16() is expected
+    dtype = torch_dtype("auto", torch.device("cpu"))
+    assert dtype == (torch.bfloat16 if expected else torch.float32)

@@ -9,6 +9,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -21,11 +22,15 @@ from e2rank_rag.models.runtime import (
     Worker,
     acquire,
     in_passing_thread,
+    keeps_state,
     loaded_models,
     release,
+    side_by_side,
     stamp,
+    torch_dtype,
 )
 from e2rank_rag.rerankers import load_reranker
+from e2rank_rag.threads import usable_threads
 from tests.forks import forked, outcome
 
 
@@ -105,13 +110,16 @@ def test_the_last_release_frees_the_weights_and_takes_no_more_calls(key):
         model.worker.run(lambda: 1)
 
 
-def test_float32_on_a_cpu_computes_by_onednn_and_other_dtypes_do_not(key):
-    half = LoadKey(key.folder, key.stamp, torch.bfloat16, key.device, None)
-    for one, expected in ((key, True), (half, False)):
-        model = acquire(one, load_encoder)
-        linear = model.transformer.encoder.layer[0].intermediate.dense
-        assert isinstance(linear, OneDnnLinear) is expected
-        release(one, model)
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [(torch.float32, True), (torch.bfloat16, True), (torch.float16, False)],
+)
+def test_float32_and_bfloat16_on_a_cpu_compute_by_onednn(key, dtype, expected):
+    one = LoadKey(key.folder, key.stamp, dtype, key.device, None)
+    model = acquire(one, load_encoder)
+    linear = model.transformer.encoder.layer[0].intermediate.dense
+    assert isinstance(linear, OneDnnLinear) is expected
+    release(one, model)
 
 
 def test_a_folder_whose_weights_were_overwritten_is_another_model(tiny_bert, tmp_path):
@@ -309,3 +317,69 @@ def test_a_worker_may_be_closed_from_its_own_thread(worker):
     worker.run(worker.close)
     with pytest.raises(RuntimeError, match="closed"):
         worker.run(lambda: 1)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_batches_side_by_side_come_back_in_order_each_from_one_thread(worker, threads):
+    def square(number):
+        time.sleep(0.001 * (number % 3))
+        return number**2, torch.get_num_threads()
+
+    def run():
+        torch.set_num_threads(2)
+        return list(side_by_side(square, iter(range(9)), threads)), torch.get_num_threads()
+
+    found, after = worker.run(run)
+    assert found == [(number, (number**2, 1)) for number in range(9)]
+    assert after == threads
+
+
+def test_an_error_in_one_batch_reaches_the_caller_and_ends_the_threads(worker):
+    def fail(number):
+        if number == 2:
+            raise FloatingPointError("number 2")
+        return number
+
+    before = threading.active_count()
+    with pytest.raises(FloatingPointError, match="number 2"):
+        worker.run(lambda: list(side_by_side(fail, iter(range(100)), 2)))
+    assert threading.active_count() <= before + 1  # the worker's own
+
+
+def test_vectors_are_the_same_however_many_threads_compute_them(tiny_bert):
+    texts = [f"{word} " * (1 + number % 40) for number, word in enumerate(["cat", "bridge"] * 150)]
+    with (
+        Encoder.from_pretrained(tiny_bert, threads=1) as one,
+        Encoder.from_pretrained(tiny_bert, threads=2) as two,
+    ):
+        expected = one.encode_documents(texts)
+        assert one.loaded.worker.run(torch.get_num_threads) == 1
+        np.testing.assert_allclose(two.encode_documents(texts), expected, atol=1e-6)
+        assert two.loaded.worker.run(torch.get_num_threads) == 2
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_no_threads_are_refused_with_the_way_out(tiny_bert, threads):
+    with pytest.raises(ValueError, match=f"threads must be 1 or more, got {threads}; None"):
+        Encoder.from_pretrained(tiny_bert, threads=threads)
+
+
+def test_without_a_number_a_model_takes_what_its_thread_had_before_another_model(tiny_bert):
+    with Encoder.from_pretrained(tiny_bert) as usual:
+        before = usual.loaded.worker.run(torch.get_num_threads)
+        with Encoder.from_pretrained(tiny_bert, threads=3) as other:
+            assert other.loaded.worker.run(torch.get_num_threads) == 3
+        assert usual.loaded.worker.run(torch.get_num_threads) == before
+        assert before == min(before, usable_threads())
+
+
+def test_models_whose_positions_depend_on_the_length_compute_one_batch_after_the_other():
+    module = torch.nn.Linear(2, 2)
+    assert not keeps_state(module)
+    module.rope_type = "dynamic"
+    assert keeps_state(torch.nn.Sequential(module))
+
+
+def test_an_unknown_dtype_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"\['auto', 'float32', 'bfloat16', 'float16'\].*'int8'"):
+        torch_dtype("int8", torch.device("cpu"))
