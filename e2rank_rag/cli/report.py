@@ -14,10 +14,12 @@ from e2rank_rag import terminal
 from e2rank_rag.cli.options import (
     ApiKey,
     Device,
+    Dtype,
     Language,
     Model,
     Reranker,
     RerankerSystem,
+    Threads,
     check_language,
     check_system,
     index_name,
@@ -71,6 +73,8 @@ def report(
     without: Without = None,
     index: KeptIndex = None,
     device: Device = None,
+    dtype: Dtype = None,
+    threads: Threads = None,
     api_key: ApiKey = None,
 ) -> None:
     """Measure every method on datasets, and write a page about what reranking brings."""
@@ -83,10 +87,10 @@ def report(
     experiments = _experiments(folders, split, output, without or [])
     ranking = reranker or (model if system_of(model) == "resrank" else None)
     with ExitStack() as opened:
-        encoder = opened.enter_context(open_encoder(model, device))
+        encoder = opened.enter_context(open_encoder(model, device, dtype, threads))
         ranker = None
         if ranking is not None:
-            ranker = opened.enter_context(open_reranker(ranking, kind, device))
+            ranker = opened.enter_context(open_reranker(ranking, kind, device, dtype, threads))
         machine, figures = this_machine(encoder), []
         plan = Plan.of(encoder, ranker, words=bm25 is not None)
         for each in experiments:
