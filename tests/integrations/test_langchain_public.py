@@ -20,6 +20,7 @@ MODEL = {
     "task": None,
     "device": None,
     "dtype": None,
+    "threads": None,
     "max_length": None,
     "truncate_dim": None,
     "pooling": None,

@@ -79,9 +79,17 @@ def near(found, expected):
     if not all(isinstance(item, Document) for item in (*found, *expected)):
         return found == pytest.approx(expected, abs=1e-5)
     return [d.page_content for d in found] == [d.page_content for d in expected] and all(
-        one.metadata == pytest.approx(other.metadata, abs=1e-5, nan_ok=True)
+        flat(one.metadata) == pytest.approx(flat(other.metadata), abs=1e-5, nan_ok=True)
         for one, other in zip(found, expected, strict=True)
     )
+
+
+def flat(value, name=""):
+    """Nested dicts and lists as one dict, the values by their paths."""
+    if not isinstance(value, dict | list):
+        return {name: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    return {path: v for key, each in items for path, v in flat(each, f"{name}/{key}").items()}
 
 
 def vector_of(embeddings):
@@ -108,10 +116,11 @@ CHANGES = {
     "score_key",
 }
 CHANGES |= {"prompt_depth", "query_weight", "evidence", "passes", "reranker", "k", "filter"}
-CHANGES |= {"hybrid"}
+CHANGES |= {"hybrid", "explain"}
 MODEL_FIELDS = {
     "device": "cpu",
     "dtype": "bfloat16",
+    "threads": 3,
     "max_length": 8,
     "truncate_dim": 16,
     "pooling": "mean",
@@ -129,6 +138,7 @@ RERANKER_FIELDS = {
     "query_weight": 1.0,
     "evidence": Evidence(words=3.0),
     "passes": 2,
+    "explain": True,
     "stored_vectors": "ignore",
     "collection_name": "other",
     "layout": Layout(),
@@ -143,6 +153,7 @@ RETRIEVER_FIELDS = {
     "filter": {"kind": "traffic"},
     "expand": True,
     "hybrid": "dbsf",
+    "explain": True,
     "score_key": "score",
     "base_retriever": None,
     "name": "another",
