@@ -94,6 +94,7 @@ def report(
         machine, figures = this_machine(encoder), []
         plan = Plan.of(encoder, ranker, words=bm25 is not None)
         for each in experiments:
+            terminal.say(terminal.err, f"measuring {each.name}")
             name = index_name(each.name, encoder, bm25)
             with closing(open_store(index or ":memory:", name, api_key, bm25=bm25)) as store:
                 measure = partial(measure_dataset, each, plan, encoder, store)

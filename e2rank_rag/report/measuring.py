@@ -25,7 +25,7 @@ from e2rank_rag.report.records import (
     Report,
 )
 from e2rank_rag.report.summary import WORDS_POINTS
-from e2rank_rag.report.variants import Task, measure_variants
+from e2rank_rag.report.variants import Task, Variants, measure_variants
 from e2rank_rag.rerankers import BaseReranker
 from e2rank_rag.types import Store
 
@@ -111,36 +111,21 @@ def measure_dataset(
         "reranker": reranker,
         "measures": [MEASURE],
         "retrieve_k": CANDIDATES,
+        "progress": progress,
     }
     # Indexes, and wakes every method once before its time counts.
-    few = some_queries(chosen, _WARM_UP)
-    run_experiment(few, encoder, store, plan.methods, progress=progress, **options)
+    run_experiment(some_queries(chosen, _WARM_UP), encoder, store, plan.methods, **options)
     comparison = Comparison(
-        encoder,
-        store,
-        chosen.queries,
-        chosen.qrels,
-        batch_queries=1,
-        progress=progress,
-        **options,
+        encoder, store, chosen.queries, chosen.qrels, batch_queries=1, **options
     )
     results = {name: comparison.run(name) for name in plan.methods}
-    task = Task(
-        store,
-        chosen.queries,
-        chosen.qrels,
-        results[plan.against].rankings,
-        results[plan.subject].rankings,
-    )
-    with ExitStack() as opened:
-        made = METHODS[plan.subject].reranker
-        assert made is not None
-        subject = cast(BaseReranker, made(comparison, opened))
-        variants = measure_variants(task, subject, progress=progress)
+    before, after = results[plan.against].rankings, results[plan.subject].rankings
+    task = Task(store, chosen.queries, chosen.qrels, before, after)
+    variants = _variants(comparison, plan.subject, task)
     methods = _methods(results, plan.against)
+    values = methods[plan.against].by_query, methods[plan.subject].by_query
     held = {} if variants.prompts is None else variants.prompts.held
-    before, after = methods[plan.against].by_query, methods[plan.subject].by_query
-    won, lost = pick_cases(chosen.name, task, before, after, held)
+    won, lost = pick_cases(chosen.name, task, *values, held)
     return DatasetFigures(
         name=chosen.name,
         split=chosen.split,
@@ -193,6 +178,14 @@ def is_word_dataset(dataset: DatasetFigures) -> bool:
         return False
     above = dataset.methods["bm25"].mean - dataset.methods["retrieve"].mean
     return 100 * above >= WORDS_POINTS
+
+
+def _variants(comparison: Comparison, subject: str, task: Task) -> Variants:
+    made = METHODS[subject].reranker
+    assert made is not None
+    with ExitStack() as opened:
+        reranker = cast(BaseReranker, made(comparison, opened))
+        return measure_variants(task, reranker, progress=comparison.progress)
 
 
 def _methods(results: Mapping[str, SystemResult], against: str) -> dict[str, MethodFigures]:

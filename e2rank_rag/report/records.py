@@ -49,7 +49,7 @@ class MethodFigures:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Side:
     """The candidates inside the prompt, or those outside, as a list of their own.
 
     queries: those with a relevant candidate in this part; the others say nothing about it.
@@ -90,6 +90,7 @@ class Order:
 class Depth:
     """One depth of the prompt.
 
+    mean: of nDCG@10 over the queries. by_query: query id -> nDCG@10.
     documents, tokens: what a prompt held, the mean over the queries.
     cut: the share of these documents that were shortened to fit.
     own: whether it is the depth that the model uses by itself.
@@ -97,6 +98,7 @@ class Depth:
 
     depth: int
     mean: float
+    by_query: Mapping[str, float]
     documents: float
     tokens: float
     cut: float
@@ -121,8 +123,8 @@ class Prompts:
     """
 
     depth: tuple[Depth, ...]
-    inside: Part
-    outside: Part
+    inside: Side
+    outside: Side
     order: Order
     held: Mapping[str, Held]
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
-from e2rank_rag.evaluation.differences import LEVEL, Difference, differences
+from e2rank_rag.evaluation.differences import LEVEL, Difference, Values, differences
 from e2rank_rag.evaluation.significance import paired_randomization_test
 from e2rank_rag.report.records import MEASURE, Report
 
@@ -62,19 +63,28 @@ class Compared(NamedTuple):
         return not significant and abs(self.points) < EQUAL_POINTS
 
 
-def compare(report: Report, method: str, other: str) -> Compared:
-    """How a method differs from another one, dataset by dataset and on the mean."""
-    pairs = {
-        d.name: (d.methods[method].by_query, d.methods[other].by_query) for d in report.datasets
-    }
-    change = {d.name: d.methods[method].mean - d.methods[other].mean for d in report.datasets}
+Pairs = Mapping[str, tuple[Values, Values]]
+"""dataset -> the values of one method and those of another, by query."""
+
+
+def compare(pairs: Pairs) -> Compared:
+    """How one method differs from another, dataset by dataset and on the mean."""
+    change = {name: fmean(a.values()) - fmean(b.values()) for name, (a, b) in pairs.items()}
     significant = [name for name, found in differences(pairs).items() if found.significant]
+    one, other = (_shares([both[place] for both in pairs.values()]) for place in (0, 1))
     return Compared(
-        points=100 * sum(change.values()) / len(change),
-        p=paired_randomization_test(_shares(report, method), _shares(report, other)),
+        points=100 * fmean(change.values()),
+        p=paired_randomization_test(one, other),
         better=[name for name in significant if change[name] > 0],
         worse=[name for name in significant if change[name] < 0],
     )
+
+
+def methods_of(report: Report, method: str, other: str) -> Pairs:
+    """The values of two methods on every dataset."""
+    return {
+        d.name: (d.methods[method].by_query, d.methods[other].by_query) for d in report.datasets
+    }
 
 
 def mean_differences(report: Report) -> dict[str, Difference]:
@@ -82,23 +92,29 @@ def mean_differences(report: Report) -> dict[str, Difference]:
 
     Holm's correction is over the methods, as within a dataset.
     """
-    against = _shares(report, report.against)
-    others = [name for name in report.methods if name != report.against]
-    return differences({name: (_shares(report, name), against) for name in others})
+    shares = {
+        name: _shares([d.methods[name].by_query for d in report.datasets])
+        for name in report.methods
+    }
+    against = shares.pop(report.against)
+    return differences({name: (share, against) for name, share in shares.items()})
 
 
-def _shares(report: Report, method: str) -> dict[str, float]:
-    """What each query adds to the mean over the datasets, so that a test of these is one of it."""
+def _shares(values: Sequence[Values]) -> dict[str, float]:
+    """What each query adds to the mean over the datasets, so that a test of these is one of it.
+
+    values: those of each dataset.
+    """
     return {
-        f"{place} {id}": value / (len(d.methods[method].by_query) * len(report.datasets))
-        for place, d in enumerate(report.datasets)
-        for id, value in d.methods[method].by_query.items()
+        f"{place} {id}": value / (len(each) * len(values))
+        for place, each in enumerate(values)
+        for id, value in each.items()
     }
 
 
 def summarise(report: Report) -> tuple[str, ...]:
     """The sentences at the head of the page, which follow the same rules whatever the outcome."""
-    sentences = [_main(report)]
+    sentences = [_main(report), *_best(report)]
     free = [name for name in ("evidence", "feedback") if name in report.methods]
     if report.subject not in free:
         sentences += [_against_free(report, name) for name in free]
@@ -106,7 +122,13 @@ def summarise(report: Report) -> tuple[str, ...]:
         sentences.append(_against_untrained(report))
     if report.subject == "rerank" and "listwise" in report.methods:
         sentences.append(_against_listwise(report))
-    sentences += [*_second_mean(report), _queries(report), _time(report), *_caution(report)]
+    sentences += [
+        *_documents(report),
+        *_second_mean(report),
+        _queries(report),
+        _time(report),
+        *_caution(report),
+    ]
     return tuple(sentence[0].upper() + sentence[1:] for sentence in sentences)
 
 
@@ -119,7 +141,7 @@ def named(report: Report, method: str) -> str:
 
 def _main(report: Report) -> str:
     subject, against = named(report, report.subject), named(report, report.against)
-    found = compare(report, report.subject, report.against)
+    found = compare(methods_of(report, report.subject, report.against))
     start = (
         f"{subject} has a mean {MEASURE} of {_points(report, report.subject)} on "
         f"{_count(len(report.datasets), 'dataset')}, {against} has "
@@ -130,8 +152,17 @@ def _main(report: Report) -> str:
     return f"{start}: {subject} is {_change(found, report)}."
 
 
+def _best(report: Report) -> list[str]:
+    # The first of equal ones, so that no other method is named for the same mean.
+    order = dict.fromkeys((report.subject, report.against, *report.methods))
+    best = max(order, key=lambda name: report.mean(name) or 0.0)
+    if best in (report.subject, report.against):
+        return []
+    return [f"the highest mean is that of {named(report, best)}: {_points(report, best)}."]
+
+
 def _against_free(report: Report, free: str) -> str:
-    found = compare(report, report.subject, free)
+    found = compare(methods_of(report, report.subject, free))
     subject, name = named(report, report.subject), named(report, free)
     start = f"without any prompt, {name} has {_points(report, free)}"
     if found.equal:
@@ -140,7 +171,7 @@ def _against_free(report: Report, free: str) -> str:
 
 
 def _against_untrained(report: Report) -> str:
-    found = compare(report, "listwise", "prompt")
+    found = compare(methods_of(report, "listwise", "prompt"))
     start = f"the untrained prompt has {_points(report, 'prompt')}"
     if found.equal:
         return f"{start}: the trained adapter adds nothing to it, {_equal(found)}."
@@ -148,12 +179,30 @@ def _against_untrained(report: Report) -> str:
 
 
 def _against_listwise(report: Report) -> str:
-    found = compare(report, "rerank", "listwise")
+    found = compare(methods_of(report, "rerank", "listwise"))
     start = f"listwise reranking with {report.model} has {_points(report, 'listwise')}"
     subject = named(report, "rerank")
     if found.equal:
         return f"{start}: it is as good as {subject}, {_equal(found)}."
     return f"{start}: {subject} is {_change(found, report)}."
+
+
+def _documents(report: Report) -> list[str]:
+    """What the documents in the prompt bring: against the same prompt with none."""
+    pairs = {}
+    for dataset in report.datasets:
+        if dataset.prompts is not None:
+            own = next(each for each in dataset.prompts.depth if each.own)
+            none = next(each for each in dataset.prompts.depth if each.depth == 0)
+            pairs[dataset.name] = own.by_query, none.by_query
+    if not pairs or own is none:
+        return []
+    found, subject = compare(pairs), named(report, report.subject)
+    without = 100 * fmean(fmean(none.values()) for _, none in pairs.values())
+    start = f"without any document in its prompt, {subject} has {without:.1f}"
+    if found.equal:
+        return [f"{start}: the {own.depth} documents bring nothing, {_equal(found)}."]
+    return [f"{start}: with {own.depth} documents it is {_change(found, report)}."]
 
 
 def _second_mean(report: Report) -> list[str]:

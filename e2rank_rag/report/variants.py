@@ -15,7 +15,7 @@ from e2rank_rag.evaluation.differences import differences
 from e2rank_rag.evaluation.metrics import evaluate_by_query
 from e2rank_rag.evaluation.runs import run_from_rankings
 from e2rank_rag.progress import ProgressReport
-from e2rank_rag.report.records import MEASURE, Depth, Held, Order, Part, Prompts
+from e2rank_rag.report.records import MEASURE, Depth, Held, Order, Prompts, Side
 from e2rank_rag.report.shown import Prompt, PromptEncoder, Reordered
 from e2rank_rag.rerankers import BaseReranker, CrossEncoderReranker, ListwiseReranker
 from e2rank_rag.types import Hit, Store
@@ -53,10 +53,14 @@ class Task:
             stored = self.store.get(list(wanted), with_embeddings=True)
             yield {id: with_stored(hits, stored, self.store.name) for id, hits in lists.items()}
 
+    def values(self, rankings: Rankings) -> dict[str, float]:
+        """query id -> nDCG@10, for all queries."""
+        by_query = evaluate_by_query(run_from_rankings(rankings), self.qrels, [MEASURE])
+        return {id: values[MEASURE] for id, values in by_query.items()}
+
     def mean(self, rankings: Rankings) -> float:
         """The mean nDCG@10 over all queries."""
-        by_query = evaluate_by_query(run_from_rankings(rankings), self.qrels, [MEASURE])
-        return fmean(values[MEASURE] for values in by_query.values())
+        return fmean(self.values(rankings).values())
 
 
 @dataclass
@@ -103,7 +107,7 @@ def measure_variants(task: Task, reranker: BaseReranker, *, progress: bool = Fal
     if depth is None or not _spy(ways[f"depth {depth}"]).prompts:
         return Variants(order, None)
     held = _held(task, ways[f"depth {depth}"])
-    inside, outside = parts(task, held)
+    inside, outside = sides(task, held)
     sweep = tuple(_depth(task, ways[f"depth {each}"], each, own=each == depth) for each in depths)
     return Variants(order, Prompts(sweep, inside, outside, _order(task, "prompt", ways), held))
 
@@ -159,9 +163,11 @@ def _order(task: Task, kind: str, ways: Mapping[str, _Variant]) -> Order:
 def _depth(task: Task, way: _Variant, depth: int, *, own: bool) -> Depth:
     prompts = [prompt.usage for prompt in _spy(way).prompts]
     documents = sum(usage.documents for usage in prompts)
+    values = task.values(way.rankings)
     return Depth(
         depth=depth,
-        mean=task.mean(way.rankings),
+        mean=fmean(values.values()),
+        by_query=values,
         documents=documents / len(prompts),
         tokens=fmean(usage.tokens for usage in prompts),
         cut=sum(usage.documents_cut for usage in prompts) / max(documents, 1),
@@ -184,13 +190,13 @@ def _named(candidates: Sequence[Hit], prompt: Prompt) -> Held:
     return Held(ids, prompt.usage.documents_cut, prompt.usage.tokens)
 
 
-def parts(task: Task, held: Mapping[str, Held]) -> tuple[Part, Part]:
+def sides(task: Task, held: Mapping[str, Held]) -> tuple[Side, Side]:
     """The candidates inside the prompts and those outside, before and after reranking."""
     within = {id: set(prompt.ids) for id, prompt in held.items()}
-    return _part(task, within, inside=True), _part(task, within, inside=False)
+    return _side(task, within, inside=True), _side(task, within, inside=False)
 
 
-def _part(task: Task, within: Mapping[str, set[str]], *, inside: bool) -> Part:
+def _side(task: Task, within: Mapping[str, set[str]], *, inside: bool) -> Side:
     qrels: dict[str, dict[str, int]] = {}
     before: dict[str, list[Hit]] = {}
     after: dict[str, list[Hit]] = {}
@@ -215,7 +221,7 @@ def _part(task: Task, within: Mapping[str, set[str]], *, inside: bool) -> Part:
         ranks_before += [kept[doc][0] for doc in grades]
         ranks_after += [moved[doc][0] for doc in grades]
     if not qrels:
-        return Part(0, 0.0, 0.0, 0, None, None, None)
+        return Side(0, 0.0, 0.0, 0, None, None, None)
     values = [
         {
             id: each[MEASURE]
@@ -223,12 +229,12 @@ def _part(task: Task, within: Mapping[str, set[str]], *, inside: bool) -> Part:
         }
         for lists in (before, after)
     ]
-    return Part(
+    return Side(
         queries=len(qrels),
         before=fmean(values[0].values()),
         after=fmean(values[1].values()),
         relevant=len(ranks_before),
         rank_before=fmean(ranks_before),
         rank_after=fmean(ranks_after),
-        difference=differences({"part": (values[1], values[0])})["part"],
+        difference=differences({"side": (values[1], values[0])})["side"],
     )

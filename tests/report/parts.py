@@ -13,10 +13,10 @@ from e2rank_rag.report.records import (
     Machine,
     MethodFigures,
     Order,
-    Part,
     Prompts,
     Report,
     Row,
+    Side,
 )
 
 MACHINE = Machine("Some CPU", 2, 1, "cpu", "float32", "Linux 6, Python 3.11", 0.5, {"torch": "2.6"})
@@ -66,12 +66,12 @@ def case(**changes):
 def prompts(**changes):
     fields = {
         "depth": (
-            Depth(0, 0.5, 0.0, 40.0, 0.0, False),
-            Depth(5, 0.6, 4.9, 400.0, 0.5, True),
-            Depth(20, 0.55, 20.0, 512.0, 1.0, False),
+            Depth(0, 0.5, {"q": 0.5}, 0.0, 40.0, 0.0, False),
+            Depth(5, 0.6, {"q": 0.6}, 4.9, 400.0, 0.5, True),
+            Depth(20, 0.55, {"q": 0.55}, 20.0, 512.0, 1.0, False),
         ),
-        "inside": Part(4, 0.5, 0.6, 6, 4.0, 3.0, differences({"p": ({"q": 1.0}, {"q": 0.5})})["p"]),
-        "outside": Part(0, 0.0, 0.0, 0, None, None, None),
+        "inside": Side(4, 0.5, 0.6, 6, 4.0, 3.0, differences({"p": ({"q": 1.0}, {"q": 0.5})})["p"]),
+        "outside": Side(0, 0.0, 0.0, 0, None, None, None),
         "order": Order(0.6, (0.59, 0.61, 0.6, 0.6, 0.6), 0.58),
         "held": {"q0": HELD},
     }

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from e2rank_rag.report.summary import LABELS, MEANINGS, compare, mean_differences, summarise
-from tests.report.parts import dataset, methods, report
+from e2rank_rag.report.records import Depth
+from e2rank_rag.report.summary import (
+    LABELS,
+    MEANINGS,
+    compare,
+    mean_differences,
+    methods_of,
+    summarise,
+)
+from tests.report.parts import dataset, methods, prompts, report
 
 # Few, so that every sign pattern is counted; the field `queries` says what the page would.
 HYBRID = [0.1 * (n % 10) for n in range(10)]
@@ -68,7 +76,7 @@ def test_a_method_without_prompt_is_said_to_be_as_good_or_better():
         "Without any prompt, evidence has 55.0: it is as good as listwise reranking"
     )
     better = said(made(moved(0.1), evidence=moved(0.2)))
-    assert "listwise reranking is 10.0 points lower (p = 0.002)." in better[1]
+    assert "listwise reranking is 10.0 points lower (p = 0.002)." in better[2]
 
 
 def test_an_adapter_that_adds_nothing_is_said_to_add_nothing():
@@ -105,6 +113,31 @@ def test_the_gain_without_word_datasets_is_said():
     assert "Without one the mean gain over hybrid search is +2.0 points." in sentences
 
 
+def test_what_the_documents_in_the_prompt_bring_is_said():
+    def depth(documents, values, *, own=False):
+        by_query = {f"q{n}": value for n, value in enumerate(values)}
+        return Depth(documents, sum(values) / len(values), by_query, documents, 9.0, 0.0, own)
+
+    def with_own(values):
+        sweep = (depth(0, HYBRID), depth(5, values, own=True))
+        return said(made(values, prompts=prompts(depth=sweep)))
+
+    assert (
+        "Without any document in its prompt, listwise reranking has 45.0: with 5 documents it is "
+        "10.0 points higher (p = 0.002)." in with_own(moved(0.1))
+    )
+    nothing = "the 5 documents bring nothing, the difference of +0.0 points may be chance"
+    assert any(nothing in sentence for sentence in with_own(HYBRID))
+    none = said(made(HYBRID, prompts=prompts(depth=(depth(0, HYBRID, own=True),))))
+    assert not any("document in its prompt" in sentence for sentence in none)
+
+
+def test_the_best_method_is_named_where_it_is_not_the_subject():
+    sentences = said(made(moved(0.1), evidence=moved(0.2)))
+    assert sentences[1] == "The highest mean is that of evidence: 65.0."
+    assert not any("highest" in sentence for sentence in said(made(moved(0.1))))
+
+
 def test_another_reranker_is_compared_with_the_listwise_prompt():
     values = {"hybrid": HYBRID, "listwise": moved(0.1), "rerank": moved(0.2)}
     sentences = said(dataset(methods=methods(values)), subject="rerank", reranker="some-t5")
@@ -114,7 +147,7 @@ def test_another_reranker_is_compared_with_the_listwise_prompt():
 
 def test_comparing_gives_points_and_the_significant_datasets():
     both = report(made(moved(0.1)), made(moved(-0.3), name="two"), made(HYBRID, name="three"))
-    found = compare(both, "listwise", "hybrid")
+    found = compare(methods_of(both, "listwise", "hybrid"))
     assert found.points == pytest.approx(100 * (0.1 - 0.3 + 0.0) / 3)
     assert (found.better, found.worse, found.equal) == (["one"], ["two"], False)
 

@@ -14,8 +14,8 @@ from e2rank_rag.report.variants import (
     Task,
     measure_variants,
     own_depth,
-    parts,
     reordered,
+    sides,
 )
 from e2rank_rag.rerankers import EvidenceReranker, ListwiseReranker, load_reranker
 from e2rank_rag.types import Document, Hit
@@ -107,7 +107,7 @@ def test_the_parts_are_lists_of_their_own(store):
         reranked={"q": hits("b", "a", "c", "d"), "r": hits("c", "a", "b", "d")},
     )
     held = {id: Held(("a", "b"), 0, 10) for id in task.queries}
-    inside, outside = parts(task, held)
+    inside, outside = sides(task, held)
     second = 0.6309297535714575  # 1 / log2(3)
     assert (inside.queries, inside.relevant) == (1, 1)
     assert (inside.before, inside.after) == pytest.approx((second, 1.0))
@@ -115,7 +115,7 @@ def test_the_parts_are_lists_of_their_own(store):
     assert (outside.queries, outside.relevant) == (2, 2)
     assert (outside.before, outside.after) == pytest.approx(((second + 1) / 2, (second + 1) / 2))
     assert (outside.rank_before, outside.rank_after) == ((4 + 3) / 2, (4 + 1) / 2)
-    nothing, _ = parts(replace(task, qrels={"q": {"d": 1}, "r": {"a": 0}}), held)
+    nothing, _ = sides(replace(task, qrels={"q": {"d": 1}, "r": {"a": 0}}), held)
     assert (nothing.queries, nothing.difference) == (0, None)
 
 
