@@ -21,14 +21,12 @@ from e2rank_rag.closing import Closable, OpenModel
 from e2rank_rag.models.runtime import (
     LoadKey,
     Shared,
-    Worker,
     abandon,
     batch_tokens,
-    keeps_state,
     release,
     release_abandoned,
-    side_by_side,
 )
+from e2rank_rag.models.worker import Worker, keeps_state, side_by_side
 from e2rank_rag.tokenization import batches_by_length
 from e2rank_rag.types import T
 

@@ -31,7 +31,6 @@ from e2rank_rag.models.runtime import (
     LoadKey,
     OpenOptions,
     Shared,
-    Worker,
     acquire,
     found_model,
     placed,
@@ -39,6 +38,7 @@ from e2rank_rag.models.runtime import (
 )
 from e2rank_rag.models.tokenizer_files import check_ids, check_special_ids, load_tokenizer
 from e2rank_rag.models.weights import weights_digest
+from e2rank_rag.models.worker import Worker
 from e2rank_rag.pair_tokenization import PairTokenizer
 from e2rank_rag.recipe import CrossEncoderRecipe, Structure
 from e2rank_rag.tokenization import (

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from e2rank_rag.models import bert
 from e2rank_rag.models.core import Core, evaluating, in_its_thread, not_finite
-from e2rank_rag.models.runtime import Worker
+from e2rank_rag.models.worker import Worker
 from e2rank_rag.tokenization import TextTokenizer, Tokens, checked_texts
 from e2rank_rag.types import Cut, Embeddings, ListwiseEncoding
 

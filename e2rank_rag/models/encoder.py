@@ -34,7 +34,6 @@ from e2rank_rag.models.runtime import (
     LoadKey,
     OpenOptions,
     Shared,
-    Worker,
     acquire,
     found_model,
     placed,
@@ -43,6 +42,7 @@ from e2rank_rag.models.runtime import (
 )
 from e2rank_rag.models.tokenizer_files import check_ids, check_special_ids, load_tokenizer
 from e2rank_rag.models.weights import load_transformer, weights_digest
+from e2rank_rag.models.worker import Worker
 from e2rank_rag.prompts import Prompts, Task, resolve_prompts, resolve_task
 from e2rank_rag.recipe import EncoderOf, Pooling, Recipe
 from e2rank_rag.tokenization import TextTokenizer, plain_tokenizer

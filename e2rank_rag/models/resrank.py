@@ -33,7 +33,8 @@ from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.models.files import inside, new_files, write_json
 from e2rank_rag.models.folders import RECIPE_FILE, read_recipe_file, read_system
 from e2rank_rag.models.residual import ListBackbone, ResidualHead
-from e2rank_rag.models.runtime import OpenOptions, Worker, found_model, in_passing_thread
+from e2rank_rag.models.runtime import OpenOptions, found_model
+from e2rank_rag.models.worker import Worker, in_passing_thread
 from e2rank_rag.prompts import Task
 from e2rank_rag.recipe import EncoderOf, ResRankRecipe
 from e2rank_rag.tokenization import TextTokenizer
