@@ -50,7 +50,7 @@ NOISE = 1e-5
 FINALISTS = 4
 """Variants that are tried on the scouts, each at every length."""
 
-PAIRED = 3
+PAIRED = 4
 """Fields of which two are tried together."""
 
 Cosines = NDArray[np.float64]
@@ -294,18 +294,20 @@ class _Search:
     def _rounds(self) -> Iterator[list[Variant]]:
         """Variants to try, the likely ones first: fields, then prefixes, then two fields."""
         own = Variant(tokens=self.limits[0])
-        prefixes = [replace(own, prefix=prefix) for prefix in self._prefixes()]
-        alone = field_choices(self.fields, self.wish.fields)
-        yield self._combined([own], alone)
-        yield self._combined(prefixes, alone)
-        yield self._combined([own], pairs(self.fields[:PAIRED]))
+        prefixed = [replace(own, prefix=prefix) for prefix in self._prefixes()]
+        alone, two = field_choices(self.fields, self.wish.fields), pairs(self.fields[:PAIRED])
+        for begin, choices in (([own], alone), (prefixed, alone)):
+            joined = self._combined(begin, choices)
+            yield [each for variant in joined for each in self._cut(variant)]
+        # Too many for every length: a wrong one makes all of them farther alike.
+        yield self._combined([own, *prefixed], two)
 
     def _combined(
         self, begin: Sequence[Variant], choices: Sequence[tuple[str, ...]]
     ) -> list[Variant]:
+        """Each beginning with each choice of fields and every separator."""
         fielded = [replace(each, fields=chosen) for each in begin for chosen in choices]
-        joined = [each for variant in fielded for each in self._joined(variant) or [variant]]
-        return [each for variant in joined for each in self._cut(variant)]
+        return [each for variant in fielded for each in self._joined(variant) or [variant]]
 
     def _finalists(self, tried: Sequence[Variant]) -> list[Variant]:
         """The best variants by the nearer of the two shortest texts, with all lengths."""

@@ -60,6 +60,11 @@ def test_fields_prefix_and_length_are_found_together(bert, tiny_bert):
     assert (match.variant.fields, match.prefix, match.limits) == (("title",), "document: ", (64,))
 
 
+def test_two_fields_behind_a_prefix_are_found(bert):
+    match = match_of(bert, bert.encode_documents(in_front(": ", "year", "title", prefix="query: ")))
+    assert (match.named, match.prefix, match.variant.fields) == (True, "query: ", ("year", "title"))
+
+
 def test_lengths_that_no_text_reaches_cannot_be_told_apart(bert):
     short = DOCUMENTS[:3]
     vectors = bert.encode_documents([document.text for document in short])
