@@ -35,7 +35,14 @@ class Asked:
     size: int = 32
     seed: int = 0
     device: str | None = None
+    threads: int | None = None
     keyed: bool = False
+
+    def opened(self, model: str) -> Encoder:
+        """The model in float32: rounded vectors could not tell two variants apart."""
+        return Encoder.from_pretrained(
+            model, dtype="float32", device=self.device, threads=self.threads
+        )
 
 
 @dataclass(frozen=True)
@@ -106,8 +113,7 @@ def _tried(
         if named and name != asked.described:
             continue
         try:
-            # Rounded vectors could not tell two variants apart.
-            encoder = Encoder.from_pretrained(name, dtype="float32", device=asked.device)
+            encoder = asked.opened(name)
         except (CheckpointError, ImportError) as error:
             tried.append(Tried(name, reason=str(error)))
             continue

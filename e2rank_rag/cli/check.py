@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from e2rank_rag import terminal
-from e2rank_rag.cli.options import ApiKey, Device, Language, check_language
+from e2rank_rag.cli.options import ApiKey, Device, Language, Threads, check_language
 from e2rank_rag.models.shipped import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from e2rank_rag.check.examine import Findings
+    from e2rank_rag.check.examine import Asked, Findings
     from e2rank_rag.check.gain import Gain
     from e2rank_rag.check.queries import Queries
     from e2rank_rag.store.connection import Connection
@@ -104,6 +104,7 @@ def check(
     seed: Seed = 0,
     json_file: ReportFile = None,
     device: Device = None,
+    threads: Threads = None,
     api_key: ApiKey = None,
 ) -> None:
     """Say which model wrote a Qdrant collection, and what reranking would bring there."""
@@ -133,6 +134,7 @@ def check(
         size=sample,
         seed=seed,
         device=device,
+        threads=threads,
         keyed=server and api_key is not None,
     )
     with opened(index, api_key) as connection:
@@ -190,7 +192,7 @@ def _teacher(
 def _measured(
     connection: Connection,
     findings: Findings,
-    asked: Any,
+    asked: Asked,
     queries: Queries | None,
     bm25: Bm25 | None,
     teacher: Callable[[], Teacher] | None,
@@ -200,7 +202,6 @@ def _measured(
     from e2rank_rag.check.queries import made_up
     from e2rank_rag.check.telling import gain_lines
     from e2rank_rag.errors import StoredVectorMismatch
-    from e2rank_rag.models.encoder import Encoder
     from e2rank_rag.rendering import systems_table
 
     place, match = findings.place, findings.match
@@ -212,7 +213,7 @@ def _measured(
             terminal.say(terminal.out, "not measured: no document has a title or a sentence")
             return None
     points = findings.outline.points
-    whole = Encoder.from_pretrained(match.model, dtype="float32", device=asked.device)
+    whole = asked.opened(match.model)
     try:
         with (
             whole,
