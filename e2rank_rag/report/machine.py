@@ -11,6 +11,7 @@ import torch
 
 from e2rank_rag.models.encoder import Encoder
 from e2rank_rag.report.records import Machine
+from e2rank_rag.threads import usable_threads
 
 PACKAGES = ("e2rank-rag", "torch", "transformers", "qdrant-client", "numpy")
 
@@ -23,7 +24,7 @@ def this_machine(encoder: Encoder) -> Machine:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     return Machine(
         processor=_processor(),
-        cores=_cores(),
+        cores=usable_threads(),
         threads=threads,
         device=f"{device} ({name})" if name else str(device),
         dtype=str(parameter.dtype).removeprefix("torch."),
@@ -40,13 +41,6 @@ def _processor() -> str:
         lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, "") or platform.processor() or platform.machine()
-
-
-def _cores() -> int:
-    """How many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _version(name: str) -> str | None:

@@ -18,6 +18,7 @@ MEASURE = "nDCG@10"
 class Machine:
     """What the times were measured on.
 
+    cores: those that the process may use. threads: those that compute for the encoder.
     load: processes that waited for a processor in the minute before measuring; None: not known.
     """
 
