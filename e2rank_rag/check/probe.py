@@ -322,23 +322,31 @@ class _Search:
         return int((cosines >= SAME).sum()), float(cosines.mean())
 
     def _alternatives(self, variant: Variant, others: Sequence[Variant]) -> list[Variant]:
-        """The nearest variant, and those that no text tells from it, in the order of `others`."""
+        """The nearest variant, then those that no text tells from it, in the order of `others`.
+
+        Of several that are equally near, the first of `others` counts as the nearest.
+        """
         if not others:
             return []
         rows = sorted({*self.scouts, len(self.comparer.texts) - 1})  # the longest is the last
+        # A text that was changed since tells nothing.
+        unchanged = self.comparer.cosines(variant, rows) >= SAME
+        rows = [row for row, same in zip(rows, unchanged, strict=True) if same] or rows
         means = self.comparer.cosines_of(others, rows).mean(axis=1)
-        best = max(zip(means, others, strict=True), key=lambda each: (each[0], each[1] == variant))
-        return [each for each in others if each == best[1] or not self._differs(best[1], each)]
+        nearest = others[int(np.argmax(means >= means.max() - NOISE))]
+        alike = [each for each in others if each != nearest and not self._differs(nearest, each)]
+        return [nearest, *alike]
 
     def _differs(self, best: Variant, other: Variant) -> bool:
         """Whether every text that the two make different tokens of is nearer under the best."""
         ours, theirs = (self.comparer.tokens(each) for each in (best, other))
         rows = [row for row, (one, two) in enumerate(zip(ours, theirs, strict=True)) if one != two]
+        rows = rows[:: max(1, len(rows) // SCOUTS)]
         if not rows:
             return False
-        rows = rows[:: max(1, len(rows) // SCOUTS)]
-        nearer = self.comparer.cosines(best, rows) - self.comparer.cosines(other, rows)
-        return bool((nearer > NOISE).all())
+        cosines = self.comparer.cosines(best, rows)
+        nearer = cosines - self.comparer.cosines(other, rows)
+        return bool((nearer > NOISE)[cosines >= SAME].all())
 
     def _prefixes(self) -> list[str]:
         own = own_prefix(self.comparer.encoder.recipe.prompts)

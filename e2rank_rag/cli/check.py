@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from e2rank_rag.words import Bm25
 
 
-def _pipeline(help: str, *names: str) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel="The pipeline as you describe it")
+def _pipeline(help: str, *names: str, **settings: Any) -> Any:
+    panel = "The pipeline as you describe it"
+    return typer.Option(*names, help=help, rich_help_panel=panel, **settings)
 
 
 def _judge(help: str, *names: str) -> Any:
@@ -54,7 +55,7 @@ Described = Annotated[
     str | None, _pipeline("Its embedding model. Without it no pipeline is compared.", "--model")
 ]
 MaxLength = Annotated[
-    int | None, _pipeline("Where it cuts texts, in tokens. Default: the model's own.")
+    int | None, _pipeline("Where it cuts texts, in tokens. Default: the model's own.", min=8)
 ]
 MetaFields = Annotated[
     str | None, _pipeline("Comma-separated meta fields that it puts in front of the text.")

@@ -46,6 +46,15 @@ def test_white_space_that_a_model_does_not_see_cannot_be_told_apart(bert):
     assert match.separators == ("\n", " ", "\n\n")
 
 
+def test_a_changed_text_does_not_blur_what_joins_the_fields(bert):
+    many = [type(d)(f"{d.id}-{n}", f"{d.text} {n}", d.meta) for n in range(5) for d in DOCUMENTS]
+    vectors = bert.encode_documents([f"{d.meta['title']}. {d.text}" for d in many])
+    vectors[[0, 20]] = bert.encode_documents([f"{many[n].meta['title']} cats" for n in (0, 20)])
+    match = match_of(bert, vectors, documents=many)
+    assert (match.named, match.same) == (True, 38)
+    assert (match.variant.separator, match.separators) == (". ", (". ",))
+
+
 @pytest.mark.parametrize("prefix", ["passage: ", "search_document: "])
 def test_a_known_prefix_is_found(bert, prefix):
     match = match_of(bert, bert.encode_documents([prefix + text for text in CONTENTS]))
