@@ -52,7 +52,10 @@ def measure(context: Context) -> dict[str, Any]:
 def reranking_side(
     model: str, data: str | None, documents: int, folder: str, dtype: str, queries: int
 ) -> tuple[dict[str, Any], Answer]:
-    """A side that reranks the candidates of some queries with a prompt of any depth."""
+    """A side that reranks the candidates of some queries with a prompt of any depth.
+
+    prompt_ms and flops are those of a prompt of the first candidates alone, without the reranking.
+    """
     from e2rank_rag.bench.pairs import timed
     from e2rank_rag.bench.query import CANDIDATES
     from e2rank_rag.bench.searching import (
@@ -76,22 +79,23 @@ def reranking_side(
 
     def answer(depth: int) -> dict[str, Any]:
         reranker = ListwiseReranker(encoder, prompt_depth=depth, stored_vectors="trust")
-        ms, prompt_ms = [], []
+        ms, prompt_ms, tokens = [], [], []
         prompts: list[PromptUsage] = []
         for query, hits, vector in zip(texts, found, asked, strict=True):
             rerank = partial(reranker.rerank_batch, [query], [hits], query_vectors=vector[None])
             whole = timed(rerank)
             shown = [[hit.document.text for hit in hits]]
             prompt = partial(encoder.encode_listwise, [query], shown, depth=depth, query_weight=0.0)
+            alone = timed(prompt)
             ms.append(1000 * whole.wall)
-            prompt_ms.append(1000 * timed(prompt).wall)
+            prompt_ms.append(1000 * alone.wall)
             prompts += whole.result.report.prompts
-        tokens = [prompt.tokens for prompt in prompts]
+            tokens.append(alone.result.usage[0].tokens)
         return {
             "ms": ms,
             "prompt_ms": prompt_ms,
             "documents": fmean(prompt.documents for prompt in prompts),
-            "tokens": fmean(tokens),
+            "tokens": fmean(prompt.tokens for prompt in prompts),
             "flops": forward_flops(config, tokens) / len(tokens),
         }
 

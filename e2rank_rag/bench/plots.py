@@ -55,13 +55,14 @@ def _encode(axes: Axes, part: Mapping[str, Any]) -> None:
 
 def _query(axes: Axes, part: Mapping[str, Any]) -> None:
     """Where the milliseconds of a whole query go, stacked by phase."""
-    dtypes = [each["dtype"] for each in part["by_dtype"]]
-    begin = [0.0] * len(dtypes)
-    for phase in part["by_dtype"][0]["phases_ms"]:
+    names = [f"{each['dtype']}, {kind}" for each in part["by_dtype"] for kind in each["phases_ms"]]
+    found = [ms for each in part["by_dtype"] for ms in each["phases_ms"].values()]
+    begin = [0.0] * len(names)
+    for phase in found[0]:
         if phase == "sum":
             continue
-        ms = [each["phases_ms"][phase] for each in part["by_dtype"]]
-        axes.barh(dtypes, ms, left=begin, label=phase)
+        ms = [each[phase] for each in found]
+        axes.barh(names, ms, left=begin, label=phase)
         begin = [before + more for before, more in zip(begin, ms, strict=True)]
     axes.set_xlabel("ms of a query, medians by phase")
     axes.legend(fontsize="small")

@@ -28,11 +28,12 @@ BY_HAND: Mapping[str, Mapping[str, str]] = {
 """Variables beside those of the calling process."""
 
 DTYPES = ("float32", "auto")
-CALLS = ("encode", "search", "rerank", "whole")
-"""encode: the query's vector. search: query text to 100 hits. rerank: of these 100. whole: query
-text to 100 reranked hits."""
+CALLS = ("encode", "search", "rerank", "whole", "whole hybrid")
+"""encode: the query's vector. search: query text to 100 hits, by vector. rerank: of these 100.
+whole: query text to 100 reranked hits. whole hybrid: the same with a hybrid search."""
 
 CANDIDATES = 100
+WHOLE = {"top_k": CANDIDATES, "retrieve_k": CANDIDATES}
 
 
 def measure(context: Context) -> dict[str, Any]:
@@ -51,7 +52,10 @@ def _with(context: Context, dtype: str) -> dict[str, Any]:
             name: _asking(side, sizes.queries, sizes.rounds) for name, side in sides.started.items()
         }
         rounds = alternate(calls, sizes.rounds)
-        phases = sides.started[AS_IT_COMES](count=sizes.queries, phases=True).result
+        first = sides.started[AS_IT_COMES]
+        phases = {
+            kind: first(count=sizes.queries, phases=kind).result for kind in ("vector", "hybrid")
+        }
         about = sides.about()
     rows = {name: {**about[name], "ms": _milliseconds(rounds, name)} for name in calls}
     best = min(
@@ -126,9 +130,10 @@ def searching_side(
     pipeline = SearchPipeline(encoder, store, reranker)
     fresh = queries_of(data)
 
-    def answer(count: int, phases: bool = False) -> dict[str, Any]:
-        if phases:
-            return _phases(pipeline, list(islice(fresh, count)), Stopwatch())
+    def answer(count: int, phases: str | None = None) -> dict[str, Any]:
+        if phases is not None:
+            asked = list(islice(fresh, count))
+            return _phases(pipeline, asked, Stopwatch(), hybrid=phases == "hybrid")
         times: dict[str, list[float]] = {call: [] for call in CALLS}
 
         def clock(name: str, call: Callable[..., Any], *arguments: Any, **numbers: int) -> Any:
@@ -139,20 +144,21 @@ def searching_side(
         for _ in range(count):
             clock("encode", encoder.encode_queries, [next(fresh)])
             query = next(fresh)
-            hits = clock("search", retrieval.search, query, top_k=CANDIDATES)
+            hits = clock("search", retrieval.search, query, top_k=CANDIDATES, hybrid=False)
             clock("rerank", reranker.rerank, query, hits)
-            clock("whole", pipeline.search, next(fresh), top_k=CANDIDATES, retrieve_k=CANDIDATES)
+            for name, hybrid in (("whole", False), ("whole hybrid", True)):
+                clock(name, pipeline.search, next(fresh), **WHOLE, hybrid=hybrid)
         return times
 
     return {**about_encoder(encoder), "documents": documents, "candidates": CANDIDATES}, answer
 
 
-def _phases(pipeline: Any, queries: Sequence[str], watch: Any) -> dict[str, float]:
+def _phases(pipeline: Any, queries: Sequence[str], watch: Any, *, hybrid: bool) -> dict[str, float]:
     """The median milliseconds of each phase of whole queries, and of their sum."""
     found: list[dict[str, float]] = []
     for query in queries:
         with watch.measured():
-            pipeline.search(query, top_k=CANDIDATES, retrieve_k=CANDIDATES)
+            pipeline.search(query, **WHOLE, hybrid=hybrid)
         phases = watch.seconds
         found.append({**phases, "sum": sum(phases.values())})
     return {name: 1000 * median(each[name] for each in found) for name in found[0]}
@@ -180,7 +186,11 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
                 [["times as fast", *faster]],
             )
         )
-    phases = {part["dtype"]: part["phases_ms"] for part in result["by_dtype"]}
+    phases = {
+        f"{part['dtype']}, {kind}": ms
+        for part in result["by_dtype"]
+        for kind, ms in part["phases_ms"].items()
+    }
     names = list(next(iter(phases.values())))
     rows = [[name, *(cells(each[name], 1) for each in phases.values())] for name in names]
     found.append(Table("Where the milliseconds go (medians)", ["phase", *phases], rows))
