@@ -46,7 +46,6 @@ COMPARED = {
     "langchain-core",
     "langchain-qdrant",
     "sentence-transformers",
-    "threadpoolctl",
 }
 
 

@@ -69,10 +69,9 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
 
 def _machine_table(result: Mapping[str, Any]) -> Table:
     about, peaks = result["machine"], result["peak_gflops"]
-    quota = "no quota" if about["quota"] is None else f"quota {about['quota']:.1f}"
     rows = [
         ["processor", f"{about['processor']}, {' '.join(about['flags'])}"],
-        ["cores", f"{about['cores']}, usable {about['usable_cores']}, {quota}"],
+        ["cores", f"{about['cores']}, usable {about['usable_threads']}"],
         ["threads", str(result["threads"])],
         ["python", about["python"]],
     ]

@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from e2rank_rag.bench.context import Context
-from e2rank_rag.bench.machine import bfloat16_in_hardware
+from e2rank_rag.bench.machine import hardware_dtypes
 from e2rank_rag.bench.pairs import Round, Timed, alternate, ratio, spread
 from e2rank_rag.bench.settings import MAX_LENGTH
 from e2rank_rag.bench.sides import Answer, Sides
@@ -37,7 +37,7 @@ TOP_K = 10
 
 def measure(context: Context) -> dict[str, Any]:
     """The figures by dtype: float32, and bfloat16 where the processor has it."""
-    dtypes = ["float32", *(["bfloat16"] if bfloat16_in_hardware() else [])]
+    dtypes = hardware_dtypes()
     found = [_with(context, dtype) for dtype in dtypes]
     return {"top_k": TOP_K, "max_length": MAX_LENGTH, "by_dtype": found}
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from e2rank_rag.bench.context import Context
 from e2rank_rag.bench.flops import forward_flops
-from e2rank_rag.bench.machine import bfloat16_in_hardware
+from e2rank_rag.bench.machine import hardware_dtypes
 from e2rank_rag.bench.pairs import Round, Timed, alternate, ratio, spread
 from e2rank_rag.bench.settings import MAX_LENGTH, threads_environment
 from e2rank_rag.bench.sides import Answer, Side, Sides
@@ -79,12 +79,12 @@ def _with(context: Context, threads: int) -> dict[str, Any]:
 
 def our_dtypes() -> list[str]:
     """The values of `dtype` that are measured: bfloat16 where the processor has it."""
-    return ["float32", *(["bfloat16"] if bfloat16_in_hardware() else []), "auto"]
+    return [*hardware_dtypes(), "auto"]
 
 
 def their_kinds() -> list[str]:
     """The ways of sentence-transformers that are measured."""
-    return ["float32", *(["bfloat16"] if bfloat16_in_hardware() else []), "openvino"]
+    return [*hardware_dtypes(), "openvino"]
 
 
 def _best_batch(side: Side) -> int:

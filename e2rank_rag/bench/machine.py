@@ -25,9 +25,6 @@ FLAGS = (
 )
 """Of a processor, as Linux names them: what matrix products can use. `bf16` is Arm's."""
 
-BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")
-"""Any of these flags means that the processor multiplies bfloat16 in hardware."""
-
 PACKAGES = (
     "e2rank-rag",
     "torch",
@@ -59,17 +56,20 @@ VARIABLES = (
 def this_machine() -> dict[str, Any]:
     """Everything that a reader needs to compare a figure with one of his own; JSON-able.
 
-    `pools` needs the package threadpoolctl, and is None without it.
+    affinity: the cores that the process may run on; None where the system does not say it.
+    usable_threads: the same with the container's quota.
     """
     import torch
+
+    from e2rank_rag.threads import usable_threads
 
     info = _cpuinfo()
     return {
         "processor": info.get("model name") or platform.processor() or platform.machine(),
         "flags": processor_flags(),
         "cores": os.cpu_count() or 0,
-        "usable_cores": usable_cores(),
-        "quota": cpu_quota(),
+        "affinity": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "usable_threads": usable_threads(),
         "threads": torch.get_num_threads(),
         "pools": thread_pools(),
         "load": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
@@ -100,42 +100,17 @@ def processor_flags() -> list[str]:
     return [name for name in FLAGS if name in has]
 
 
-def bfloat16_in_hardware() -> bool:
-    """Whether the processor's flags name a product of bfloat16 matrices."""
-    return not set(BFLOAT16).isdisjoint(processor_flags())
+def hardware_dtypes() -> list[str]:
+    """What the processor multiplies in hardware: float32, and bfloat16 where it has it."""
+    from e2rank_rag.models.cpu import has_bfloat16
+
+    return ["float32", "bfloat16"] if has_bfloat16() else ["float32"]
 
 
-def usable_cores() -> int:
-    """The cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """The cores' worth of time that the container may use; None without a limit.
-
-    root: where the control groups of this process are mounted (version 2, else version 1).
-    """
-    try:
-        limit, period = (root / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        try:
-            limit = (root / "cpu" / "cpu.cfs_quota_us").read_text().strip()
-            period = (root / "cpu" / "cpu.cfs_period_us").read_text().strip()
-        except OSError:
-            return None
-    if limit in ("max", "-1"):
-        return None
-    return int(limit) / int(period)
-
-
-def thread_pools() -> list[dict[str, Any]] | None:
+def thread_pools() -> list[dict[str, Any]]:
     """The pools of threads that this process has loaded: library, kind and number of threads."""
-    try:
-        from threadpoolctl import threadpool_info
-    except ImportError:
-        return None
+    from threadpoolctl import threadpool_info
+
     return [
         {"library": pool["prefix"], "kind": pool["user_api"], "threads": pool["num_threads"]}
         for pool in threadpool_info()

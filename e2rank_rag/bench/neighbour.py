@@ -13,10 +13,10 @@ from functools import partial
 from typing import Any
 
 from e2rank_rag.bench.context import Context
-from e2rank_rag.bench.machine import cpu_quota, usable_cores
 from e2rank_rag.bench.pairs import Round, Timed, alternate, spread
 from e2rank_rag.bench.sides import Answer, Side, Sides
 from e2rank_rag.bench.tables import Table
+from e2rank_rag.threads import usable_threads
 
 SIDES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "e2rank_rag auto": ("e2rank_rag.bench.encode:ours", {"dtype": "auto"}),
@@ -33,7 +33,7 @@ def measure(context: Context) -> dict[str, Any]:
     """
     context.say("neighbour")
     options = {**context.model_options, "documents": context.settings.sizes.documents}
-    cores = min(usable_cores(), cpu_quota() or float("inf"))
+    cores = usable_threads()
     with Sides(context.start) as sides:
         neighbour = sides.add("neighbour", f"{__name__}:busy", {})
         assert neighbour is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from e2rank_rag.bench.machine import bfloat16_in_hardware
+from e2rank_rag.bench.machine import hardware_dtypes
 from e2rank_rag.bench.settings import Settings, threads_environment
 from e2rank_rag.bench.sides import Answer, Sides, Start
 
@@ -15,7 +15,7 @@ def measure(settings: Settings, start: Start) -> dict[str, dict[str, float]]:
 
     bfloat16 is left out where the processor has none in hardware.
     """
-    dtypes = ["float32", *(["bfloat16"] if bfloat16_in_hardware() else [])]
+    dtypes = hardware_dtypes()
     peaks: dict[str, dict[str, float]] = {dtype: {} for dtype in dtypes}
     for threads in sorted({1, settings.threads}):
         with Sides(start) as sides:

@@ -8,9 +8,8 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
-from e2rank_rag.bench.machine import bfloat16_in_hardware
 from e2rank_rag.bench.settings import MAX_LENGTH
 from e2rank_rag.bench.sides import Answer
 from e2rank_rag.data import shipped_collection
@@ -56,10 +55,7 @@ def _queries(data: str | None) -> tuple[str, ...]:
 def open_encoder(model: str, dtype: str) -> Encoder:
     """The encoder on the CPU, at the length of all comparisons or its own if that is shorter."""
     from e2rank_rag.models.encoder import Encoder
-    from e2rank_rag.models.runtime import Dtype
 
-    if dtype == "auto" and "auto" not in get_args(Dtype):
-        dtype = "bfloat16" if bfloat16_in_hardware() else "float32"
     options: dict[str, Any] = {"dtype": dtype, "device": "cpu"}
     encoder = Encoder.from_pretrained(model, **options)
     length = longest(encoder.weights_folder)
@@ -129,7 +125,7 @@ def prepare(
     """
     import numpy as np
 
-    encoder = open_encoder(model, "bfloat16" if bfloat16_in_hardware() else "float32")
+    encoder = open_encoder(model, "auto")
     texts = [document.text for document in first_documents(data, documents)]
     vectors = encoder.encode_documents(texts, on_cut=lambda _: None, progress=False)
     np.save(Path(folder) / VECTORS, vectors)

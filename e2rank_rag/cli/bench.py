@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from e2rank_rag import terminal
-from e2rank_rag.cli.options import Model
+from e2rank_rag.cli.options import Model, Threads
 from e2rank_rag.models.shipped import DEFAULT_MODEL
 
 
@@ -24,10 +24,7 @@ def bench(
     full: Annotated[
         bool, typer.Option("--full", help="More of everything: an hour or more.")
     ] = False,
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, help="Threads of each side. Default: the cores it may use."),
-    ] = None,
+    threads: Threads = None,
     model: Model = DEFAULT_MODEL,
     data: Annotated[
         Path | None, typer.Option(help="BEIR folder to measure with. Default: SciFact.")
@@ -44,10 +41,10 @@ def bench(
 ) -> None:
     """Measure speed on this machine, against other libraries and the processor's peak."""
     from e2rank_rag import bench as parts
-    from e2rank_rag.bench.machine import usable_cores
     from e2rank_rag.bench.pools import check
     from e2rank_rag.bench.settings import FULL, Settings, Sizes
     from e2rank_rag.models.files import new_files, write_json
+    from e2rank_rag.threads import usable_threads
 
     chosen = _chosen(only, parts.PARTS)
     if plots is not None:
@@ -60,7 +57,7 @@ def bench(
         if json_file.is_dir():
             raise IsADirectoryError(f"{json_file} is a folder; name a file in it for the figures")
     settings = Settings(
-        threads=threads or usable_cores(),
+        threads=threads or usable_threads(),
         model=model,
         data=data,
         url=url,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from e2rank_rag.bench import PARTS, machine, run_bench
+from e2rank_rag.bench import PARTS, run_bench
+from e2rank_rag.models import cpu
 from tests.bench.sides import Here, tiny
 
 
@@ -12,5 +13,5 @@ from tests.bench.sides import Here, tiny
 def result(tiny_bert):
     """All parts, as on a processor without bfloat16, which has fewer sides."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(machine, "processor_flags", list)
+        patch.setattr(cpu, "has_bfloat16", bool)
         return run_bench(tiny(tiny_bert), PARTS, start=Here)

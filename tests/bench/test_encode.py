@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from e2rank_rag.bench import machine
 from e2rank_rag.bench.encode import our_dtypes
+from e2rank_rag.models import cpu
 from tests.bench.sides import TINY
 
 
@@ -35,9 +35,9 @@ def test_a_rate_is_a_share_of_the_peak_of_the_same_dtype(result):
 
 
 @pytest.mark.parametrize(
-    ("flags", "dtypes"),
-    [([], ["float32", "auto"]), (["amx_bf16"], ["float32", "bfloat16", "auto"])],
+    ("able", "dtypes"),
+    [(False, ["float32", "auto"]), (True, ["float32", "bfloat16", "auto"])],
 )
-def test_bfloat16_is_measured_where_the_processor_has_it(monkeypatch, flags, dtypes):
-    monkeypatch.setattr(machine, "processor_flags", lambda: flags)
+def test_bfloat16_is_measured_where_the_processor_has_it(monkeypatch, able, dtypes):
+    monkeypatch.setattr(cpu, "has_bfloat16", lambda: able)
     assert our_dtypes() == dtypes

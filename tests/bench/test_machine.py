@@ -8,50 +8,37 @@ import pytest
 
 from e2rank_rag.bench import machine as machine_module
 from e2rank_rag.bench.machine import (
-    bfloat16_in_hardware,
-    cpu_quota,
+    hardware_dtypes,
     processor_flags,
     this_machine,
-    usable_cores,
 )
+from e2rank_rag.models import cpu
 
 
 def test_the_machine_is_named_and_fits_into_json():
     about = json.loads(json.dumps(this_machine()))
-    assert {"processor", "flags", "cores", "quota", "threads", "pools", "date"} <= about.keys()
+    assert {"processor", "flags", "cores", "affinity", "threads", "pools", "date"} <= about.keys()
     assert about["torch"]
-    assert 1 <= about["usable_cores"] <= about["cores"]
-    assert about["usable_cores"] == usable_cores()
+    assert 1 <= about["usable_threads"] <= about["affinity"] <= about["cores"]
 
 
 @pytest.mark.parametrize(
-    ("info", "flags", "has"),
+    ("info", "flags"),
     [
-        ({"flags": "fpu avx2 avx512f"}, ["avx2", "avx512f"], False),
-        ({"flags": "amx_bf16 avx2"}, ["avx2", "amx_bf16"], True),
-        ({"flags": "avx512_bf16"}, ["avx512_bf16"], True),
-        ({"Features": "fp asimd bf16"}, ["asimd", "bf16"], True),
-        ({}, [], False),
+        ({"flags": "fpu avx2 avx512f"}, ["avx2", "avx512f"]),
+        ({"flags": "amx_bf16 avx2"}, ["avx2", "amx_bf16"]),
+        ({"Features": "fp asimd bf16"}, ["asimd", "bf16"]),
+        ({}, []),
     ],
 )
-def test_the_flags_say_whether_bfloat16_is_in_hardware(monkeypatch, info, flags, has):
+def test_the_flags_are_those_that_matrix_products_can_use(monkeypatch, info, flags):
     monkeypatch.setattr(machine_module, "_cpuinfo", lambda: info)
     assert processor_flags() == flags
-    assert bfloat16_in_hardware() is has
 
 
 @pytest.mark.parametrize(
-    ("files", "quota"),
-    [
-        ({"cpu.max": "max 100000\n"}, None),
-        ({"cpu.max": "150000 100000\n"}, 1.5),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
-        ({"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 0.5),
-        ({}, None),
-    ],
+    ("able", "dtypes"), [(False, ["float32"]), (True, ["float32", "bfloat16"])]
 )
-def test_the_quota_of_a_container_is_read_in_cores(tmp_path, files, quota):
-    (tmp_path / "cpu").mkdir()
-    for name, text in files.items():
-        (tmp_path / name).write_text(text)
-    assert cpu_quota(tmp_path) == quota
+def test_bfloat16_is_measured_where_the_processor_computes_in_it(monkeypatch, able, dtypes):
+    monkeypatch.setattr(cpu, "has_bfloat16", lambda: able)
+    assert hardware_dtypes() == dtypes

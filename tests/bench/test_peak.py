@@ -6,15 +6,16 @@ import dataclasses
 
 import pytest
 
-from e2rank_rag.bench import machine, peak
+from e2rank_rag.bench import peak
+from e2rank_rag.models import cpu
 from tests.bench.sides import Here, tiny
 
 
 @pytest.mark.parametrize(
-    ("flags", "dtypes"), [([], ["float32"]), (["avx512_bf16"], ["float32", "bfloat16"])]
+    ("able", "dtypes"), [(False, ["float32"]), (True, ["float32", "bfloat16"])]
 )
-def test_the_peak_is_measured_for_one_thread_and_for_all(monkeypatch, flags, dtypes):
-    monkeypatch.setattr(machine, "processor_flags", lambda: flags)
+def test_the_peak_is_measured_for_one_thread_and_for_all(monkeypatch, able, dtypes):
+    monkeypatch.setattr(cpu, "has_bfloat16", lambda: able)
     peaks = peak.measure(dataclasses.replace(tiny("minilm"), threads=2), Here)
     assert [*peaks] == dtypes
     assert all([*by_threads] == ["1", "2"] for by_threads in peaks.values())

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from e2rank_rag import bench
-from e2rank_rag.bench import machine, pools, settings
+from e2rank_rag.bench import pools, settings
+from e2rank_rag.models import cpu
 from tests.bench.sides import TINY, Here
 
 
@@ -15,7 +16,7 @@ from tests.bench.sides import TINY, Here
 def quick(monkeypatch, tiny_bert):
     """The options of a call that measures next to nothing, in the process of the test."""
     monkeypatch.setattr(bench, "ProcessSide", Here)
-    monkeypatch.setattr(machine, "processor_flags", list)
+    monkeypatch.setattr(cpu, "has_bfloat16", bool)
     monkeypatch.setattr(settings, "FULL", TINY)
     return ["bench", "--full", "--threads", 1, "--model", tiny_bert]
 
