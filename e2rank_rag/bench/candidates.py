@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from e2rank_rag.bench.context import Context
 from e2rank_rag.bench.machine import hardware_dtypes
 from e2rank_rag.bench.pairs import Round, Timed, alternate, ratio, spread
+from e2rank_rag.bench.searching import about_encoder, open_encoder, open_index, queries_of, stored
 from e2rank_rag.bench.settings import MAX_LENGTH
 from e2rank_rag.bench.sides import Answer, Sides
 from e2rank_rag.bench.tables import Table, cells, span
@@ -122,7 +123,6 @@ def _ours(
     dtype: str,
     queries: int,
 ) -> tuple[dict[str, Any], Answer]:
-    from e2rank_rag.bench.searching import about_encoder, open_encoder, open_index, stored
     from e2rank_rag.pipeline import SearchPipeline
 
     encoder = open_encoder(model, dtype)
@@ -154,7 +154,6 @@ def answering(
     ask: one query with a number of candidates. tokens: how many tokens the models read for it,
         where the side can say it.
     """
-    from e2rank_rag.bench.searching import queries_of
 
     fresh = queries_of(data)
 

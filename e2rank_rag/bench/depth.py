@@ -10,7 +10,8 @@ from typing import Any
 
 from e2rank_rag.bench.context import Context
 from e2rank_rag.bench.flops import forward_flops
-from e2rank_rag.bench.pairs import alternate, percentiles
+from e2rank_rag.bench.pairs import alternate, percentiles, timed
+from e2rank_rag.bench.searching import about_encoder, open_encoder, open_index, queries_of, stored
 from e2rank_rag.bench.sides import Answer, Sides
 from e2rank_rag.bench.tables import Table, cells
 
@@ -56,15 +57,7 @@ def reranking_side(
 
     prompt_ms and flops are those of a prompt of the first candidates alone, without the reranking.
     """
-    from e2rank_rag.bench.pairs import timed
     from e2rank_rag.bench.query import CANDIDATES
-    from e2rank_rag.bench.searching import (
-        about_encoder,
-        open_encoder,
-        open_index,
-        queries_of,
-        stored,
-    )
     from e2rank_rag.models.config import positions
     from e2rank_rag.pipeline import SearchPipeline
     from e2rank_rag.rerankers import ListwiseReranker

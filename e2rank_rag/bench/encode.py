@@ -16,6 +16,13 @@ from e2rank_rag.bench.context import Context
 from e2rank_rag.bench.flops import forward_flops
 from e2rank_rag.bench.machine import hardware_dtypes
 from e2rank_rag.bench.pairs import Round, Timed, alternate, ratio, spread
+from e2rank_rag.bench.searching import (
+    about_encoder,
+    first_documents,
+    open_encoder,
+    open_sentence_transformer,
+    weights_folder,
+)
 from e2rank_rag.bench.settings import MAX_LENGTH, threads_environment
 from e2rank_rag.bench.sides import Answer, Side, Sides
 from e2rank_rag.bench.tables import Table, cells, span
@@ -150,7 +157,6 @@ def _lowest_cosines(sides: Sides) -> dict[str, float]:
 
 def ours(model: str, data: str | None, documents: int, dtype: str) -> tuple[dict[str, Any], Answer]:
     """A side that encodes with this library."""
-    from e2rank_rag.bench.searching import about_encoder, first_documents, open_encoder
 
     encoder = open_encoder(model, dtype)
     texts = [document.text for document in first_documents(data, documents)]
@@ -180,12 +186,6 @@ def theirs(
     """
     import torch
     from transformers import AutoConfig
-
-    from e2rank_rag.bench.searching import (
-        first_documents,
-        open_sentence_transformer,
-        weights_folder,
-    )
 
     folder = weights_folder(model)
     encoder = open_sentence_transformer(folder, kind)

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from e2rank_rag.bench.context import Context
-from e2rank_rag.bench.pairs import alternate, percentiles
+from e2rank_rag.bench.pairs import alternate, percentiles, timed
+from e2rank_rag.bench.searching import first_documents, open_index, queries_of
 from e2rank_rag.bench.sides import Answer, Sides
 from e2rank_rag.bench.tables import Table
 
@@ -73,8 +74,6 @@ def engine_side(data: str | None, documents: int, location: str) -> tuple[dict[s
     """A side that searches a new collection of random vectors, which `drop` deletes."""
     import numpy as np
 
-    from e2rank_rag.bench.pairs import timed
-    from e2rank_rag.bench.searching import first_documents, open_index, queries_of
     from e2rank_rag.types import Document
 
     texts = [document.text for document in first_documents(data, documents)]

@@ -13,7 +13,9 @@ from statistics import median
 from typing import Any
 
 from e2rank_rag.bench.context import Context
-from e2rank_rag.bench.pairs import Timed, alternate, percentiles, ratio
+from e2rank_rag.bench.pairs import Timed, alternate, percentiles, ratio, timed
+from e2rank_rag.bench.phases import Stopwatch
+from e2rank_rag.bench.searching import about_encoder, open_encoder, open_index, queries_of, stored
 from e2rank_rag.bench.sides import Answer, Side, Sides
 from e2rank_rag.bench.tables import Table, cells, span
 
@@ -106,15 +108,6 @@ def searching_side(
     caller_computes: whether the calling thread multiplies matrices with torch first, as a program
         that uses torch beside this library does.
     """
-    from e2rank_rag.bench.pairs import timed
-    from e2rank_rag.bench.phases import Stopwatch
-    from e2rank_rag.bench.searching import (
-        about_encoder,
-        open_encoder,
-        open_index,
-        queries_of,
-        stored,
-    )
     from e2rank_rag.pipeline import SearchPipeline
     from e2rank_rag.rerankers import ListwiseReranker
 

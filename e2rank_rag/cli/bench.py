@@ -43,19 +43,10 @@ def bench(
     from e2rank_rag import bench as parts
     from e2rank_rag.bench.pools import check
     from e2rank_rag.bench.settings import FULL, Settings, Sizes
-    from e2rank_rag.models.files import new_files, write_json
     from e2rank_rag.threads import usable_threads
 
     chosen = _chosen(only, parts.PARTS)
-    if plots is not None:
-        from e2rank_rag.bench.plots import check_matplotlib
-
-        check_matplotlib()
-        plots.mkdir(parents=True, exist_ok=True)
-    if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        if json_file.is_dir():
-            raise IsADirectoryError(f"{json_file} is a folder; name a file in it for the figures")
+    _check_places(data, json_file, plots)
     settings = Settings(
         threads=threads or usable_threads(),
         model=model,
@@ -63,15 +54,12 @@ def bench(
         url=url,
         sizes=FULL if full else Sizes(),
     )
-
-    def keep(result: Mapping[str, Any]) -> None:
-        if json_file is not None:
-            with new_files(json_file.parent) as folder:
-                write_json(folder / json_file.name, result)
-
     with terminal.err.status("") as status:
         result = parts.run_bench(
-            settings, chosen, say=lambda text: status.update(terminal.printable(text)), keep=keep
+            settings,
+            chosen,
+            say=lambda text: status.update(terminal.printable(text)),
+            keep=lambda result: _keep(result, json_file),
         )
     for table in parts.tables(result):
         table.show(terminal.out)
@@ -82,6 +70,32 @@ def bench(
             terminal.say(terminal.err, f"wrote {path}")
     if "pools" in result["parts"]:
         check(result["parts"]["pools"])
+
+
+def _check_places(data: Path | None, json_file: Path | None, plots: Path | None) -> None:
+    """Read from and make what the options name, so that errors come before measuring."""
+    if data is not None:
+        from e2rank_rag.evaluation.collections import Collection
+
+        Collection.open(data)
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        if json_file.is_dir():
+            raise IsADirectoryError(f"{json_file} is a folder; name a file in it for the figures")
+    if plots is not None:
+        from e2rank_rag.bench.plots import check_matplotlib
+
+        check_matplotlib()
+        plots.mkdir(parents=True, exist_ok=True)
+
+
+def _keep(result: Mapping[str, Any], json_file: Path | None) -> None:
+    """Write the figures so far, whole."""
+    from e2rank_rag.models.files import new_files, write_json
+
+    if json_file is not None:
+        with new_files(json_file.parent) as folder:
+            write_json(folder / json_file.name, result)
 
 
 def _chosen(only: str | None, known: tuple[str, ...]) -> tuple[str, ...]:

@@ -53,3 +53,11 @@ def test_a_folder_in_the_place_of_the_file_is_refused_before_measuring(run, quic
     assert code == 1
     assert "name a file in it" in err
     assert not out
+
+
+def test_a_folder_that_holds_no_dataset_is_refused_before_measuring(run, quick, tmp_path):
+    code, out, err = run(*quick, "--data", tmp_path, "--json", tmp_path / "bench.json")
+    assert code == 1
+    assert str(tmp_path) in err
+    assert not out
+    assert not (tmp_path / "bench.json").exists()
