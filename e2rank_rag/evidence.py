@@ -49,23 +49,21 @@ class CandidateWords:
     @classmethod
     def of(cls, query: str, texts: Sequence[str], bm25: Bm25) -> Self:
         """Split the query and its candidates' texts into words, as `bm25` does for an index."""
-        split = [bm25.tokens(text) for text in texts]
+        split = [bm25.counted(text) for text in texts]
         known: dict[str, int] = {}
-        asked = {known.setdefault(word, len(known)) for word in bm25.tokens(query)}
-        every = [known.setdefault(word, len(known)) for word in chain.from_iterable(split)]
-        lengths = np.fromiter(map(len, split), dtype=np.intp, count=len(split))
-        size = max(len(known), 1)
-        pairs = np.repeat(np.arange(len(split)) * size, lengths) + np.array(every, dtype=np.intp)
-        held, counts = np.unique(pairs, return_counts=True)
-        rows, words = np.divmod(held, size)
+        asked = {known.setdefault(word, len(known)) for word in bm25.counted(query).stems}
+        words = [known.setdefault(word, len(known)) for each in split for word in each.stems]
+        rows = np.repeat(np.arange(len(split)), [len(each.stems) for each in split])
+        counts = np.array([*chain.from_iterable(each.counts for each in split)], dtype=np.float64)
+        lengths = np.array([each.length for each in split], dtype=np.intp)
         return cls(
             asked=np.array(sorted(asked), dtype=np.intp),
             rows=rows,
-            words=words,
-            counts=counts.astype(np.float64),
-            weights=bm25.weight(counts.astype(np.float64), lengths[rows]),
+            words=np.array(words, dtype=np.intp),
+            counts=counts,
+            weights=bm25.weight(counts, lengths[rows]),
             lengths=lengths,
-            size=size,
+            size=max(len(known), 1),
             stems=known,
         )
 

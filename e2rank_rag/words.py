@@ -63,6 +63,10 @@ LONGEST_WORD = 40
 KEPT_STEMS = 200_000
 """How many words keep their stem in memory, for each language."""
 
+KEPT_TEXTS = 10_000
+LONGEST_KEPT = 10_000
+"""How many texts keep their counted words in memory, and how long they may be in characters."""
+
 SAMPLED_CHARACTERS = 300
 
 N = TypeVar("N", bound=Any)
@@ -80,6 +84,15 @@ class SparseVector(NamedTuple):
 
     indices: list[int]
     values: list[float]
+
+
+class Counted(NamedTuple):
+    """The different stems of a text in the order of their first use, how often each is used, and
+    the length of the text in words."""
+
+    stems: tuple[str, ...]
+    counts: tuple[int, ...]
+    length: int
 
 
 class Bm25(BaseModel):
@@ -135,8 +148,12 @@ class Bm25(BaseModel):
         A word is a run of letters, digits and underscores in lower case, of up to 40 characters. So
         text without spaces between words, such as Chinese, has few and long words.
         """
-        stems = _stems(self.language, self.stop_words)
-        return [stem for word in _WORD.findall(text.lower()) if (stem := stems[word])]
+        return _tokens(self.language, self.stop_words, text)
+
+    def counted(self, text: str) -> Counted:
+        """The words of a text, counted; those of recent texts are remembered."""
+        count = _recently_counted if len(text) <= LONGEST_KEPT else _counted
+        return count(self.language, self.stop_words, text)
 
     def documents(self, texts: Sequence[str]) -> list[SparseVector]:
         """The sparse vector of each text; empty for a text without words."""
@@ -154,9 +171,10 @@ class Bm25(BaseModel):
         return weight
 
     def _document(self, text: str) -> SparseVector:
-        tokens = self.tokens(text)
+        stems, counts, length = _counted(self.language, self.stop_words, text)
         weights = {
-            _id(stem): self.weight(count, len(tokens)) for stem, count in Counter(tokens).items()
+            _id(stem): self.weight(count, length)
+            for stem, count in zip(stems, counts, strict=True)
         }
         return SparseVector(list(weights), list(weights.values()))
 
@@ -204,6 +222,19 @@ def _stems(language: str | None, stop_words: tuple[str, ...] | None) -> _Stems:
         stop_words = () if language is None else stop_words_of(language)
     stem = str if language is None else SnowballStemmer(language).stem_word
     return _Stems(stem, frozenset(stop_words))
+
+
+def _tokens(language: str | None, stop_words: tuple[str, ...] | None, text: str) -> list[str]:
+    stems = _stems(language, stop_words)
+    return [stem for word in _WORD.findall(text.lower()) if (stem := stems[word])]
+
+
+def _counted(language: str | None, stop_words: tuple[str, ...] | None, text: str) -> Counted:
+    counts = Counter(_tokens(language, stop_words, text))
+    return Counted(tuple(counts), tuple(counts.values()), counts.total())
+
+
+_recently_counted = lru_cache(maxsize=KEPT_TEXTS)(_counted)
 
 
 @lru_cache(maxsize=KEPT_STEMS)
