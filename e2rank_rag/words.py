@@ -173,8 +173,7 @@ class Bm25(BaseModel):
     def _document(self, text: str) -> SparseVector:
         stems, counts, length = _counted(self.language, self.stop_words, text)
         weights = {
-            _id(stem): self.weight(count, length)
-            for stem, count in zip(stems, counts, strict=True)
+            _id(stem): self.weight(count, length) for stem, count in zip(stems, counts, strict=True)
         }
         return SparseVector(list(weights), list(weights.values()))
 
