@@ -66,14 +66,20 @@ class Sample:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Fields that most of the compared texts have, the likeliest titles first."""
-        counts: dict[str, int] = {}
+        """Fields that most of the compared texts have, the likeliest ones first: titles, then
+        texts that differ, then numbers and what is the same everywhere."""
+        values: dict[str, list[str]] = {}
         for text in self.texts:
-            for name in text.fields:
-                counts[name] = counts.get(name, 0) + 1
-        there = [name for name, count in counts.items() if 2 * count >= len(self.texts)]
+            for name, value in text.fields.items():
+                values.setdefault(name, []).append(value)
+        there = [name for name, each in values.items() if 2 * len(each) >= len(self.texts)]
         rank = {name: place for place, name in enumerate(TITLES)}
-        return tuple(sorted(there, key=lambda name: rank.get(name, len(rank)))[:MOST_FIELDS])
+
+        def unlikely(name: str) -> tuple[int, bool]:
+            numbers = not any(char.isalpha() for value in values[name] for char in value)
+            return rank.get(name, len(rank)), numbers or len(set(values[name])) == 1
+
+        return tuple(sorted(there, key=unlikely)[:MOST_FIELDS])
 
 
 def draw(

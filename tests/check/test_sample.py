@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from qdrant_client import models
@@ -63,6 +65,13 @@ def test_fields_that_most_texts_have_come_with_titles_first(tmp_path):
     odd = Document("odd", "one more", {"title": "T", "year": 1, "rare": "r", "long": "x" * 500})
     fill(tmp_path, np.eye(9, dtype=np.float32), documents=[*DOCUMENTS, odd]).close()
     assert drawn(tmp_path, size=9).fields == ("title", "year")
+
+
+def test_texts_that_differ_come_before_numbers_and_what_is_the_same_everywhere(tmp_path):
+    metas = [{"n": n, "lang": "en", "author": f"A{n}", "title": f"T{n}"} for n in range(8)]
+    documents = [replace(d, meta=meta) for d, meta in zip(DOCUMENTS, metas, strict=True)]
+    fill(tmp_path, np.eye(8, dtype=np.float32), documents=documents).close()
+    assert drawn(tmp_path).fields == ("title", "author", "n", "lang")
 
 
 def test_points_without_text_or_vector_are_counted(tmp_path):
