@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from e2rank_rag.bench.context import Context
-from e2rank_rag.bench.machine import this_machine
+from e2rank_rag.bench.machine import PACKAGES, this_machine
 from e2rank_rag.bench.settings import Settings
 from e2rank_rag.bench.sides import ProcessSide, Start
 from e2rank_rag.bench.tables import Table
@@ -75,11 +75,7 @@ def _machine_table(result: Mapping[str, Any]) -> Table:
         ["threads", str(result["threads"])],
         ["python", about["python"]],
     ]
-    rows += [
-        [name, about[name]]
-        for name in ("torch", "transformers", "sentence-transformers")
-        if name in about
-    ]
+    rows += [[name, about[name]] for name in PACKAGES if name in about]
     for dtype, by_threads in peaks.items():
         values = [f"{count}: {value:,.0f}" for count, value in by_threads.items()]
         rows.append([f"peak in {dtype} by threads", f"{', '.join(values)} GFLOP/s"])

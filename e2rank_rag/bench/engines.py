@@ -118,7 +118,10 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
         [name, *(_cell(result["by_documents"][count][name]["ms"]) for count in counts)]
         for name in result["by_documents"][counts[0]]
     ]
-    title = f"Searching {result['top_k']} of {result['dim']} dimensions: ms at p50 / p99"
+    title = (
+        f"A search for {result['top_k']} documents, vectors of {result['dim']} dimensions: "
+        "ms at p50 / p99"
+    )
     head = ["engine", *(f"{int(count):,} documents" for count in counts)]
     return [Table(title, head, rows, result["missing"])]
 
