@@ -125,7 +125,11 @@ def main() -> None:
         folder = str(encoder.dtype).removeprefix("torch.")
         cache = None if arguments.cache is None else arguments.cache / folder
         readers.append(Reader.of(arguments.data, encoder, cache, arguments.queries))
-    record: dict[str, Any] = {"machine": this_machine(), "dtype": low, "datasets": {}}
+    record: dict[str, Any] = {
+        "machine": this_machine() | {"command": Path(__file__).name},
+        "dtype": low,
+        "datasets": {},
+    }
     for name in names:
         exact, rounded = (reader.read(name, "test") for reader in readers)
         row = measured(exact, rounded, (encoders[0], encoders[1]))

@@ -114,7 +114,12 @@ def main() -> None:
         "ResRank, the abstract": arguments.abstract,
         "ResRank, our default": arguments.default,
     }
-    record: dict = {"machine": this_machine(), "queries": {}, "nDCG@10": {}, "p": {}}
+    record: dict = {
+        "machine": this_machine() | {"command": Path(__file__).name},
+        "queries": {},
+        "nDCG@10": {},
+        "p": {},
+    }
     for name in COLLECTIONS:
         task = reader.read(name, "test")
         rows = measured(task, folders, arguments.query_adapter)

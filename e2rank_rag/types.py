@@ -7,7 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypedDict, TypeVar, Unpack
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    NamedTuple,
+    Protocol,
+    Self,
+    TypedDict,
+    TypeVar,
+    Unpack,
+)
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,17 +138,32 @@ class Cut(NamedTuple):
     limit: int
 
 
-class ListwiseEncoding(NamedTuple):
-    """Listwise vectors, float32 [n, dim] of unit length, and what each prompt held.
+class _Encoding(NamedTuple):
+    embeddings: Embeddings
+    usage: tuple[PromptUsage, ...]
+
+
+class ListwiseEncoding(_Encoding):
+    """Listwise vectors, float32 [n, dim] of unit length, and what each prompt held: a pair.
 
     prompts: the vectors before the blend with the queries', [n, dim]; None: no prompt was made, or
         nothing is known of a blend. query_weight: `a` of the blend.
     """
 
-    embeddings: Embeddings
-    usage: tuple[PromptUsage, ...]
-    prompts: Embeddings | None = None
-    query_weight: float = 0.0
+    prompts: Embeddings | None
+    query_weight: float
+
+    def __new__(
+        cls,
+        embeddings: Embeddings,
+        usage: tuple[PromptUsage, ...],
+        prompts: Embeddings | None = None,
+        query_weight: float = 0.0,
+    ) -> Self:
+        encoding = super().__new__(cls, embeddings, usage)
+        encoding.prompts = prompts
+        encoding.query_weight = query_weight
+        return encoding
 
 
 class ListwiseOptions(TypedDict, total=False):

@@ -28,7 +28,8 @@ def fits(transformer: nn.Module) -> TypeGuard[BertModel]:
     if transformer._forward_hooks or transformer._forward_pre_hooks:
         return False
     config = transformer.config
-    return not config.is_decoder and config._attn_implementation == "sdpa"
+    causal = config.is_decoder or getattr(config, "is_causal", False)
+    return not causal and config._attn_implementation == "sdpa"
 
 
 def states(

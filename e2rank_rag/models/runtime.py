@@ -91,7 +91,9 @@ def torch_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
 def check_threads(threads: int | None) -> None:
     """ValueError for a number of threads that nothing computes with."""
     if threads is not None and threads < 1:
-        raise ValueError(f"threads must be 1 or more, got {threads}; None takes what there is")
+        raise ValueError(
+            f"threads must be 1 or more, got {threads}; None takes as many as the process may use"
+        )
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def test_a_rate_is_a_share_of_the_peak_of_the_same_dtype(result):
     row = part["sides"]["e2rank_rag float32"]
     assert row["gflops"] == pytest.approx(row["flops"] / row["wall"]["median"] / 1e9)
     assert row["share_of_peak"] == pytest.approx(
-        row["gflops"] / result["peak_gflops"]["float32"]["1"]
+        row["gflops"] / result["peak_gflops"]["float32"][str(result["threads"])]
     )
 
 

@@ -113,7 +113,9 @@ def test_a_model_in_training_with_gradients_or_with_hooks_takes_the_original_pas
         handle.remove()
 
 
-@pytest.mark.parametrize("change", [{"is_decoder": True}, {"attn_implementation": "eager"}])
+@pytest.mark.parametrize(
+    "change", [{"is_decoder": True}, {"is_causal": True}, {"attn_implementation": "eager"}]
+)
 def test_another_kind_of_bert_takes_the_original_pass(model, change):
     config = BertConfig.from_dict({**model.config.to_dict(), "attn_implementation": "sdpa"})
     made = BertModel(BertConfig(**{**config.to_diff_dict(), **change})).eval()
