@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from e2rank_rag.bench.pairs import timed
 from e2rank_rag.bench.settings import Settings, Sizes
 from e2rank_rag.bench.sides import Missing, builder
@@ -39,5 +37,4 @@ class Here:
 
 
 def tiny(model, **options):
-    # The threads of this process, which no side can change.
-    return Settings(threads=torch.get_num_threads(), model=str(model), sizes=TINY, **options)
+    return Settings(threads=1, model=str(model), sizes=TINY, **options)

@@ -13,7 +13,8 @@ def test_encoding_compares_sides_of_the_same_threads_dtype_and_length(result):
     (part,) = result["parts"]["encode"]["by_threads"]
     sides = part["sides"]
     assert {"e2rank_rag float32", "e2rank_rag auto"} <= sides.keys()
-    assert {row["threads"] for row in sides.values()} == {result["threads"]}
+    # Sides in this process have its threads, whatever was asked for.
+    assert len({row["threads"] for row in sides.values()}) == 1
     assert len({row["tokens"] for row in sides.values()}) == 1
     assert len({row["flops"] for row in sides.values()}) == 1
     assert len({row["max_length"] for row in sides.values()}) == 1
@@ -29,9 +30,9 @@ def test_a_rate_is_a_share_of_the_peak_of_the_same_dtype(result):
     (part,) = result["parts"]["encode"]["by_threads"]
     row = part["sides"]["e2rank_rag float32"]
     assert row["gflops"] == pytest.approx(row["flops"] / row["wall"]["median"] / 1e9)
-    assert row["share_of_peak"] == pytest.approx(
-        row["gflops"] / result["peak_gflops"]["float32"][str(result["threads"])]
-    )
+    # No peak was measured for the threads of this process, if they are others than asked for.
+    peak = result["peak_gflops"]["float32"].get(str(row["threads"]))
+    assert row["share_of_peak"] == (None if peak is None else pytest.approx(row["gflops"] / peak))
 
 
 @pytest.mark.parametrize(
