@@ -46,11 +46,11 @@ def test_white_space_that_a_model_does_not_see_cannot_be_told_apart(bert):
     assert match.separators == ("\n", " ", "\n\n")
 
 
-def test_a_changed_text_does_not_blur_what_joins_the_fields(bert):
+def test_a_changed_text_does_not_blur_what_joins_the_fields(minilm):
     many = [type(d)(f"{d.id}-{n}", f"{d.text} {n}", d.meta) for n in range(5) for d in DOCUMENTS]
-    vectors = bert.encode_documents([f"{d.meta['title']}. {d.text}" for d in many])
-    vectors[[0, 20]] = bert.encode_documents([f"{many[n].meta['title']} cats" for n in (0, 20)])
-    match = match_of(bert, vectors, documents=many)
+    vectors = minilm.encode_documents([f"{d.meta['title']}. {d.text}" for d in many])
+    vectors[[0, 20]] = minilm.encode_documents([f"{many[n].meta['title']} cats" for n in (0, 20)])
+    match = match_of(minilm, vectors, documents=many)
     assert (match.named, match.same) == (True, 38)
     assert (match.variant.separator, match.separators) == (". ", (". ",))
 
