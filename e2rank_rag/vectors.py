@@ -181,7 +181,6 @@ class CandidateVectors:
         stored = await store.aget(wanted, with_embeddings=True)
         return with_stored(hits, stored, store.name, ids=ids, text=text)
 
-    @one_team
     def attach(self, lists: Sequence[Sequence[Hit]]) -> tuple[list[list[Hit]], VectorCounts]:
         """The same hits, each with its vector of unit length, and how many vectors were reused.
 

@@ -19,6 +19,7 @@ from e2rank_rag.cli.options import (
     Model,
     Reranker,
     RerankerSystem,
+    Split,
     Threads,
     check_expand,
     check_language,
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 BeirFolder = Annotated[
     Path, typer.Argument(help="A BEIR folder: corpus, queries, qrels/SPLIT.tsv.")
 ]
-Split = Annotated[str, typer.Option(help="Which judgements to use.")]
 Systems = Annotated[
     str | None,
     typer.Option(

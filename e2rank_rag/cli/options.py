@@ -53,6 +53,7 @@ RerankerSystem = Annotated[
         help="System of a --reranker whose folder does not say it: rankt5 for a T5.",
     ),
 ]
+Split = Annotated[str, typer.Option(help="Which judgements to use.")]
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: CUDA if there is one.")
 ]

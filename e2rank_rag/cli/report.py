@@ -19,6 +19,7 @@ from e2rank_rag.cli.options import (
     Model,
     Reranker,
     RerankerSystem,
+    Split,
     Threads,
     check_language,
     check_system,
@@ -40,7 +41,6 @@ Output = Annotated[
     Path,
     typer.Option("--output", "-o", help="The page, .html; the figures go beside it, .json."),
 ]
-Split = Annotated[str, typer.Option(help="Which judgements to use.")]
 Queries = Annotated[
     int | None,
     typer.Option(

@@ -36,7 +36,7 @@ class OneDnnLinear(nn.Linear):
     """`nn.Linear` through oneDNN in inference mode; parameters and state dict are unchanged.
 
     packed: the weight as oneDNN reads it. Without it, every call rearranges the weight first, which
-        is a third of the time of a short text. Longer inputs do not gain.
+        is much of the time of a short text. Longer inputs do not gain.
     """
 
     packed: Tensor | None = None

@@ -8,9 +8,8 @@ from math import nan
 import numpy as np
 import pytest
 
-from e2rank_rag.evidence import CandidateWords, Evidence
+from e2rank_rag.evidence import CandidateWords
 from e2rank_rag.explanation import Parts
-from e2rank_rag.feedback import Feedback
 from e2rank_rag.rerankers import (
     EvidenceReranker,
     ListwiseReranker,
@@ -21,20 +20,7 @@ from e2rank_rag.rerankers import (
 from e2rank_rag.types import Document, Hit
 from tests.encoders import TableEncoder
 from tests.kit import scores
-
-QUERY = "river ferry"
-VECTORS = {
-    QUERY: [1.0, 0.2, 0.0],
-    f"listwise {QUERY}": [0.9, 0.3, 0.3],
-    "a bridge of stone": [0.9, 0.1, 0.1],
-    "the ferry crosses the river": [0.7, 0.4, 0.2],
-    "a ferry with an engine": [0.5, 0.8, 0.1],
-    "the engine of a tram": [0.3, 0.6, 0.5],
-    "bread rises": [0.1, 0.1, 0.9],
-}
-TEXTS = [text for text in VECTORS if QUERY not in text]
-EVIDENCE = Evidence(words=0.4, expansion=0.2, expansion_documents=3, expansion_terms=3)
-OWN = Feedback(lexical_weight=1.0, temperature=0.5, weight=0.4)
+from tests.rerankers.ferries import EVIDENCE, OWN, QUERY, TEXTS, VECTORS
 
 MAKES = {
     "listwise": lambda encoder: ListwiseReranker(encoder, feedback=OWN, evidence=EVIDENCE),
